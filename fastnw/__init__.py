@@ -1,0 +1,71 @@
+"""Kernel-weighted prediction: Nadaraya-Watson regression, classification, density, attention pooling.
+
+Names are loaded when first used: ``import fastnw`` takes a fraction of a second and imports neither scikit-learn, numba
+nor matplotlib.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fastnw import bandwidth, kernels, plotting
+    from fastnw._config import show_config
+    from fastnw._plan import Plan
+    from fastnw._pool import density, plan, pool
+    from fastnw._warnings import AccuracyWarning, EmptyWindowWarning
+    from fastnw._weights import attention_weights
+    from fastnw.estimators import KernelDensity, NadarayaWatsonClassifier, NadarayaWatsonRegressor
+    from fastnw.kernels import Kernel
+
+_HOMES = {
+    "pool": "_pool",
+    "density": "_pool",
+    "plan": "_pool",
+    "attention_weights": "_weights",
+    "Plan": "_plan",
+    "Kernel": "kernels",
+    "show_config": "_config",
+    "AccuracyWarning": "_warnings",
+    "EmptyWindowWarning": "_warnings",
+    "NadarayaWatsonRegressor": "estimators",
+    "NadarayaWatsonClassifier": "estimators",
+    "KernelDensity": "estimators",
+}
+_MODULES = ("kernels", "bandwidth", "plotting")
+
+__all__ = [
+    "AccuracyWarning",
+    "EmptyWindowWarning",
+    "Kernel",
+    "KernelDensity",
+    "NadarayaWatsonClassifier",
+    "NadarayaWatsonRegressor",
+    "Plan",
+    "attention_weights",
+    "bandwidth",
+    "density",
+    "kernels",
+    "plan",
+    "plotting",
+    "pool",
+    "show_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"fastnw.{_HOMES[name]}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"fastnw.{name}")
+    else:
+        raise AttributeError(f"module 'fastnw' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

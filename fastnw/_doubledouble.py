@@ -1,0 +1,72 @@
+"""Arithmetic on unevaluated sums of two float64 (about 32 digits), for the exponents of far tails.
+
+The algorithms are Dekker's (Numerische Mathematik 18, 1971) and Knuth's two-sum, as in Hida, Li and Bailey's QD library
+(ARITH 15, 2001). Arrays broadcast. Magnitudes up to 1e290: beyond, the splitting overflows and gives NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Pair = tuple[Any, Any]  # value = first + second, |second| ≤ ulp(first)/2
+
+_SPLITTER = 134217729.0  # 2^27 + 1
+
+
+def two_sum(a: Any, b: Any) -> Pair:
+    """a + b exactly."""
+    s = a + b
+    t = s - a
+    return s, (a - (s - t)) + (b - t)
+
+
+def two_product(a: Any, b: Any) -> Pair:
+    """a·b exactly."""
+    p = a * b
+    t = _SPLITTER * a
+    a_high = t - (t - a)
+    a_low = a - a_high
+    t = _SPLITTER * b
+    b_high = t - (t - b)
+    b_low = b - b_high
+    return p, ((a_high * b_high - p) + a_high * b_low + a_low * b_high) + a_low * b_low
+
+
+def add(x: Pair, y: Pair) -> Pair:
+    """x + y, to about 2^-104 of |x| + |y|."""
+    s, e = two_sum(x[0], y[0])
+    t, f = two_sum(x[1], y[1])
+    s, e = _renormalise(s, e + t)
+    return _renormalise(s, e + f)
+
+
+def multiply(x: Pair, y: Pair) -> Pair:
+    """x·y, to about 2^-104 of |x y|."""
+    p, e = two_product(x[0], y[0])
+    return _renormalise(p, e + (x[0] * y[1] + x[1] * y[0]))
+
+
+def reciprocal(a: Any) -> Pair:
+    """1/a for float64 `a`."""
+    first = 1.0 / a
+    p, e = two_product(first, a)
+    return _renormalise(first, ((1.0 - p) - e) / a)
+
+
+def negate(x: Pair) -> Pair:
+    return -x[0], -x[1]
+
+
+def total(x: Pair) -> Pair:
+    """Sum over the last axis."""
+    result = (np.zeros(np.shape(x[0])[:-1]), np.zeros(np.shape(x[0])[:-1]))
+    for j in range(np.shape(x[0])[-1]):
+        result = add(result, (x[0][..., j], x[1][..., j]))
+    return result
+
+
+def _renormalise(a: Any, b: Any) -> Pair:
+    s = a + b
+    return s, b - (s - a)

@@ -1,0 +1,88 @@
+"""Empty windows: queries that no key with positive weight reaches, and what `empty=` puts there."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw._pack import pack_inverse, pack_keys, pack_queries
+from fastnw._plan import Plan
+from fastnw._validation import Empty, Problem
+from fastnw._warnings import EmptyWindowWarning, caller_level
+
+
+def fill(problem: Problem, plan: Plan, mean: NDArray[Any], rows: NDArray[np.intp], empty: Empty) -> None:
+    """Put what `empty` asks for into those rows of `mean` (m, c)."""
+    report(problem, rows, empty)
+    if len(rows) == 0:
+        return
+    if empty == "mean":
+        mean[rows] = np.average(problem.values, axis=0, weights=problem.weights)
+    elif empty == "nearest":
+        at = nearest(problem, plan, rows)
+        mean[rows] = np.where((at >= 0)[:, None], problem.values[at], np.nan)
+    else:
+        mean[rows] = empty if isinstance(empty, float) else np.nan
+
+
+def report(problem: Problem, rows: NDArray[np.intp], empty: Empty) -> None:
+    """Raise or warn, as `empty` asks for.
+
+    Raises
+    ------
+    ValueError
+        With ``empty="raise"``, if there are rows.
+
+    Warns
+    -----
+    EmptyWindowWarning
+        With ``empty="nan"``, once.
+    """
+    if len(rows) == 0:
+        return
+    if empty == "raise":
+        raise ValueError(message(problem, rows))
+    if empty == "nan":
+        warnings.warn(message(problem, rows), EmptyWindowWarning, stacklevel=caller_level())
+
+
+def message(problem: Problem, rows: NDArray[np.intp]) -> str:
+    """How many windows are empty, and which."""
+    return (
+        f"{len(rows)} of {problem.m} queries have no key with positive weight in reach of the {problem.kernel.name} "
+        f"kernel (first: {first(rows)}). Use a larger bandwidth, or choose what stands there with empty=."
+    )
+
+
+def first(rows: NDArray[np.intp]) -> str:
+    """The first few positions, for a message."""
+    return ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
+
+
+def nearest(problem: Problem, plan: Plan, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Position of the nearest key with positive weight in scaled distance, ties to the smaller; −1 without any."""
+    best, at = np.full(len(rows), np.inf), np.full(len(rows), -1)
+    queries, inverse = pack_queries(problem, rows, np.float64), pack_inverse(problem, np.float64)
+    tile, block = 64, 4096
+    for start in range(0, problem.n, block):
+        keys = pack_keys(
+            replace(problem, values=problem.values[:, :0]), start, min(start + block, problem.n), np.float64
+        )
+        for first in range(0, len(rows), tile):
+            mine = slice(first, first + tile)
+            u2 = plan.tiles.score_tile(problem.kernel, queries[mine], keys, inverse)
+            u2[:, keys.rhs[0] == 0] = np.inf
+            if problem.exclude_self:
+                own = rows[mine] - start
+                here = np.flatnonzero((own >= 0) & (own < keys.size))
+                u2[here, own[here]] = np.inf
+            closest = u2.argmin(axis=1)
+            distance = u2[np.arange(len(u2)), closest]
+            nearer = distance < best[mine]
+            best[mine] = np.where(nearer, distance, best[mine])
+            at[mine] = np.where(nearer, closest + start, at[mine])
+    return at

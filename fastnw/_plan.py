@@ -1,0 +1,134 @@
+"""How a problem will be done: the methods' own costs compared, in a pure function of problem and kind of hardware."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from fastnw import backends
+from fastnw._hardware import n_threads as threads_for
+from fastnw._validation import Problem
+from fastnw.methods import NAMES, Cost, Refusal, exact
+
+_METHODS: dict[str, ModuleType] = {"exact": exact}
+
+# Float32 sums are certified to about 2e-5 of the range at best; a smaller tol is float64's work.
+FLOAT32_TOL = 5e-5
+# Reciprocal bandwidths beyond this leave float32's range once squared.
+FLOAT32_RANGE = 1e18
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done; ``str()`` explains it.
+
+    Attributes
+    ----------
+    method, backend, isa : str
+        Which pairs are summed, by what, with which instruction set.
+    n_threads : int
+    pairs : float
+        Query-key pairs that will be summed.
+    seconds, bytes : float
+        Predicted time, and memory beyond inputs and outputs.
+    reason : str
+        Why this and not another.
+    """
+
+    method: str
+    backend: str
+    isa: str
+    n_threads: int
+    pairs: float
+    seconds: float
+    bytes: float
+    reason: str
+    shape: tuple[int, int, int, int]  # m, n, d, c
+    kernel: str
+    dtype: np.dtype[Any]  # compute type of the first pass
+    steps: ModuleType = field(repr=False)  # of the method
+    tiles: ModuleType = field(repr=False)  # of the backend
+
+    def __str__(self) -> str:
+        m, n, d, c = self.shape
+        share = self.pairs / (m * n) if m * n else 1.0
+        return "\n".join(
+            (
+                f"{m:,} queries on {n:,} keys, d = {d}, {c} value(s) a key, kernel {self.kernel}",
+                f"  method    {self.method}: {self.pairs:.3g} pairs ({share:.0%} of all) in {self.dtype.name}",
+                f"  backend   {self.backend} ({self.isa}), {self.n_threads} thread(s)",
+                f"  expected  {self.seconds:.2g} s, {self.bytes / 2**20:.1f} MiB beyond inputs and outputs",
+                f"  because   {self.reason}",
+                f"  accuracy  {_escalation(self.dtype)}",
+            )
+        )
+
+
+def _escalation(dtype: np.dtype[Any]) -> str:
+    float32 = "queries that float32 cannot certify go to float64, " if dtype == np.float32 else ""
+    return float32 + "queries in far tails to exponents relative to their nearest key"
+
+
+def make_plan(problem: Problem, method: str, backend: str, n_jobs: int | None) -> Plan:
+    """The cheapest method that accepts the problem, or the one asked for.
+
+    Raises
+    ------
+    ValueError
+        Unknown choice, or a forced one that is missing or refuses the problem, with its reason.
+    """
+    if not isinstance(method, str) or method not in NAMES:
+        raise ValueError(f"Unknown method {method!r}. Choose one of {', '.join(map(repr, NAMES))}.")
+    if method != "auto" and method not in _METHODS:
+        raise ValueError(
+            f"method={method!r} is not part of this version of fastnw; it has {', '.join(map(repr, _METHODS))}."
+        )
+    tiles, n_threads = backends.choose(backend, problem.kernel), threads_for(n_jobs)
+    dtype = _compute_dtype(problem)
+    candidates = _METHODS if method == "auto" else {method: _METHODS[method]}
+    offers = {name: steps.cost(problem, tiles, n_threads, dtype) for name, steps in candidates.items()}
+    costs = {name: offer for name, offer in offers.items() if isinstance(offer, Cost)}
+    if not costs:
+        refusal = offers[method]
+        assert isinstance(refusal, Refusal)
+        raise ValueError(f"method={method!r} cannot do this: {refusal.reason}.")
+    best = min(costs, key=lambda name: costs[name].seconds)
+    reason = f"method={method!r} was asked for" if method != "auto" else _comparison(best, offers)
+    cost = costs[best]
+    return Plan(
+        best,
+        tiles.NAME,
+        tiles.isa(),
+        n_threads,
+        cost.pairs,
+        cost.seconds,
+        cost.bytes,
+        reason,
+        (problem.m, problem.n, problem.d, problem.c),
+        problem.kernel.name,
+        dtype,
+        candidates[best],
+        tiles,
+    )
+
+
+def _comparison(best: str, offers: dict[str, Cost | Refusal]) -> str:
+    others = [
+        f"{name} {offer.reason}" if isinstance(offer, Refusal) else f"{name} would take {offer.seconds:.2g} s"
+        for name, offer in offers.items()
+        if name != best
+    ]
+    return "; ".join(others) if others else f"{best} is the only method of this version"
+
+
+def _compute_dtype(problem: Problem) -> np.dtype[Any]:
+    inverse = problem.metric.inverse
+    fits = np.all((inverse < FLOAT32_RANGE) & (inverse > 1 / FLOAT32_RANGE))
+    # near its edge a boxcar jumps, so whitened coordinates, which are not exact, need their digits
+    jumps = problem.kernel.name == "boxcar" and problem.metric.cholesky is not None
+    asked_for_more = problem.tol is not None and 0 < problem.tol < FLOAT32_TOL
+    narrow = problem.dtype == np.float32 and fits and not jumps and not asked_for_more
+    return np.dtype(np.float32 if narrow else np.float64)

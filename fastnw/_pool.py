@@ -1,0 +1,323 @@
+"""pool, density, plan: validate -> plan -> method -> finalise; empty windows and clipping are resolved here."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw import _arrays, _empty
+from fastnw._plan import Plan, make_plan
+from fastnw._state import PoolState
+from fastnw._threads import progress as progress_meter
+from fastnw._validation import Empty, Problem, build, check_empty
+from fastnw._warnings import AccuracyWarning, caller_level
+from fastnw.kernels import Kernel
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Results before empty windows are filled: float64 bounds, the rest in the result's type."""
+
+    mean: Array  # (m, c)
+    log_mass: Array  # (m,)
+    error: NDArray[np.float64]  # (m,)
+    empty: NDArray[np.intp]  # positions of queries with an empty window
+
+
+def pool(
+    queries: Any,
+    keys: Any,
+    values: Any,
+    *,
+    kernel: str | Kernel = "gaussian",
+    bandwidth: Any = 1.0,
+    sample_weight: Any = None,
+    key_scale: Any = None,
+    method: str = "auto",
+    backend: str = "auto",
+    tol: float | None = None,
+    empty: Empty = "nan",
+    exclude_self: bool = False,
+    return_mass: bool = False,
+    return_error: bool = False,
+    out: Array | None = None,
+    n_jobs: int | None = None,
+    progress: bool | None = None,
+) -> Any:
+    """Kernel-weighted mean of the values at each query (Nadaraya, 1964; Watson, 1964).
+
+    f(q) = Σ_i w_i κ(u_i) v_i / Σ_i w_i κ(u_i), with u_i the distance of q and key i in bandwidths.
+
+    Parameters
+    ----------
+    queries : array of shape (m, d)
+    keys : array of shape (n, d)
+    values : array of shape (n,) or (n, c)
+    kernel : str or Kernel
+        A name of `fastnw.kernels.names()` or its alias, or a `fastnw.Kernel`.
+    bandwidth : float, (d,) or (d, d) array
+        In the keys' units: a number, one per coordinate, or a symmetric positive definite H (u² = (q−k)ᵀH⁻¹(q−k)).
+    sample_weight : (n,) array, optional
+        w ≥ 0; a weight of 2 counts as two equal keys.
+    key_scale : (n,) array, optional
+        λ > 0: key i has bandwidth h λ_i.
+    method : {"auto", "exact", "tree", "moments", "fourier"}
+    backend : {"auto", "compiled", "numba", "cuda", "reference"}
+    tol : float, optional
+        Allowed error as a factor of the values' range; by default 1e-8 (float64) or 1e-4 (float32). 0: every pair.
+    empty : {"nan", "raise", "nearest", "mean"} or float
+        What stands where no key is in reach; "nan" warns.
+    exclude_self : bool
+        Leave out the pair i == j (leave-one-out); needs m = n.
+    return_mass, return_error : bool
+        Also return log Σ w κ (−inf where empty), or a float64 bound on the error, the largest over the values (NaN
+        where empty).
+    out : array, optional
+        Where to put the result: of its shape and type.
+    n_jobs : int, optional
+        Threads; None: every core allowed.
+    progress : bool, optional
+        Show a bar. None: on a terminal, if the work should last over 2 s.
+
+    Returns
+    -------
+    result : (m,) or (m, c) array
+        float32 if queries, keys and floating values all are float32 or float16, otherwise float64; of the framework
+        and device of the input.
+    log_mass, error : (m,) arrays
+        If asked for, in this order.
+
+    Raises
+    ------
+    ValueError, TypeError
+        What is wrong with the input, or why a forced method or backend cannot do it.
+
+    Warns
+    -----
+    EmptyWindowWarning, AccuracyWarning
+
+    Examples
+    --------
+    >>> import fastnw
+    >>> fastnw.pool([[0.5]], [[0.0], [1.0], [5.0]], [1.0, 2.0, 9.0], kernel="epanechnikov", bandwidth=2.0)
+    array([1.5])
+    """
+    restore = _arrays.restorer(queries, keys, values)
+    queries, keys, values = map(_arrays.to_numpy, (queries, keys, values))
+    empty = check_empty(empty)
+    problem = build(
+        queries,
+        keys,
+        _required(values),
+        kernel=kernel,
+        bandwidth=bandwidth,
+        sample_weight=_arrays.to_numpy(sample_weight),
+        key_scale=_arrays.to_numpy(key_scale),
+        exclude_self=exclude_self,
+        tol=tol,
+    )
+    plan = make_plan(problem, method, backend, n_jobs)
+    flat = np.ndim(values) == 1
+    result = _output(out, (problem.m,) if flat else (problem.m, problem.c), problem.dtype)
+    pooled = run(problem, plan, progress, result.reshape(problem.m, problem.c))
+    _empty.fill(problem, plan, pooled.mean, pooled.empty, empty)
+    if out is None:
+        result = restore(result)
+    extras = (restore(pooled.log_mass),) * return_mass + (restore(pooled.error),) * return_error
+    return (result, *extras) if extras else result
+
+
+def density(
+    queries: Any,
+    keys: Any,
+    *,
+    kernel: str | Kernel = "gaussian",
+    bandwidth: Any = 1.0,
+    sample_weight: Any = None,
+    key_scale: Any = None,
+    method: str = "auto",
+    backend: str = "auto",
+    tol: float | None = None,
+    exclude_self: bool = False,
+    n_jobs: int | None = None,
+    progress: bool | None = None,
+    log: bool = False,
+) -> Any:
+    """Kernel density estimate at each query (Rosenblatt, 1956; Parzen, 1962).
+
+    p(q) = Σ_i w_i κ(u_i) λ_i^(−d) / (C_d √det H Σ_i w_i), C_d = ∫ κ(|x|) dx over ℝ^d; h^d or Π h_j stand for √det H.
+
+    Parameters
+    ----------
+    queries : array of shape (m, d)
+    keys : array of shape (n, d)
+    log : bool
+        Return log p, which does not underflow; −inf where no key is in reach.
+    kernel, bandwidth, sample_weight, key_scale, method, backend, tol, exclude_self, n_jobs, progress
+        As in `pool`; `tol` is a relative error here. With `exclude_self` a query's own key is left out of both sums.
+
+    Returns
+    -------
+    density : (m,) array
+
+    Raises
+    ------
+    ValueError
+        Also for kernels that cannot be normalised: ``constant``, ``dot``, and ``cauchy`` in d ≥ 2.
+
+    Examples
+    --------
+    >>> import fastnw
+    >>> fastnw.density([[0.0]], [[0.0]], kernel="boxcar", bandwidth=2.0)
+    array([0.25])
+    """
+    restore = _arrays.restorer(queries, keys)
+    queries, keys, sample_weight, key_scale = map(_arrays.to_numpy, (queries, keys, sample_weight, key_scale))
+    problem = build(
+        queries,
+        keys,
+        None,
+        kernel=kernel,
+        bandwidth=bandwidth,
+        sample_weight=sample_weight,
+        key_scale=key_scale,
+        exclude_self=exclude_self,
+        tol=tol,
+    )
+    return restore(log_density(problem, method, backend, n_jobs, progress, log))
+
+
+def log_density(
+    problem: Problem, method: str, backend: str, n_jobs: int | None, progress: bool | None, log: bool
+) -> Array:
+    """(m,) density of a checked problem without values, or its logarithm."""
+    from fastnw._integrals import log_integral
+
+    weights = problem.weights
+    size = float(problem.n) if weights is None else float(weights.sum(dtype=np.float64))
+    log_volume = log_integral(problem.kernel, problem.d) + problem.metric.log_volume
+    if problem.key_scale is not None:  # λ_i^(−d) is one more weight
+        spread = problem.key_scale.astype(np.float64) ** -float(problem.d)
+        problem = replace(problem, weights=spread if weights is None else spread * weights)
+    plan = make_plan(problem, method, backend, n_jobs)
+    nothing = np.empty((problem.m, 0), problem.dtype)
+    logs = run(problem, plan, progress, nothing, np.dtype(np.float64)).log_mass
+    if problem.exclude_self:
+        own = 1.0 if weights is None else weights
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.where(np.isfinite(logs), logs - np.log(np.subtract(size, own)), logs)
+    else:
+        logs = logs - math.log(size)
+    logs = logs - log_volume
+    return (logs if log else np.exp(logs)).astype(problem.dtype)
+
+
+def plan(
+    queries: Any,
+    keys: Any,
+    values: Any = None,
+    *,
+    kernel: str | Kernel = "gaussian",
+    bandwidth: Any = 1.0,
+    sample_weight: Any = None,
+    key_scale: Any = None,
+    method: str = "auto",
+    backend: str = "auto",
+    tol: float | None = None,
+    exclude_self: bool = False,
+    n_jobs: int | None = None,
+) -> Plan:
+    """What `pool` would do with these arguments, without doing it.
+
+    Returns
+    -------
+    Plan
+        With attributes ``method, backend, isa, n_threads, pairs, seconds, bytes, reason``; ``str()`` explains it.
+
+    Examples
+    --------
+    >>> import fastnw
+    >>> fastnw.plan([[0.0]], [[0.0], [1.0]], [1.0, 2.0]).pairs
+    2.0
+    """
+    arrays = map(_arrays.to_numpy, (queries, keys, values))
+    problem = build(
+        *arrays,
+        kernel=kernel,
+        bandwidth=bandwidth,
+        sample_weight=_arrays.to_numpy(sample_weight),
+        key_scale=_arrays.to_numpy(key_scale),
+        exclude_self=exclude_self,
+        tol=tol,
+    )
+    return make_plan(problem, method, backend, n_jobs)
+
+
+def run(
+    problem: Problem, plan: Plan, progress: bool | None, mean: Array, mass_type: np.dtype[Any] | None = None
+) -> Pooled:
+    """Sum, panel by panel, and write the means into `mean` (m, c); the way every result goes."""
+    log_mass = np.empty(problem.m, mass_type or problem.dtype)
+    error = np.empty(problem.m)
+    empty: list[NDArray[np.intp]] = []
+    summary = plan.steps.summarise(problem, plan)
+    with progress_meter(progress, plan.seconds, plan.pairs, "fastnw") as meter:
+        for start in range(0, problem.m, panel := plan.steps.panel(problem)):
+            rows = slice(start, min(start + panel, problem.m))
+            state = plan.steps.accumulate(summary, rows, meter)
+            error[rows] = _finalise(problem, state, mean[rows])
+            log_mass[rows] = state.log_mass() + math.log(problem.largest_weight)
+            empty.append(np.flatnonzero(state.is_empty) + start)
+    _warn_of_accuracy(problem, error)
+    return Pooled(mean, log_mass, error, np.concatenate(empty) if empty else np.empty(0, np.intp))
+
+
+def _finalise(problem: Problem, state: PoolState, out: Array) -> NDArray[np.float64]:
+    """Means in the values' own units into `out`, clipped to their range; the bound (m,) on their error."""
+    means, bound = state.finalise()
+    if problem.c == 0:
+        return np.where(np.isnan(bound), np.nan, state.relative_mass_error())
+    (low, high), (centre, half) = problem.values_range, problem.values_centre
+    if problem.dtype == np.float32 and problem.values.dtype.kind != "f":
+        low, high = low.astype(np.float32), high.astype(np.float32)
+    out[:] = np.clip(centre + half * means, low, high)
+    return bound * half.max()
+
+
+def _warn_of_accuracy(problem: Problem, error: NDArray[np.float64]) -> None:
+    largest = problem.promise if problem.c == 0 else problem.promise * 2 * problem.values_centre[1].max()
+    with np.errstate(invalid="ignore"):
+        missed = np.flatnonzero(error > largest * (1 + 1e-9))
+    if len(missed):
+        warnings.warn(
+            f"{len(missed)} of {problem.m} results are not certified to {problem.promise:g} of the values' range; "
+            f"the largest bound is {error[missed].max():.3g} (first queries: {_empty.first(missed)}). "
+            "return_error=True gives each bound.",
+            AccuracyWarning,
+            stacklevel=caller_level(),
+        )
+
+
+def _required(values: Any) -> Any:
+    if values is None:
+        raise ValueError("values is required; fastnw.density needs none.")
+    return values
+
+
+def _output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """`out` if it fits, or a new array."""
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype:
+        got = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ValueError(f"out must be a numpy array of {dtype} and shape {shape}, got {got}.")
+    if not out.flags.writeable:
+        raise ValueError("out must be writeable, got a read-only array.")
+    return out

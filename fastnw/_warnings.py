@@ -1,0 +1,21 @@
+"""The warnings that users can filter by class."""
+
+from __future__ import annotations
+
+import sys
+
+
+class EmptyWindowWarning(UserWarning):
+    """Some queries have no key with positive weight in reach; `empty=` says what stands in their rows."""
+
+
+class AccuracyWarning(UserWarning):
+    """Some results could not be certified to the promised accuracy; `return_error=True` gives their bounds."""
+
+
+def caller_level() -> int:
+    """The `stacklevel` with which a warning points at the first frame outside fastnw: the line of the user's call."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "fastnw":
+        level, frame = level + 1, frame.f_back
+    return level

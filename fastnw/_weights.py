@@ -1,0 +1,246 @@
+"""attention_weights: the weights themselves, dense or the largest few, always computed in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw import _arrays
+from fastnw._empty import nearest, report
+from fastnw._pack import KeyBlock, pack_inverse, pack_keys, pack_queries
+from fastnw._plan import Plan, make_plan
+from fastnw._threads import Meter, run
+from fastnw._threads import progress as progress_meter
+from fastnw._validation import Empty, Problem, build, check_empty
+from fastnw.kernels import Kernel
+from fastnw.methods import exact, tails
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+Positions = NDArray[np.int64]
+
+ROWS, KEYS = 64, 2048  # queries and keys scored at a time: 1 MiB
+
+
+def attention_weights(
+    queries: Any,
+    keys: Any,
+    *,
+    kernel: str | Kernel = "gaussian",
+    bandwidth: Any = 1.0,
+    sample_weight: Any = None,
+    key_scale: Any = None,
+    exclude_self: bool = False,
+    empty: Empty = "nan",
+    method: str = "auto",
+    backend: str = "auto",
+    n_jobs: int | None = None,
+    progress: bool | None = None,
+    top_k: int | None = None,
+) -> Any:
+    """Each key's share of each query's answer: w_i κ(u_i) / Σ_j w_j κ(u_j).
+
+    Parameters
+    ----------
+    queries : array of shape (m, d)
+    keys : array of shape (n, d)
+    top_k : int, optional
+        Return only the largest `top_k` weights of each query, without an (m, n) array.
+    kernel, bandwidth, sample_weight, key_scale, exclude_self, empty, method, backend, n_jobs, progress
+        As in `pool`. In an empty window the dense row is NaN, all weight on the nearest key, the weights w themselves,
+        or the number. With `top_k` an empty window holds no key: "nan" and a number leave index −1 and weight 0 there.
+
+    Returns
+    -------
+    weights : (m, n) array
+        Rows sum to 1. Without `top_k`.
+    indices, weights : (m, top_k) int64 and floating arrays
+        Descending, equal weights in the order of the keys, normalised over *all* keys; −1 and 0 beyond the support.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `pool`; also for a `top_k` that is not between 1 and n.
+
+    Warns
+    -----
+    EmptyWindowWarning
+
+    Examples
+    --------
+    >>> import fastnw
+    >>> fastnw.attention_weights([[0.0]], [[0.0], [0.5], [2.0]], kernel="triangular").round(2)
+    array([[0.67, 0.33, 0.  ]])
+    """
+    restore = _arrays.restorer(queries, keys)
+    queries, keys, sample_weight, key_scale = map(_arrays.to_numpy, (queries, keys, sample_weight, key_scale))
+    empty = check_empty(empty)
+    problem = build(
+        queries,
+        keys,
+        None,
+        kernel=kernel,
+        bandwidth=bandwidth,
+        sample_weight=sample_weight,
+        key_scale=key_scale,
+        exclude_self=exclude_self,
+    )
+    plan = replace(make_plan(problem, method, backend, n_jobs), dtype=np.dtype(np.float64))
+    with progress_meter(progress, plan.seconds, plan.pairs, "fastnw") as meter:
+        if top_k is None:
+            return restore(_dense(problem, plan, empty, meter))
+        indices, weights = _largest(problem, plan, _check_top_k(top_k, problem.n), empty, meter)
+    return restore(indices), restore(weights)
+
+
+def _check_top_k(top_k: Any, n: int) -> int:
+    if isinstance(top_k, bool) or not hasattr(top_k, "__index__"):
+        raise TypeError(f"top_k must be an integer or None, got {top_k!r}.")
+    if not 1 <= top_k.__index__() <= n:
+        raise ValueError(f"top_k must be between 1 and the number of keys, {n}, got {top_k}.")
+    return int(top_k.__index__())
+
+
+def _dense(problem: Problem, plan: Plan, empty: Empty, meter: Meter) -> Array:
+    weights = np.empty((problem.m, problem.n), problem.dtype)
+    sweep = _Sweep.of(problem, plan, meter)
+
+    def task(i: int) -> float:
+        rows = sweep.rows(i)
+        for start, logs in sweep.blocks(rows):
+            with np.errstate(invalid="ignore"):
+                weights[rows, start : start + logs.shape[1]] = np.exp(logs - sweep.log_mass[rows, None])
+        for row in rows.start + np.flatnonzero(sweep.far[rows]):
+            positions, shares = tails.weights_of(problem, row)
+            weights[row] = 0
+            weights[row, positions] = shares
+        return 0.0
+
+    run(task, sweep.n_tasks, plan.n_threads, meter)
+    rows = np.flatnonzero(sweep.empty)
+    report(problem, rows, empty)
+    if len(rows):
+        if empty == "mean":
+            weights[rows] = _own_weights(problem)
+        elif empty == "nearest":
+            at = nearest(problem, plan, rows)
+            weights[rows] = 0
+            weights[rows[at >= 0], at[at >= 0]] = 1
+        else:
+            weights[rows] = empty if isinstance(empty, float) else np.nan
+    return weights
+
+
+def _largest(problem: Problem, plan: Plan, k: int, empty: Empty, meter: Meter) -> tuple[Positions, Array]:
+    indices, weights = np.full((problem.m, k), -1), np.zeros((problem.m, k), problem.dtype)
+    sweep = _Sweep.of(problem, plan, meter)
+
+    def task(i: int) -> float:
+        rows = sweep.rows(i)
+        count = rows.stop - rows.start
+        best, at = np.full((count, k), -np.inf), np.full((count, k), -1)
+        for start, logs in sweep.blocks(rows):
+            # equal weights go to the smaller index, so a later key must be strictly better than the worst one kept
+            better = logs > best[:, -1:]
+            for row in np.flatnonzero(better.any(axis=1)):
+                new = np.flatnonzero(better[row])
+                both, where = np.concatenate([best[row], logs[row, new]]), np.concatenate([at[row], new + start])
+                order = np.argsort(-both, kind="stable")[:k]
+                best[row], at[row] = both[order], where[order]
+        with np.errstate(invalid="ignore"):
+            shares = np.exp(best - np.where(sweep.empty[rows], 0.0, sweep.log_mass[rows])[:, None])
+        for row in np.flatnonzero(sweep.far[rows]):
+            at[row], shares[row] = _far_largest(problem, int(rows.start + row), at[row])
+        indices[rows], weights[rows] = at, shares
+        return 0.0
+
+    run(task, sweep.n_tasks, plan.n_threads, meter)
+    rows = np.flatnonzero(sweep.empty)
+    report(problem, rows, empty)
+    if len(rows):
+        if empty == "mean":
+            own = _own_weights(problem)
+            order = np.argsort(-own, kind="stable")[:k]
+            indices[rows], weights[rows] = np.where(own[order] > 0, order, -1), own[order]
+        elif empty == "nearest":
+            indices[rows, 0] = nearest(problem, plan, rows)
+            weights[rows, 0] = indices[rows, 0] >= 0
+    return indices, weights
+
+
+def _far_largest(problem: Problem, row: int, at: Positions) -> tuple[Positions, Floats]:
+    """The keys that `tails` finds to matter, then the others in their order, with less than 1e-19 each."""
+    positions, shares = tails.weights_of(problem, row)
+    order = np.argsort(-shares, kind="stable")[: len(at)]
+    positions, shares = positions[order], shares[order]
+    others = at[~np.isin(at, positions)][: len(at) - len(positions)]
+    return np.concatenate([positions, others]), np.concatenate([shares, np.zeros(len(others))])
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """Log weights of rows of queries against blocks of keys, and what normalises them."""
+
+    problem: Problem
+    plan: Plan
+    log_mass: Floats  # (m,) in units of the largest weight
+    empty: NDArray[np.bool_]  # (m,)
+    far: NDArray[np.bool_]  # (m,) exponents need `tails`
+
+    @classmethod
+    def of(cls, problem: Problem, plan: Plan, meter: Meter) -> _Sweep:
+        """Sums all masses, in float64 by the plan's method."""
+        summary = exact.summarise(problem, plan)
+        log_mass, far, empty = np.empty(problem.m), np.empty(problem.m, bool), np.empty(problem.m, bool)
+        for start in range(0, problem.m, step := exact.panel(problem)):
+            rows = slice(start, min(start + step, problem.m))
+            state = exact.accumulate(summary, rows, meter)
+            log_mass[rows], empty[rows] = state.log_mass(), state.is_empty
+            far[rows] = exact.exponent_error(summary, rows, log_mass[rows]) > exact.LIMIT
+        return cls(problem, plan, log_mass, empty, far & ~empty)
+
+    @property
+    def n_tasks(self) -> int:
+        return math.ceil(self.problem.m / ROWS)
+
+    def rows(self, task: int) -> slice:
+        return slice(task * ROWS, min((task + 1) * ROWS, self.problem.m))
+
+    def blocks(self, rows: slice) -> Iterator[tuple[int, Floats]]:
+        """The first key's position and log w κ (rows, keys), block by block."""
+        queries = pack_queries(self.problem, rows, np.float64)
+        inverse = pack_inverse(self.problem, np.float64)
+        for start in range(0, self.problem.n, KEYS):
+            keys = pack_keys(self.problem, start, min(start + KEYS, self.problem.n), np.float64)
+            yield (
+                start,
+                self._log_weights(rows, keys, self.plan.tiles.score_tile(self.problem.kernel, queries, keys, inverse)),
+            )
+
+    def _log_weights(self, rows: slice, keys: KeyBlock, u2: Floats) -> Floats:
+        """log w κ; −inf beyond the support, without weight, and for a left-out own key."""
+        kernel = self.problem.kernel
+        with np.errstate(all="ignore"):
+            inside = np.ones(u2.shape, bool) if kernel.support is None else u2 <= kernel.support**2
+            argument = np.where(inside, u2, 0.0)
+            if kernel.log_profile is not None:
+                logs = kernel.log_profile(argument)
+            else:
+                logs = np.log(np.maximum(kernel.profile(argument), 0.0))
+            logs = np.where(inside, logs, -np.inf) + np.log(keys.rhs[0])
+        if self.problem.exclude_self:
+            own = np.arange(rows.start, rows.stop) - keys.start
+            here = np.flatnonzero((own >= 0) & (own < keys.size))
+            logs[here, own[here]] = -np.inf
+        return logs
+
+
+def _own_weights(problem: Problem) -> Floats:
+    """(n,) w / Σ w."""
+    weights = np.ones(problem.n) if problem.weights is None else problem.weights.astype(np.float64)
+    return weights / weights.sum()

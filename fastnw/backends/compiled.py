@@ -1,0 +1,111 @@
+"""The compiled tiles: the module for the processor's instruction set, picked once."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw._hardware import cpu_levels
+from fastnw._pack import KeyBlock
+from fastnw._state import PoolState
+from fastnw.kernels import Kernel
+
+NAME = "compiled"
+
+# The order of the enum in _tiles.pxi.
+_ORDER = (
+    *("gaussian", "laplacian", "matern32", "matern52", "logistic", "dot"),
+    *("boxcar", "triangular", "epanechnikov", "biweight", "triweight", "tricube", "cosine"),
+    *("cauchy", "constant"),
+)
+CODES = {name: code for code, name in enumerate(_ORDER)}
+
+
+@lru_cache(maxsize=1)
+def levels() -> tuple[str, ...]:
+    """The levels that were built and that the processor runs, lowest first."""
+    return tuple(level for level in ("plain", *cpu_levels()) if _module(level) is not None)
+
+
+@lru_cache(maxsize=8)
+def _module(level: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(f"fastnw.backends._tiles_{level}")
+    except ModuleNotFoundError:
+        return None
+
+
+_active: ModuleType | None = _module(levels()[-1]) if levels() else None
+
+
+@contextmanager
+def use_level(level: str) -> Iterator[None]:
+    """Run on another of `levels` for a while: for tests, not for threads side by side."""
+    global _active
+    if level not in levels():
+        raise ValueError(f"level {level!r} does not run here; it has {', '.join(levels())}.")
+    before, _active = _active, _module(level)
+    try:
+        yield
+    finally:
+        _active = before
+
+
+def missing() -> str | None:
+    """Why there are no tiles to run, or None."""
+    return None if _active is not None else "no compiled tiles for this processor"
+
+
+def refusal(kernel: Kernel) -> str | None:
+    """Why the kernel does not run here, or None."""
+    if kernel.facts is None or kernel.name not in CODES:
+        return f"kernel {kernel.name!r} is not compiled in; backend='reference' runs it"
+    return missing()
+
+
+def isa() -> str:
+    """The instruction set in use: 'v2', 'v3', 'v4' (x86-64 levels) or 'plain'."""
+    return "none" if _active is None else _active.__name__.rpartition("_")[2]
+
+
+def sum_tile(
+    kernel: Kernel,
+    queries: NDArray[Any],
+    keys: KeyBlock,
+    inverse: NDArray[Any],
+    own: NDArray[np.int64] | None,
+    state: PoolState,
+    error: NDArray[np.float64],
+) -> None:
+    """Add the block's sums to the state, in place; see `fastnw.backends`."""
+    assert _active is not None
+    _active.sum_tile(
+        CODES[kernel.name],
+        queries,
+        inverse,
+        keys.scale,
+        keys.coords,
+        keys.rhs,
+        own,
+        state.shift,
+        state.mass,
+        state.total,
+        state.mass_error,
+        error,
+        kernel.window_sensitivity,
+    )
+
+
+def score_tile(kernel: Kernel, queries: NDArray[Any], keys: KeyBlock, inverse: NDArray[Any]) -> NDArray[Any]:
+    """(m, B) u², or the scaled inner product; see `fastnw.backends`."""
+    assert _active is not None
+    out = np.empty((len(queries), keys.size), queries.dtype)
+    _active.score_tile(CODES[kernel.name], queries, inverse, keys.scale, keys.coords, out)
+    return np.negative(out, out=out) if kernel.inner_product else out

@@ -1,0 +1,96 @@
+"""The reference: each formula as it is written, in NumPy, for correctness and for user kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw._pack import KeyBlock
+from fastnw._state import PoolState
+from fastnw._threads import one_blas_thread
+from fastnw.kernels import Kernel
+
+NAME = "reference"
+PAIRS = 1 << 16  # pairs worked on at a time: temporaries stay in L2
+NUDGE = 1e-6  # relative step of u² by which the sensitivity of a user's profile is measured
+
+
+def missing() -> str | None:
+    return None
+
+
+def refusal(kernel: Kernel) -> str | None:
+    """It runs everything."""
+    return None
+
+
+def isa() -> str:
+    return "numpy"
+
+
+def sum_tile(
+    kernel: Kernel,
+    queries: NDArray[Any],
+    keys: KeyBlock,
+    inverse: NDArray[Any],
+    own: NDArray[np.int64] | None,
+    state: PoolState,
+    error: NDArray[np.float64],
+) -> None:
+    """Add the block's sums to the state, in place; see `fastnw.backends`."""
+    step = max(PAIRS // max(len(queries), 1), 1)
+    with one_blas_thread, np.errstate(all="ignore"):
+        for first in range(0, keys.size, step):
+            part = keys.part(first, min(first + step, keys.size))
+            u2 = score_tile(kernel, queries, part, inverse)
+            present = np.ones(u2.shape, bool)
+            if own is not None:
+                mine = np.flatnonzero((own >= first) & (own < first + part.size))
+                present[mine, own[mine] - first] = False
+            sums = _sums(kernel, u2, present, part.rhs.astype(np.float64), error)
+            state.put(slice(None), state.merge(sums))
+
+
+def _sums(
+    kernel: Kernel, u2: NDArray[Any], present: NDArray[np.bool_], rhs: NDArray[Any], error: NDArray[np.float64]
+) -> PoolState:
+    weights, shift = _weights(kernel, u2, present)
+    if kernel.facts is None:
+        nudged, _ = _weights(kernel, u2 * (1 + NUDGE), present, shift)
+        mass_error = np.abs(nudged - weights) @ rhs[0] * (error / NUDGE)
+    elif kernel.window_sensitivity > 0:
+        mass_error = (present & (u2 <= 1 + 2 * error[:, None])) @ rhs[0] * (kernel.window_sensitivity * error)
+    else:
+        mass_error = np.zeros(len(u2))
+    return PoolState(shift, weights @ rhs[0], weights @ rhs[1:].T, mass_error, np.zeros(len(u2)))
+
+
+def _weights(
+    kernel: Kernel, u2: NDArray[Any], present: NDArray[np.bool_], shift: NDArray[Any] | None = None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """κ(u²) exp(−shift) in float64, 0 for absent keys and beyond the support, and the shift."""
+    if kernel.support is not None:
+        present = present & (u2 <= kernel.support**2)
+    inside = np.where(present, u2, u2.dtype.type(0))  # profiles are only asked for within the support
+    if kernel.log_profile is None:
+        weights = np.where(present, np.maximum(kernel.profile(inside), 0.0), 0.0)
+        return weights.astype(np.float64), np.zeros(len(u2))
+    logs = np.where(present, kernel.log_profile(inside), -np.inf).astype(np.float64)
+    if shift is None:
+        shift = logs.max(axis=1, initial=-np.inf)
+    finite = np.isfinite(shift)
+    weights = np.exp(logs - np.where(finite, shift, 0.0)[:, None])
+    return np.where(finite[:, None], weights, 0.0), shift
+
+
+def score_tile(kernel: Kernel, queries: NDArray[Any], keys: KeyBlock, inverse: NDArray[Any]) -> NDArray[Any]:
+    """(m, B) u², or the scaled inner product; see `fastnw.backends`."""
+    out = np.zeros((len(queries), keys.size), queries.dtype)
+    for j in range(queries.shape[1]):
+        if kernel.inner_product:
+            out += (queries[:, j, None] * inverse[j]) * keys.coords[j]
+        else:
+            out += ((queries[:, j, None] - keys.coords[j]) * inverse[j]) ** 2
+    return out if keys.scale is None else out * keys.scale

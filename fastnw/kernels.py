@@ -1,0 +1,286 @@
+"""The kernels: each one's formula and facts, once. Everything else reads them from here.
+
+A profile κ is a function of the *squared* scaled distance u² (of the scaled inner product for ``dot``), unnormalised,
+with κ(0) = 1. Compact kernels live on u ≤ ``support``; their formula is only asked for there. Formulas are written with
+NumPy functions on plain expressions, so that one line serves arrays here and scalars in a compiler.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Formula = Callable[..., Any]
+
+SQRT3, SQRT5 = math.sqrt(3.0), math.sqrt(5.0)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a built-in kernel beyond its profile."""
+
+    aliases: tuple[str, ...] = ()
+    # log κ(u) − log κ(u₀) from (u² − u₀², u₀²), without cancellation; marks the kernels that "work on logs".
+    log_ratio: Formula | None = None
+    # Largest |dκ/du²|·u²: the absolute error of κ for a relative error of u². None: bounded through −log κ instead.
+    sensitivity: float | None = None
+    inner_product: bool = False
+    max_density_dim: float = math.inf  # ∫κ is finite for d up to this
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Kernel:
+    """A radial kernel κ given by its profile; pass it wherever a kernel's name is accepted.
+
+    Parameters
+    ----------
+    name : str
+        Shown in errors and plans.
+    profile : callable
+        Scalar function of u² ≥ 0: finite, non-negative, κ(0) > 0. One that also works on arrays is called on arrays.
+    support : float, optional
+        κ is taken as 0 beyond this u, in bandwidths. ``None``: positive everywhere.
+    log_profile : callable, optional
+        log κ as a function of u². With it, sums are shifted by their largest term and do not underflow.
+    monotone : bool, default False
+        A promise that κ does not increase with u. Without it only ``method="exact"`` runs the kernel.
+
+    Raises
+    ------
+    TypeError
+        If `profile` or `log_profile` is not callable.
+    ValueError
+        If the profile is not finite and non-negative on a grid within the support, or κ(0) is not positive.
+
+    Examples
+    --------
+    >>> import fastnw
+    >>> student = fastnw.Kernel("student", lambda u2: 1 / (1 + u2) ** 2)
+    >>> fastnw.pool([[0.0]], [[-1.0], [1.0]], [1.0, 3.0], kernel=student)
+    array([2.])
+    """
+
+    name: str
+    profile: Formula
+    support: float | None
+    log_profile: Formula | None
+    monotone: bool
+    facts: Facts | None  # None for a user's kernel
+
+    def __init__(
+        self,
+        name: str,
+        profile: Formula,
+        *,
+        support: float | None = None,
+        log_profile: Formula | None = None,
+        monotone: bool = False,
+        _facts: Facts | None = None,
+    ) -> None:
+        if _facts is None:
+            profile, log_profile = _checked(name, profile, support, log_profile)
+        for field, value in (
+            ("name", name),
+            ("profile", profile),
+            ("support", support),
+            ("log_profile", log_profile),
+            ("monotone", monotone),
+            ("facts", _facts),
+        ):
+            object.__setattr__(self, field, value)
+
+    @property
+    def works_on_logs(self) -> bool:
+        return self.log_profile is not None
+
+    @property
+    def inner_product(self) -> bool:
+        return self.facts is not None and self.facts.inner_product
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        return self.facts.aliases if self.facts else ()
+
+    @property
+    def window_sensitivity(self) -> float:
+        """Bound on |Δκ| of a key in the window, per error of u²; 0 for kernels that need no such bound.
+
+        The sensitivity is that to a relative error. One more covers a whitened coordinate's absolute error, for which
+        |dκ/du| ≤ 2, and the profile's own rounding.
+        """
+        if self.facts is None or self.support is None or not self.facts.sensitivity:
+            return 0.0
+        return 1.0 + self.facts.sensitivity
+
+    def normalisable(self, d: int) -> bool:
+        """Whether ∫κ(|x|)dx over ℝ^d is known to be finite (a user's kernel: settled by quadrature)."""
+        return self.facts is None or d <= self.facts.max_density_dim
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _checked(
+    name: str, profile: Formula, support: float | None, log_profile: Formula | None
+) -> tuple[Formula, Formula | None]:
+    """A user's formulas as array functions, tried on a grid of u² within the support."""
+    if support is not None and not (np.isfinite(support) and support > 0):
+        raise ValueError(f"support of kernel {name!r} must be a positive number or None, got {support!r}.")
+    u2 = np.linspace(0.0, 8.0 if support is None else float(support), 65)[:-1] ** 2
+    on_arrays = _on_arrays(name, "profile", profile, u2)
+    values = on_arrays(u2)
+    if not np.all(np.isfinite(values)) or np.any(values < 0):
+        bad = u2[np.flatnonzero(~np.isfinite(values) | (values < 0))[0]]
+        raise ValueError(f"profile of kernel {name!r} must be finite and non-negative; at u² = {bad:.6g} it is not.")
+    if not values[0] > 0:
+        raise ValueError(f"profile of kernel {name!r} must be positive at 0, got {values[0]!r}.")
+    if log_profile is None:
+        return on_arrays, None
+    log_on_arrays = _on_arrays(name, "log_profile", log_profile, u2)
+    with np.errstate(divide="ignore"):
+        agrees = np.allclose(np.exp(log_on_arrays(u2)), values, rtol=1e-6, atol=1e-12)
+    if not agrees:
+        raise ValueError(f"log_profile of kernel {name!r} is not the logarithm of its profile.")
+    return on_arrays, log_on_arrays
+
+
+def _on_arrays(name: str, what: str, formula: Formula, u2: np.ndarray) -> Formula:
+    """`formula` if it maps arrays as it maps their elements, otherwise a loop over elements."""
+    if not callable(formula):
+        raise TypeError(f"{what} of kernel {name!r} must be callable, got {type(formula).__name__}.")
+    one_by_one = np.vectorize(formula, otypes=[np.float64])
+    expected = one_by_one(u2)
+    try:
+        values = np.asarray(formula(u2), dtype=np.float64)
+    except Exception:  # the user's function was promised scalars: anything may come out of it here
+        return one_by_one
+    same = values.shape == u2.shape and np.allclose(values, expected, rtol=1e-12, atol=0, equal_nan=True)
+    return formula if same else one_by_one
+
+
+def _logistic_log_ratio(e: Any, u0_squared: Any) -> Any:
+    u, u0 = np.sqrt(u0_squared + e), np.sqrt(u0_squared)
+    return -_root_difference(e, u0_squared) + 2.0 * (np.log1p(np.exp(-u0)) - np.log1p(np.exp(-u)))
+
+
+def _root_difference(e: Any, u0_squared: Any) -> Any:
+    """u − u₀ from u² − u₀²: divided by the sum, not a difference of roots."""
+    total = np.sqrt(np.maximum(u0_squared + e, 0.0)) + np.sqrt(u0_squared)
+    return e / np.where(total > 0, total, 1.0)
+
+
+def _matern32_log_ratio(e: Any, u0_squared: Any) -> Any:
+    z0, dz = SQRT3 * np.sqrt(u0_squared), SQRT3 * _root_difference(e, u0_squared)
+    return np.log1p(dz / (1.0 + z0)) - dz
+
+
+def _matern52_log_ratio(e: Any, u0_squared: Any) -> Any:
+    z0, dz = SQRT5 * np.sqrt(u0_squared), SQRT5 * _root_difference(e, u0_squared)
+    return np.log1p((dz + 5.0 * e / 3.0) / (1.0 + z0 + z0 * z0 / 3.0)) - dz
+
+
+def _log(formula_of_z: Formula, scale: float) -> Formula:
+    return lambda u2: formula_of_z(scale * np.sqrt(u2))
+
+
+def _builtin(name: str, profile: Formula, *aliases: str, **facts: Any) -> Kernel:
+    shape = {key: facts.pop(key) for key in ("support", "log_profile") if key in facts}
+    return Kernel(name, profile, monotone=True, _facts=Facts(aliases=aliases, **facts), **shape)
+
+
+_KERNELS = {
+    kernel.name: kernel
+    for kernel in (
+        _builtin(
+            "gaussian",
+            lambda u2: np.exp(-0.5 * u2),
+            log_profile=lambda u2: -0.5 * u2,
+            log_ratio=lambda e, u0_squared: -0.5 * e,
+        ),
+        _builtin("boxcar", lambda u2: u2 * 0.0 + 1.0, "uniform", "tophat", support=1.0, sensitivity=0.0),
+        _builtin("triangular", lambda u2: 1.0 - np.sqrt(u2), "linear", support=1.0, sensitivity=0.5),
+        _builtin("epanechnikov", lambda u2: 1.0 - u2, support=1.0, sensitivity=1.0),
+        _builtin("biweight", lambda u2: (1.0 - u2) ** 2, "quartic", support=1.0, sensitivity=0.5),
+        _builtin("triweight", lambda u2: (1.0 - u2) ** 3, support=1.0, sensitivity=4 / 9),
+        _builtin("tricube", lambda u2: (1.0 - u2 * np.sqrt(u2)) ** 3, support=1.0, sensitivity=2 / 3),
+        # cos(πu/2) written as a sine, which keeps its digits where κ goes to 0
+        _builtin(
+            "cosine",
+            lambda u2: np.sin(0.5 * math.pi * (1.0 - u2) / (1.0 + np.sqrt(u2))),
+            support=1.0,
+            sensitivity=math.pi / 4,
+        ),
+        _builtin(
+            "laplacian",
+            lambda u2: np.exp(-np.sqrt(u2)),
+            "exponential",
+            log_profile=lambda u2: -np.sqrt(u2),
+            log_ratio=lambda e, u0_squared: -_root_difference(e, u0_squared),
+        ),
+        _builtin(
+            "matern32",
+            lambda u2: (1.0 + SQRT3 * np.sqrt(u2)) * np.exp(-SQRT3 * np.sqrt(u2)),
+            log_profile=_log(lambda z: np.log1p(z) - z, SQRT3),
+            log_ratio=_matern32_log_ratio,
+        ),
+        _builtin(
+            "matern52",
+            lambda u2: (1.0 + SQRT5 * np.sqrt(u2) + 5.0 * u2 / 3.0) * np.exp(-SQRT5 * np.sqrt(u2)),
+            log_profile=_log(lambda z: np.log1p(z + z * z / 3.0) - z, SQRT5),
+            log_ratio=_matern52_log_ratio,
+        ),
+        _builtin("cauchy", lambda u2: 1.0 / (1.0 + u2), max_density_dim=1, sensitivity=0.25),
+        _builtin(
+            "logistic",
+            lambda u2: 4.0 * np.exp(-np.sqrt(u2)) / (1.0 + np.exp(-np.sqrt(u2))) ** 2,
+            log_profile=_log(lambda u: math.log(4.0) - u - 2.0 * np.log1p(np.exp(-u)), 1.0),
+            log_ratio=_logistic_log_ratio,
+        ),
+        _builtin("constant", lambda u2: u2 * 0.0 + 1.0, max_density_dim=0, sensitivity=0.0),
+        _builtin(
+            "dot",
+            lambda score: np.exp(score),
+            log_profile=lambda score: score,
+            log_ratio=lambda e, score0: e,
+            inner_product=True,
+            max_density_dim=0,
+        ),
+    )
+}
+_BY_NAME = {alias: kernel for kernel in _KERNELS.values() for alias in (kernel.name, *kernel.aliases)}
+
+
+def names() -> list[str]:
+    """The built-in kernels' names, without their aliases."""
+    return list(_KERNELS)
+
+
+def get(kernel: str | Kernel) -> Kernel:
+    """The kernel of that name or alias; a `Kernel` is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        Unknown name; the message lists the choices.
+    TypeError
+        Neither a string nor a `Kernel`.
+    """
+    if isinstance(kernel, Kernel):
+        return kernel
+    if not isinstance(kernel, str):
+        raise TypeError(f"kernel must be a name or a fastnw.Kernel, got {type(kernel).__name__}.")
+    if kernel in _BY_NAME:
+        return _BY_NAME[kernel]
+    if kernel.lower() == "epanechikov":
+        raise ValueError(
+            "Unknown kernel 'epanechikov'. The d2l.ai chapter's function of that name, max(0, 1 - |u|), is "
+            "kernel='triangular'; the kernel that the field calls Epanechnikov, 1 - u², is kernel='epanechnikov'."
+        )
+    choices = ", ".join(
+        repr(k.name) + (f" ({', '.join(map(repr, k.aliases))})" if k.aliases else "") for k in _KERNELS.values()
+    )
+    raise ValueError(f"Unknown kernel {kernel!r}. Choose one of {choices}, or pass a fastnw.Kernel.")

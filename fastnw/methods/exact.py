@@ -1,0 +1,263 @@
+"""Every pair, in tiles, at a memory that does not grow: the method that all others fall back on.
+
+Queries come in panels, keys in spans of packed blocks; a task is a tile of a query tile and some blocks. When there are
+few query tiles the blocks of a span are split into groups with a state each, merged in the order of the blocks. All of
+this depends on the problem alone, so the result's bits do not depend on threads.
+
+A query is answered in the plan's compute type; where the rounding of its exponents exceeds the limit, again in float64;
+where that still does, by `tails`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw._pack import KeyBlock, coordinates, pack_inverse, pack_keys, pack_queries
+from fastnw._state import PoolState
+from fastnw._threads import Meter, run
+from fastnw._validation import Problem, row_blocks
+from fastnw.methods import Cost, tails
+
+if TYPE_CHECKING:
+    from fastnw._plan import Plan
+
+TILE = 64  # queries a tile: at 10⁵ pairs a millisecond and thread, tiles take 1 to 10 ms
+BLOCK_BYTES = 1 << 20  # a packed block: stays in L2 while a query tile passes over it
+SPAN_BYTES = 16 << 20  # blocks packed at a time
+PANEL_BYTES = 4 << 20  # states of the queries worked on at a time; there are at most MAX_GROUPS + 1 of them
+MAX_GROUPS = 4
+FEW_TILES = 32  # below this many query tiles the keys are split, too
+
+SERIAL_PAIRS = 1 << 20  # work below a millisecond is not worth a thread's start
+
+# Float64 sums count as accurate up to this bound. It is a worst case: errors are some tenth of it, within the 1e-12 of
+# the tails' promise. FLOOR is what plain sums themselves may lose; nothing is gained by asking tails for less.
+LIMIT, FLOOR = 4e-12, 2e-13
+# Terms that one lane may add in sequence before they are folded to float64: a strip of 1024 in 4 lanes (2 for float64).
+SEQUENTIAL = {np.dtype(np.float32): 264, np.dtype(np.float64): 520}
+CLAMP = {np.dtype(np.float32): 87.0, np.dtype(np.float64): 708.0}  # exp stops at e^-CLAMP
+
+# Nanoseconds a pair and thread: (exp-free kernels, kernels with exp, more per coordinate, more per value), by
+# instruction set and type. Measured with tiles of 64 × 32768 on one Zen 4 core at 3.5 GHz, fitted over d = 1 to 64.
+NANOSECONDS: dict[tuple[str, str], tuple[float, float, float, float]] = {
+    ("v4", "float32"): (0.17, 0.25, 0.04, 0.03),
+    ("v4", "float64"): (0.35, 0.70, 0.10, 0.06),
+    ("v3", "float32"): (0.25, 0.40, 0.06, 0.04),
+    ("v3", "float64"): (0.50, 1.00, 0.13, 0.08),
+    ("v2", "float32"): (0.60, 1.30, 0.12, 0.08),
+    ("v2", "float64"): (0.80, 3.00, 0.25, 0.16),
+    ("plain", "float32"): (0.60, 1.30, 0.12, 0.08),
+    ("plain", "float64"): (0.80, 3.00, 0.25, 0.16),
+    ("numpy", "float32"): (8.0, 12.0, 2.0, 2.0),
+    ("numpy", "float64"): (8.0, 12.0, 3.0, 2.0),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a problem is cut: keys a block, blocks a span, queries a panel, groups of blocks a span."""
+
+    block: int
+    span: int
+    panel: int
+    groups: int
+
+
+def layout(problem: Problem, m: int, dtype: np.dtype[Any]) -> Layout:
+    """For `m` queries in that compute type. A function of the problem alone."""
+    per_key = dtype.itemsize * (problem.d + 1 + problem.c + (problem.key_scale is not None))
+    block = min(max(BLOCK_BYTES // per_key // 256 * 256, 512), 32768, problem.n)
+    span = max(SPAN_BYTES // (per_key * block), 1)
+    panel = max(PANEL_BYTES // (8 * (4 + problem.c)) // TILE * TILE, TILE)
+    tiles = math.ceil(min(m, panel) / TILE)
+    blocks = min(span, math.ceil(problem.n / block))
+    groups = 1 if tiles >= FEW_TILES else min(blocks, MAX_GROUPS if tiles > 8 else 4 * MAX_GROUPS)
+    return Layout(block, span, panel, groups)
+
+
+def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost:
+    """Every pair; never refused."""
+    plain, with_exp, per_coordinate, per_value = NANOSECONDS[backend.isa(), dtype.name]
+    pairs = float(problem.m) * problem.n
+    base = with_exp if problem.kernel.works_on_logs else plain
+    tiles = max(math.ceil(problem.m / TILE) * math.ceil(problem.n / 32768), 1)
+    seconds = pairs * 1e-9 * (base + per_coordinate * problem.d + per_value * problem.c) / min(n_threads, tiles)
+    shape = layout(problem, problem.m, dtype)
+    packed = min(shape.span * shape.block, problem.n) * dtype.itemsize * (problem.d + 1 + problem.c)
+    states = min(shape.panel, problem.m) * (shape.groups + 1) * 8 * (4 + problem.c)
+    return Cost(pairs, seconds, packed + states)
+
+
+@dataclass
+class Summary:
+    """The keys, packed span by span; a span that holds them all is packed once."""
+
+    problem: Problem
+    plan: Plan
+
+    def __post_init__(self) -> None:
+        self._kept: dict[tuple[str, int], list[KeyBlock]] = {}
+
+    def span(self, shape: Layout, start: int, dtype: np.dtype[Any]) -> list[KeyBlock]:
+        """The blocks from key `start` on, `shape.span` of them."""
+        key = (dtype.name, shape.block)
+        if key in self._kept:
+            return self._kept[key]
+        n = self.problem.n
+        starts = range(start, min(start + shape.span * shape.block, n), shape.block)
+        blocks: list[KeyBlock] = [None] * len(starts)  # type: ignore[list-item]
+
+        def pack(i: int) -> float:
+            blocks[i] = pack_keys(self.problem, starts[i], min(starts[i] + shape.block, n), dtype)
+            return 0.0
+
+        run(pack, len(starts), self.plan.n_threads, Meter(False, 0, ""))
+        if len(starts) * shape.block >= n:
+            self._kept = {key: blocks}
+        return blocks
+
+    @cached_property
+    def extent(self) -> tuple[NDArray[np.float64], float]:
+        """Largest |k_j| of the (whitened) keys, and the largest factor that a key scale puts on a score."""
+        problem = self.problem
+        reach = np.zeros(problem.d)
+        for rows in row_blocks(problem.keys):
+            block = coordinates(problem, problem.keys[rows])
+            reach = np.maximum(reach, np.maximum(block.max(axis=0), -block.min(axis=0).astype(np.float64)))
+        return reach, 1.0 if problem.key_scale is None else 1.0 / float(problem.key_scale.min())
+
+
+def summarise(problem: Problem, plan: Plan) -> Summary:
+    return Summary(problem, plan)
+
+
+def panel(problem: Problem) -> int:
+    """Queries to accumulate at a time."""
+    return layout(problem, problem.m, np.dtype(np.float64)).panel
+
+
+def accumulate(summary: Summary, rows: slice, meter: Meter) -> PoolState:
+    """The sums of those queries, each with a certified bound."""
+    problem, plan = summary.problem, summary.plan
+    positions = np.arange(rows.start, rows.stop)
+    state = _sweep(summary, positions, plan.dtype, meter)
+    if plan.dtype == np.float32:
+        again = np.flatnonzero(~_accurate(problem, state, problem.promise))
+        if len(again):
+            state.put(again, _sweep(summary, positions[again], np.dtype(np.float64), meter))
+    if problem.kernel.facts is not None and problem.kernel.facts.log_ratio is not None:
+        limit = max(problem.tol, FLOOR) if problem.tol else LIMIT
+        if plan.dtype == np.float32:
+            limit = max(limit, problem.promise)
+        again = np.flatnonzero(~_accurate(problem, state, limit))
+        if len(again):
+            state.put(again, tails.accumulate(problem, positions[again], plan.n_threads, meter))
+    return state
+
+
+def _accurate(problem: Problem, state: PoolState, limit: float) -> NDArray[np.bool_]:
+    bound = np.where(state.is_empty, 0.0, state.finalise()[1] / 2) if problem.c else 0.0
+    # No mass: certainly empty only if no key of a compact kernel is near its edge. Else it may have underflowed.
+    lost = state.is_empty & ((problem.kernel.support is None) | (state.mass_error > 0))
+    return (np.maximum(state.relative_mass_error(), bound) <= limit) & ~lost
+
+
+def _sweep(summary: Summary, positions: NDArray[np.intp], dtype: np.dtype[Any], meter: Meter) -> PoolState:
+    """Sums over all keys in one compute type, with their bounds."""
+    problem, plan = summary.problem, summary.plan
+    m, shape = len(positions), layout(problem, len(positions), dtype)
+    queries, inverse = pack_queries(problem, positions, dtype), pack_inverse(problem, dtype)
+    error = _score_error(summary, queries, dtype)
+    tiles = [slice(i, min(i + TILE, m)) for i in range(0, m, TILE)]
+    states = [PoolState.empty(m, problem.c) for _ in range(shape.groups)]
+    if not problem.kernel.works_on_logs:
+        for state in states:
+            state.shift[:] = 0.0
+    for start in range(0, problem.n, shape.span * shape.block):
+        blocks = summary.span(shape, start, dtype)
+        per_group = math.ceil(len(blocks) / shape.groups)
+
+        def tile(task: int, blocks: list[KeyBlock] = blocks, per_group: int = per_group) -> float:
+            rows, group = tiles[task // shape.groups], task % shape.groups
+            mine = blocks[group * per_group : (group + 1) * per_group]
+            for block in mine:
+                own = (positions[rows] - block.start).astype(np.int64) if problem.exclude_self else None
+                state = states[group].rows(rows)
+                plan.tiles.sum_tile(problem.kernel, queries[rows], block, inverse, own, state, error[rows])
+            return float(rows.stop - rows.start) * sum(block.size for block in mine)
+
+        threads = plan.n_threads if m * problem.n > SERIAL_PAIRS else 1
+        run(tile, len(tiles) * shape.groups, threads, meter)
+    return _certified(problem, PoolState.merged(states), error, dtype)
+
+
+def _score_error(summary: Summary, queries: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.float64]:
+    """(m,) Bound on the relative error of u² (the absolute one for u < 1); of the product itself for inner products.
+
+    A difference costs one rounding, 1/h_j and the product with it two, squared: 6 units and one for the square; sums go
+    in groups of four. Whitened coordinates carry an absolute error of their own.
+    """
+    problem, unit = summary.problem, float(np.finfo(dtype).eps) / 2
+    scaled = 0 if problem.key_scale is None else 3
+    if problem.kernel.inner_product:
+        reach, factor = summary.extent
+        size = np.abs(queries).astype(np.float64) @ (reach * problem.metric.inverse) * factor
+        return (problem.d + 4 + scaled) * unit * size + _whitening_error(problem, dtype) * size
+    relative = (9 + problem.d / 4 + scaled) * unit
+    if problem.metric.cholesky is None:
+        return np.full(len(queries), relative)
+    reach, factor = summary.extent
+    size = np.sqrt(np.square(queries, dtype=np.float64).sum(axis=1)) + np.sqrt(np.square(reach).sum())
+    return relative + 2 * _whitening_error(problem, dtype) * size * max(factor, 1.0)
+
+
+def _whitening_error(problem: Problem, dtype: np.dtype[Any]) -> float:
+    cholesky = problem.metric.cholesky
+    if cholesky is None:
+        return 0.0
+    return float(np.finfo(dtype).eps) / 2 + (problem.d + 3) * 2.0**-53 * float(np.linalg.cond(cholesky))
+
+
+def _certified(problem: Problem, state: PoolState, error: NDArray[np.float64], dtype: np.dtype[Any]) -> PoolState:
+    """The state with bounds on the rounding of its sums. Compact and user kernels fill `mass_error` in the tiles."""
+    unit = float(np.finfo(dtype).eps) / 2
+    relative = np.full(len(state.mass), (SEQUENTIAL[dtype] + 12) * unit)
+    kernel = problem.kernel
+    with np.errstate(all="ignore"):
+        if kernel.facts is not None and kernel.works_on_logs:
+            relative += _exponent_error(problem, error, state.log_mass())
+            relative += problem.n * math.exp(-CLAMP[dtype]) / state.mass
+        elif kernel.facts is not None and kernel.support is None and kernel.facts.sensitivity:
+            relative += error
+        mass_error = state.mass_error + relative * state.mass
+        total_error = mass_error + 4 * unit * state.mass
+    return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
+
+
+def exponent_error(summary: Summary, rows: slice, log_mass: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(rows,) Bound on the weights' mean relative error from float64 exponents; 0 for kernels that have none."""
+    problem = summary.problem
+    if problem.kernel.facts is None or problem.kernel.facts.log_ratio is None:
+        return np.zeros(len(log_mass))
+    queries = pack_queries(problem, rows, np.float64)
+    return _exponent_error(problem, _score_error(summary, queries, np.dtype(np.float64)), log_mass)
+
+
+def _exponent_error(problem: Problem, error: NDArray[np.float64], log_mass: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For kernels that work on logs, from the error of u².
+
+    The relative error of κ is at most −log κ times that of u² (with equality for the Gaussian), and since the
+    Kullback–Leibler divergence of the weights from w/W, W = Σ w, is not negative, the mean of −log κ over the weights
+    is at most log(W/mass). So the bound needs no further sum.
+    """
+    if problem.kernel.inner_product:
+        return error
+    depth = np.maximum(math.log(problem.total_weight) - log_mass, 0.0)
+    # the 1.2 is for whitened coordinates, whose error does not vanish with u: |d log κ/du| is at most √5, or u
+    return error * (depth + 1.2)

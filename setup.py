@@ -1,0 +1,79 @@
+"""The extensions: one tile body per instruction set, and the processor's detection. All else is in pyproject.toml."""
+
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+SOURCE = Path("src_cython")
+# Each flag by name: none of them lets the compiler reorder sums or assume away NaN. -fopenmp-simd reads the reductions'
+# pragmas and links no runtime; without -fno-math-errno and -fno-trapping-math sqrt and selections stay scalar.
+UNIX = ["-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
+LEVELS = {
+    "v2": ["-march=x86-64-v2"],
+    "v3": ["-march=x86-64-v3"],
+    "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    "plain": [],
+}
+
+
+def is_x86_64() -> bool:
+    return (
+        platform.machine().lower() in ("x86_64", "amd64")
+        and sys.maxsize > 2**32
+        and "arm64" not in os.environ.get("ARCHFLAGS", "")
+    )
+
+
+def tiles(level: str) -> Extension:
+    return Extension(
+        f"fastnw.backends._tiles_{level}",
+        [str(SOURCE / f"_tiles_{level}.pyx")],
+        depends=[str(SOURCE / "_tiles.pxi"), str(SOURCE / "_simd.h")],
+        include_dirs=[str(SOURCE)],
+    )
+
+
+def level_of(extension: Extension) -> str | None:
+    """By name: cythonize returns new objects, which would lose an attribute."""
+    return extension.name.partition("_tiles_")[2] or None
+
+
+class BuildLevels(build_ext):
+    """Adds the flags; drops a level that the compiler does not know."""
+
+    def build_extensions(self) -> None:
+        if self.compiler.compiler_type == "msvc":
+            self.extensions = [e for e in self.extensions if level_of(e) in (None, "plain")]
+        else:
+            for extension in list(self.extensions):
+                level = level_of(extension)
+                extension.extra_compile_args = UNIX + LEVELS[level or "plain"]
+                if level not in (None, "plain") and not self.compiles(extension.extra_compile_args):
+                    print(f"fastnw: this compiler has no {level}; its tiles are left out")
+                    self.extensions.remove(extension)
+        super().build_extensions()
+
+    def compiles(self, flags: list[str]) -> bool:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "level.c"
+            source.write_text("int main(void) { return 0; }\n")
+            try:
+                self.compiler.compile([str(source)], output_dir=folder, extra_postargs=flags)
+            except Exception:  # each compiler class raises its own
+                return False
+        return True
+
+
+# Other processors, and MSVC (whose C front end has none of these flags), get the plain body.
+levels = ["plain"] if not is_x86_64() or sys.platform == "win32" else ["v2", "v3", "v4"]
+extensions = [Extension("fastnw._cpu", [str(SOURCE / "_cpu.pyx")]), *map(tiles, levels)]
+setup(
+    ext_modules=cythonize(extensions, build_dir="build/cython", include_path=[str(SOURCE)]),
+    cmdclass={"build_ext": BuildLevels},
+)

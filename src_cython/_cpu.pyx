@@ -1,0 +1,29 @@
+# cython: language_level=3
+"""What the processor can run."""
+
+cdef extern from *:
+    """
+    #if (defined(__x86_64__) || defined(__amd64__)) && (defined(__GNUC__) || defined(__clang__))
+    static int fastnw_x86_level(void)
+    {
+        __builtin_cpu_init();
+        if (!(__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt")))
+            return 1;
+        if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")))
+            return 2;
+        if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+              __builtin_cpu_supports("avx512vl")))
+            return 3;
+        return 4;
+    }
+    #else
+    static int fastnw_x86_level(void) { return 0; }
+    #endif
+    """
+    int fastnw_x86_level()
+
+
+def x86_level():
+    """The highest x86-64 micro-architecture level, 1 to 4, that processor and system support; 0 elsewhere."""
+    return fastnw_x86_level()

@@ -1,0 +1,357 @@
+# The body of every instruction set: sums and scores of one tile (query block x key block).
+#
+# A tile is walked strip by strip (a few hundred keys, whose rows stay in L1) and, within a strip, query by query, in three
+# plain loops over a strip buffer: squared distances, profile, weighted sums. Every loop is elementwise or one of the named
+# reductions of _simd.h, so each compiler vectorises it without a flag that reorders arithmetic.
+
+from cython cimport floating as real
+from libc.math cimport INFINITY, exp, sqrt
+from libc.stdint cimport int64_t
+
+cdef extern from "<math.h>" nogil:
+    float sqrtf(float)
+
+cdef extern from "_simd.h" nogil:
+    float fastnw_exp_f32(float)
+    double fastnw_exp_f64(double)
+    float fastnw_cosine_f32(float)
+    double fastnw_cosine_f64(double)
+    void fastnw_weigh_f32(const float*, const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t, double*, double*)
+    void fastnw_weigh_f64(const double*, const double*, Py_ssize_t, Py_ssize_t, Py_ssize_t, double*, double*)
+    float fastnw_within_f32(const float*, const float*, Py_ssize_t, float)
+    double fastnw_within_f64(const double*, const double*, Py_ssize_t, double)
+    float fastnw_smallest_f32(const float*, Py_ssize_t)
+    double fastnw_smallest_f64(const double*, Py_ssize_t)
+
+cdef enum:
+    STRIP = 1024        # longest strip, in keys
+    STRIP_BYTES = 20480
+
+# The codes of backends/compiled.py.
+cdef enum:
+    GAUSSIAN, LAPLACIAN, MATERN32, MATERN52, LOGISTIC, DOT
+    BOXCAR, TRIANGULAR, EPANECHNIKOV, BIWEIGHT, TRIWEIGHT, TRICUBE, COSINE
+    CAUCHY, CONSTANT
+
+
+
+cdef inline real _exp(real x) noexcept nogil:
+    if real is float:
+        return fastnw_exp_f32(x)
+    else:
+        return fastnw_exp_f64(x)
+
+
+cdef inline real _sqrt(real x) noexcept nogil:
+    if real is float:
+        return sqrtf(x)
+    else:
+        return sqrt(x)
+
+
+cdef inline real _cosine(real s) noexcept nogil:
+    if real is float:
+        return fastnw_cosine_f32(s)
+    else:
+        return fastnw_cosine_f64(s)
+
+
+cdef inline void _square_distances(
+    real* s, const real* q, const real* inv, const real* keys, Py_ssize_t stride, Py_ssize_t d, Py_ssize_t n
+) noexcept nogil:
+    """s_i = sum_j ((q_j - k_ij) / h_j)^2, by differences of the raw coordinates: relative error (d/4 + 9) u."""
+    cdef Py_ssize_t i, j = (d - 1) % 4 + 1
+    cdef real q0 = q[0], q1, q2, q3, v0 = inv[0], v1, v2, v3, t0, t1, t2, t3
+    cdef const real* k0 = keys
+    cdef const real* k1
+    cdef const real* k2
+    cdef const real* k3
+    if j == 1:
+        for i in range(n):
+            t0 = (q0 - k0[i]) * v0
+            s[i] = t0 * t0
+    elif j == 2:
+        q1, v1, k1 = q[1], inv[1], keys + stride
+        for i in range(n):
+            t0 = (q0 - k0[i]) * v0
+            t1 = (q1 - k1[i]) * v1
+            s[i] = t0 * t0 + t1 * t1
+    elif j == 3:
+        q1, v1, k1 = q[1], inv[1], keys + stride
+        q2, v2, k2 = q[2], inv[2], keys + 2 * stride
+        for i in range(n):
+            t0 = (q0 - k0[i]) * v0
+            t1 = (q1 - k1[i]) * v1
+            t2 = (q2 - k2[i]) * v2
+            s[i] = t0 * t0 + t1 * t1 + t2 * t2
+    else:
+        j = 0
+        for i in range(n):
+            s[i] = 0
+    while j < d:
+        q0, v0, k0 = q[j], inv[j], keys + j * stride
+        q1, v1, k1 = q[j + 1], inv[j + 1], keys + (j + 1) * stride
+        q2, v2, k2 = q[j + 2], inv[j + 2], keys + (j + 2) * stride
+        q3, v3, k3 = q[j + 3], inv[j + 3], keys + (j + 3) * stride
+        for i in range(n):
+            t0 = (q0 - k0[i]) * v0
+            t1 = (q1 - k1[i]) * v1
+            t2 = (q2 - k2[i]) * v2
+            t3 = (q3 - k3[i]) * v3
+            s[i] += (t0 * t0 + t1 * t1) + (t2 * t2 + t3 * t3)
+        j += 4
+
+
+cdef inline void _inner_products(
+    real* s, const real* q, const real* inv, const real* keys, Py_ssize_t stride, Py_ssize_t d, Py_ssize_t n
+) noexcept nogil:
+    """s_i = -sum_j q_j k_ij / h_j: negated, so that small s means large weight, as for distances."""
+    cdef Py_ssize_t i, j
+    cdef real a
+    cdef const real* k
+    for i in range(n):
+        s[i] = 0
+    for j in range(d):
+        a, k = q[j] * inv[j], keys + j * stride
+        for i in range(n):
+            s[i] -= a * k[i]
+
+
+cdef inline void _scores(
+    int kernel, real* s, const real* q, const real* inv, const real* scale,
+    const real* keys, Py_ssize_t stride, Py_ssize_t d, Py_ssize_t n
+) noexcept nogil:
+    cdef Py_ssize_t i
+    if kernel == DOT:
+        _inner_products(s, q, inv, keys, stride, d, n)
+    else:
+        _square_distances(s, q, inv, keys, stride, d, n)
+    if scale != NULL:
+        for i in range(n):
+            s[i] *= scale[i]
+
+
+cdef inline real _decay(int kernel, real s) noexcept nogil:
+    """z(s) of a kernel that works on logs: kappa = polynomial * exp(-z)."""
+    if kernel == GAUSSIAN:
+        return <real>0.5 * s
+    if kernel == DOT:
+        return s
+    if kernel == MATERN32:
+        return <real>1.7320508075688772 * _sqrt(s)
+    if kernel == MATERN52:
+        return <real>2.23606797749979 * _sqrt(s)
+    return _sqrt(s)
+
+
+cdef inline void _log_profile(int kernel, real* s, Py_ssize_t n, real z0) noexcept nogil:
+    """s -> kappa(s) exp(z0), in place."""
+    cdef Py_ssize_t i
+    cdef real z, g, e0
+    if kernel == GAUSSIAN:
+        for i in range(n):
+            s[i] = _exp(z0 - <real>0.5 * s[i])
+    elif kernel == DOT:
+        for i in range(n):
+            s[i] = _exp(z0 - s[i])
+    elif kernel == LAPLACIAN:
+        for i in range(n):
+            s[i] = _exp(z0 - _sqrt(s[i]))
+    elif kernel == MATERN32:
+        for i in range(n):
+            z = <real>1.7320508075688772 * _sqrt(s[i])
+            s[i] = (1 + z) * _exp(z0 - z)
+    elif kernel == MATERN52:
+        for i in range(n):
+            z = <real>2.23606797749979 * _sqrt(s[i])
+            s[i] = (1 + z + z * z * <real>(1.0 / 3.0)) * _exp(z0 - z)
+    else:
+        e0 = <real>exp(-<double>z0)
+        for i in range(n):
+            g = _exp(z0 - _sqrt(s[i]))
+            s[i] = 4 * g / ((1 + g * e0) * (1 + g * e0))
+
+
+cdef inline void _profile(int kernel, real* s, Py_ssize_t n) noexcept nogil:
+    """s -> kappa(s) for kernels that need no shift, in place; 0 beyond the support."""
+    cdef Py_ssize_t i
+    cdef real y
+    if kernel == BOXCAR:
+        for i in range(n):
+            s[i] = <real>1 if s[i] <= 1 else <real>0
+    elif kernel == TRIANGULAR:
+        for i in range(n):
+            y = 1 - _sqrt(s[i])
+            s[i] = y if y > 0 else <real>0
+    elif kernel == EPANECHNIKOV:
+        for i in range(n):
+            y = 1 - s[i]
+            s[i] = y if y > 0 else <real>0
+    elif kernel == BIWEIGHT:
+        for i in range(n):
+            y = 1 - s[i]
+            y = y if y > 0 else <real>0
+            s[i] = y * y
+    elif kernel == TRIWEIGHT:
+        for i in range(n):
+            y = 1 - s[i]
+            y = y if y > 0 else <real>0
+            s[i] = y * y * y
+    elif kernel == TRICUBE:
+        for i in range(n):
+            y = 1 - s[i] * _sqrt(s[i])
+            y = y if y > 0 else <real>0
+            s[i] = y * y * y
+    elif kernel == COSINE:
+        for i in range(n):
+            y = _cosine(s[i] if s[i] < 1 else <real>1)
+            s[i] = y
+    elif kernel == CAUCHY:
+        for i in range(n):
+            s[i] = 1 / (1 + s[i])
+    else:
+        for i in range(n):
+            s[i] = 1
+
+
+cdef inline real _smallest(const real* s, Py_ssize_t n) noexcept nogil:
+    if real is float:
+        return fastnw_smallest_f32(s, n)
+    else:
+        return fastnw_smallest_f64(s, n)
+
+
+cdef inline real _within(const real* s, const real* w, Py_ssize_t n, real edge) noexcept nogil:
+    if real is float:
+        return fastnw_within_f32(s, w, n, edge)
+    else:
+        return fastnw_within_f64(s, w, n, edge)
+
+
+cdef inline void _weigh(
+    const real* g, const real* rhs, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t n, double* mass, double* total
+) noexcept nogil:
+    if real is float:
+        fastnw_weigh_f32(g, rhs, stride, rows, n, mass, total)
+    else:
+        fastnw_weigh_f64(g, rhs, stride, rows, n, mass, total)
+
+
+cdef inline void _rescale(double factor, double* mass, double* total, Py_ssize_t c, double* mass_error) noexcept nogil:
+    cdef Py_ssize_t j
+    mass[0] *= factor
+    mass_error[0] *= factor
+    for j in range(c):
+        total[j] *= factor
+
+
+cdef inline Py_ssize_t _strip(Py_ssize_t bytes_per_key) noexcept nogil:
+    """Keys in a strip: its rows fill half of L1, within what float32 may sum before it is folded to float64."""
+    cdef Py_ssize_t n = STRIP_BYTES // bytes_per_key // 32 * 32
+    return 64 if n < 64 else (STRIP if n > STRIP else n)
+
+
+cdef void _sum_tile(
+    int kernel, const real* queries, Py_ssize_t m, const real* inv, const real* scale, const real* keys,
+    const real* rhs, Py_ssize_t stride, Py_ssize_t d, Py_ssize_t c, Py_ssize_t n, const int64_t* own,
+    double* shift, double* mass, double* total, double* mass_error, const double* error, double sensitivity,
+) noexcept nogil:
+    cdef real s[STRIP]
+    cdef Py_ssize_t i, start = 0, length, self_at
+    cdef Py_ssize_t longest = _strip(sizeof(real) * (d + 1 + c))
+    cdef real z, z0, inside
+    cdef double reach = 708.0  # beyond this many nats a term is below the clamp of exp
+    if real is float:
+        reach = 87.0
+    while start < n:
+        length = longest if n - start > longest else n - start
+        for i in range(m):
+            _scores(kernel, &s[0], queries + i * d, inv, scale + start if scale != NULL else NULL,
+                    keys + start, stride, d, length)
+            self_at = -1
+            if own != NULL and 0 <= own[i] - start < length:
+                self_at = own[i] - start
+            if self_at >= 0:
+                s[self_at] = <real>INFINITY
+            if kernel <= DOT:
+                z = _decay(kernel, _smallest(&s[0], length))
+                z0 = <real>(-shift[i])
+                if z < z0:
+                    if mass[i] != 0:
+                        _rescale(exp(<double>z - <double>z0), mass + i, total + i * c, c, mass_error + i)
+                    z0 = z
+                    shift[i] = -<double>z
+                elif z == INFINITY or z - z0 > reach:
+                    continue
+                _log_profile(kernel, &s[0], length, z0)
+            else:
+                if sensitivity > 0:
+                    inside = _within(&s[0], rhs + start, length, <real>(1 + 2 * error[i]))
+                    if inside == 0:
+                        continue
+                    mass_error[i] += sensitivity * error[i] * inside
+                _profile(kernel, &s[0], length)
+            if self_at >= 0:
+                s[self_at] = 0
+            _weigh(&s[0], rhs + start, stride, 1 + c, length, mass + i, total + i * c)
+        start += length
+
+
+def sum_tile(
+    int kernel, const real[:, ::1] queries, const real[::1] inv, const real[::1] scale, const real[:, ::1] keys,
+    const real[:, ::1] rhs, const int64_t[::1] own, double[::1] shift, double[::1] mass, double[:, ::1] total,
+    double[::1] mass_error, const double[::1] error, double sensitivity,
+):
+    """Add the key block's sums to the state of a query block, in place; shapes as in backends/compiled.py."""
+    cdef Py_ssize_t m = queries.shape[0], d = queries.shape[1], n = keys.shape[1], c = total.shape[1]
+    cdef double nothing = 0
+    cdef const real* scales = NULL
+    cdef const int64_t* owns = NULL
+    if m == 0 or n == 0:
+        return
+    if scale is not None:
+        scales = &scale[0]
+    if own is not None:
+        owns = &own[0]
+    with nogil:
+        _sum_tile(kernel, &queries[0, 0], m, &inv[0], scales, &keys[0, 0], &rhs[0, 0], rhs.shape[1], d, c, n,
+                  owns, &shift[0], &mass[0], &total[0, 0] if c > 0 else &nothing, &mass_error[0], &error[0],
+                  sensitivity)
+
+
+def score_tile(
+    int kernel, const real[:, ::1] queries, const real[::1] inv, const real[::1] scale, const real[:, ::1] keys,
+    real[:, ::1] out,
+):
+    """out[i, k] = u^2 of query i and key k of the block (for `dot`, the negated scaled inner product)."""
+    cdef Py_ssize_t i, m = queries.shape[0], d = queries.shape[1], n = keys.shape[1]
+    cdef const real* scales = NULL
+    if m == 0 or n == 0:
+        return
+    if scale is not None:
+        scales = &scale[0]
+    with nogil:
+        for i in range(m):
+            _scores(kernel, &out[i, 0], &queries[i, 0], &inv[0], scales, &keys[0, 0], n, d, n)
+
+
+def exp32(const float[::1] x):
+    """e^x for x <= 0 as the tiles compute it, for tests of its accuracy."""
+    import numpy as np
+    out = np.empty(x.shape[0], np.float32)
+    cdef float[::1] view = out
+    cdef Py_ssize_t i
+    for i in range(x.shape[0]):
+        view[i] = fastnw_exp_f32(x[i])
+    return out
+
+
+def exp64(const double[::1] x):
+    """e^x for x <= 0 as the tiles compute it, for tests of its accuracy."""
+    import numpy as np
+    out = np.empty(x.shape[0], np.float64)
+    cdef double[::1] view = out
+    cdef Py_ssize_t i
+    for i in range(x.shape[0]):
+        view[i] = fastnw_exp_f64(x[i])
+    return out
