@@ -296,10 +296,10 @@ def _warn_of_accuracy(problem: Problem, error: NDArray[np.float64]) -> None:
     with np.errstate(invalid="ignore"):
         missed = np.flatnonzero(error > largest * (1 + 1e-9))
     if len(missed):
+        what = "in relative terms" if problem.c == 0 else "of the values' range (return_error=True gives each bound)"
         warnings.warn(
-            f"{len(missed)} of {problem.m} results are not certified to {problem.promise:g} of the values' range; "
-            f"the largest bound is {error[missed].max():.3g} (first queries: {_empty.first(missed)}). "
-            "return_error=True gives each bound.",
+            f"{len(missed)} of {problem.m} results are not certified to {problem.promise:g} {what}; the largest bound "
+            f"is {error[missed].max():.3g} (first queries: {_empty.first(missed)}).",
             AccuracyWarning,
             stacklevel=caller_level(),
         )

@@ -26,6 +26,8 @@ class Facts:
     aliases: tuple[str, ...] = ()
     # log κ(u) − log κ(u₀) from (u² − u₀², u₀²), without cancellation; marks the kernels that "work on logs".
     log_ratio: Formula | None = None
+    # κ from 1 − u², where κ goes to 0 at u = 1: given that difference accurately, all of κ's digits.
+    edge: Formula | None = None
     # Largest |dκ/du²|·u²: the absolute error of κ for a relative error of u². None: bounded through −log κ instead.
     sensitivity: float | None = None
     inner_product: bool = False
@@ -183,6 +185,11 @@ def _matern52_log_ratio(e: Any, u0_squared: Any) -> Any:
     return np.log1p((dz + 5.0 * e / 3.0) / (1.0 + z0 + z0 * z0 / 3.0)) - dz
 
 
+def _one_minus_u(y: Any) -> Any:
+    """1 − u from 1 − u²."""
+    return y / (1.0 + np.sqrt(1.0 - y))
+
+
 def _log(formula_of_z: Formula, scale: float) -> Formula:
     return lambda u2: formula_of_z(scale * np.sqrt(u2))
 
@@ -202,17 +209,24 @@ _KERNELS = {
             log_ratio=lambda e, u0_squared: -0.5 * e,
         ),
         _builtin("boxcar", lambda u2: u2 * 0.0 + 1.0, "uniform", "tophat", support=1.0, sensitivity=0.0),
-        _builtin("triangular", lambda u2: 1.0 - np.sqrt(u2), "linear", support=1.0, sensitivity=0.5),
-        _builtin("epanechnikov", lambda u2: 1.0 - u2, support=1.0, sensitivity=1.0),
-        _builtin("biweight", lambda u2: (1.0 - u2) ** 2, "quartic", support=1.0, sensitivity=0.5),
-        _builtin("triweight", lambda u2: (1.0 - u2) ** 3, support=1.0, sensitivity=4 / 9),
-        _builtin("tricube", lambda u2: (1.0 - u2 * np.sqrt(u2)) ** 3, support=1.0, sensitivity=2 / 3),
+        _builtin("triangular", lambda u2: 1.0 - np.sqrt(u2), "linear", support=1.0, sensitivity=0.5, edge=_one_minus_u),
+        _builtin("epanechnikov", lambda u2: 1.0 - u2, support=1.0, sensitivity=1.0, edge=lambda y: y),
+        _builtin("biweight", lambda u2: (1.0 - u2) ** 2, "quartic", support=1.0, sensitivity=0.5, edge=lambda y: y**2),
+        _builtin("triweight", lambda u2: (1.0 - u2) ** 3, support=1.0, sensitivity=4 / 9, edge=lambda y: y**3),
+        _builtin(
+            "tricube",
+            lambda u2: (1.0 - u2 * np.sqrt(u2)) ** 3,
+            support=1.0,
+            sensitivity=2 / 3,
+            edge=lambda y: (_one_minus_u(y) * (2.0 - y + np.sqrt(1.0 - y))) ** 3,
+        ),
         # cos(πu/2) written as a sine, which keeps its digits where κ goes to 0
         _builtin(
             "cosine",
             lambda u2: np.sin(0.5 * math.pi * (1.0 - u2) / (1.0 + np.sqrt(u2))),
             support=1.0,
             sensitivity=math.pi / 4,
+            edge=lambda y: np.sin(0.5 * math.pi * _one_minus_u(y)),
         ),
         _builtin(
             "laplacian",

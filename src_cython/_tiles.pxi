@@ -260,9 +260,9 @@ cdef void _sum_tile(
     cdef Py_ssize_t i, start = 0, length, self_at
     cdef Py_ssize_t longest = _strip(sizeof(real) * (d + 1 + c))
     cdef real z, z0, inside
-    cdef double reach = 708.0  # beyond this many nats a term is below the clamp of exp
+    cdef double reach = 690.0  # beyond this many nats a term is below the clamp of exp
     if real is float:
-        reach = 87.0
+        reach = 80.0
     while start < n:
         length = longest if n - start > longest else n - start
         for i in range(m):

@@ -41,7 +41,7 @@ SERIAL_PAIRS = 1 << 20  # work below a millisecond is not worth a thread's start
 LIMIT, FLOOR = 4e-12, 2e-13
 # Terms that one lane may add in sequence before they are folded to float64: a strip of 1024 in 4 lanes (2 for float64).
 SEQUENTIAL = {np.dtype(np.float32): 264, np.dtype(np.float64): 520}
-CLAMP = {np.dtype(np.float32): 87.0, np.dtype(np.float64): 708.0}  # exp stops at e^-CLAMP
+CLAMP = {np.dtype(np.float32): 80.0, np.dtype(np.float64): 690.0}  # exp stops at e^-CLAMP
 
 # Nanoseconds a pair and thread: (exp-free kernels, kernels with exp, more per coordinate, more per value), by
 # instruction set and type. Measured with tiles of 64 × 32768 on one Zen 4 core at 3.5 GHz, fitted over d = 1 to 64.
@@ -151,10 +151,10 @@ def accumulate(summary: Summary, rows: slice, meter: Meter) -> PoolState:
         again = np.flatnonzero(~_accurate(problem, state, problem.promise))
         if len(again):
             state.put(again, _sweep(summary, positions[again], np.dtype(np.float64), meter))
-    if problem.kernel.facts is not None and problem.kernel.facts.log_ratio is not None:
-        limit = max(problem.tol, FLOOR) if problem.tol else LIMIT
-        if plan.dtype == np.float32:
-            limit = max(limit, problem.promise)
+    if tails.known(problem.kernel):
+        limit = problem.promise
+        if problem.kernel.works_on_logs and plan.dtype == np.float64:
+            limit = max(problem.tol, FLOOR) if problem.tol else LIMIT
         again = np.flatnonzero(~_accurate(problem, state, limit))
         if len(again):
             state.put(again, tails.accumulate(problem, positions[again], plan.n_threads, meter))

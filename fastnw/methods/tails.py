@@ -7,6 +7,8 @@ At 10⁶ bandwidths u² is 10¹², and its float64 rounding alone is 10⁻⁴ in
 has no such term, and `Kernel.facts.log_ratio` turns it into log κ(u_i) − log κ(u_0). Keys that can matter get it in
 double-double arithmetic, since in d ≥ 2 the sum over j may cancel (keys at equal distance in different directions).
 
+Compact kernels lose digits elsewhere: in 1 − u², where every key in the window is near its edge. It gets the same care.
+
 This is the last step of `exact`, for the few queries that plain sums cannot certify: plain NumPy, one query at a time.
 """
 
@@ -24,6 +26,7 @@ from fastnw._pack import normalised_values
 from fastnw._state import PoolState
 from fastnw._threads import Meter, run
 from fastnw._validation import Problem
+from fastnw.kernels import Kernel
 
 Floats = NDArray[np.float64]
 KEYS, QUERIES = 1 << 14, 16  # keys worked on at a time, queries a task
@@ -42,15 +45,21 @@ class _Leader:
     base: float  # log w κ(u)
 
 
+def known(kernel: Kernel) -> bool:
+    """Whether this module can do better than plain float64 sums."""
+    return kernel.facts is not None and (kernel.facts.log_ratio is not None or kernel.facts.edge is not None)
+
+
 def accumulate(problem: Problem, rows: NDArray[np.intp], n_threads: int, meter: Meter) -> PoolState:
-    """The state of those queries (positions in ``problem.queries``). Kernels with a ``log_ratio`` only."""
+    """The state of those queries (positions in ``problem.queries``), if the kernel is `known`."""
     state = PoolState.empty(len(rows), problem.c)
     form = _form(problem)
+    sums = _sums if problem.kernel.works_on_logs else _edge_sums
 
     def task(i: int) -> float:
         mine = slice(i * QUERIES, (i + 1) * QUERIES)
         with np.errstate(all="ignore"):
-            state.put(mine, _sums(problem, form, rows[mine]))
+            state.put(mine, sums(problem, form, rows[mine]))
         return 0.0
 
     run(task, math.ceil(len(rows) / QUERIES), n_threads, meter)
@@ -92,6 +101,30 @@ def _sums(problem: Problem, form: dd.Pair, rows: NDArray[np.intp]) -> PoolState:
     error = state.mass * ((8 * _reach(problem) + 64) * UNIT)
     base = np.array([0.0 if leader is None else leader.base for leader in leaders])
     return PoolState(state.shift + base, state.mass, state.total, error, error)
+
+
+def _edge_sums(problem: Problem, form: dd.Pair, rows: NDArray[np.intp]) -> PoolState:
+    """Sums of a compact kernel with 1 − u² in double-double arithmetic."""
+    assert problem.kernel.facts is not None
+    assert problem.kernel.facts.edge is not None
+    state = PoolState.empty(len(rows), problem.c)
+    state.shift[:] = 0.0
+    for start in range(0, problem.n, KEYS):
+        block = slice(start, min(start + KEYS, problem.n))
+        keys, factors = problem.keys[block].astype(np.float64), _factors(problem, block)
+        values = normalised_values(problem, block)
+        for i, q in enumerate(problem.queries[rows].astype(np.float64)):
+            log_weights = _log_weights(problem, block, int(rows[i]))
+            u2 = factors[0] * _direct(problem, form[0], q, keys)
+            chosen = np.flatnonzero((u2 < 1.0 + 1e-6) & (log_weights > -np.inf))
+            difference = dd.two_sum(q, -keys[chosen])
+            u2_exactly = dd.multiply(_apply(form, difference, difference), (factors[0][chosen], factors[1][chosen]))
+            y = dd.add((np.ones(len(chosen)), np.zeros(len(chosen))), dd.negate(u2_exactly))
+            weights = problem.kernel.facts.edge(np.clip(y[0] + y[1], 0.0, 1.0)) * np.exp(log_weights[chosen])
+            state.mass[i] += weights.sum()
+            state.total[i] += (values[:, chosen] * weights).sum(axis=1)
+    error = state.mass * (64 * UNIT)
+    return PoolState(state.shift, state.mass, state.total, error, error)
 
 
 def _reach(problem: Problem) -> float:

@@ -1,0 +1,67 @@
+"""What the estimators share: checked samples and weights, the bandwidth."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, check_non_negative, validate_data
+
+from fastnw import bandwidth, kernels
+from fastnw._validation import check_bandwidth
+from fastnw.kernels import Kernel
+
+FLOATS = [np.float64, np.float32]
+
+# Names of kernels, methods and backends are left to the functions that know them: their errors say more.
+COMMON_CONSTRAINTS: dict[str, Any] = {
+    "kernel": [str, Kernel],
+    "bandwidth": [Interval(Real, 0, None, closed="neither"), StrOptions(set(bandwidth.RULES)), list, tuple, np.ndarray],
+    "method": [str],
+    "backend": [str],
+    "n_jobs": [Integral, None],
+}
+
+
+class KernelEstimator(BaseEstimator):
+    """Keeps the keys, their weights and the bandwidth; validates queries."""
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = COMMON_CONSTRAINTS
+
+    def _fit_keys(self, X: np.ndarray, sample_weight: Any) -> None:
+        kernel = kernels.get(self.kernel)
+        weights = None if sample_weight is None else _checked_weights(sample_weight, X)
+        if isinstance(self.bandwidth, str):
+            names = getattr(self, "feature_names_in_", None)
+            h = bandwidth.rule_bandwidth(X, self.bandwidth, kernel, weights, feature_names=names)
+        else:
+            h = check_bandwidth(self.bandwidth, X.shape[1])
+        self.bandwidth_ = float(h) if h.ndim == 0 else h
+        self._keys, self._weights = X, weights
+
+    def _check_queries(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        # no queries, no predictions: not an error, here as in fastnw.pool
+        return validate_data(self, X, dtype=FLOATS, reset=False, ensure_min_samples=0)
+
+    def _options(self) -> dict[str, Any]:
+        """Keyword arguments that `pool` and `density` have in common."""
+        return {
+            "kernel": self.kernel,
+            "bandwidth": self.bandwidth_,
+            "sample_weight": self._weights,
+            "method": self.method,
+            "backend": self.backend,
+            "n_jobs": self.n_jobs,
+        }
+
+
+def _checked_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray:
+    weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+    check_non_negative(weights, "`sample_weight`")
+    if not np.any(weights):  # scikit-learn checks this itself from 1.8 on
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return weights

@@ -1,0 +1,259 @@
+"""scikit-learn estimators: Nadaraya-Watson regression and classification (kernel density in its own module)."""
+
+from __future__ import annotations
+
+import warnings
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
+from sklearn.utils import check_array, column_or_1d
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
+
+from fastnw._estimator import COMMON_CONSTRAINTS, FLOATS, KernelEstimator
+from fastnw._pool import pool
+from fastnw._warnings import EmptyWindowWarning
+from fastnw.kernel_density import KernelDensity
+from fastnw.kernels import Kernel
+
+__all__ = ["KernelDensity", "NadarayaWatsonClassifier", "NadarayaWatsonRegressor"]
+
+
+def _dense(y: Any) -> np.ndarray:
+    return y.toarray() if hasattr(y, "toarray") else y
+
+
+class _NadarayaWatson(MultiOutputMixin, KernelEstimator):
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **COMMON_CONSTRAINTS,
+        "tol": [Interval(Real, 0, None, closed="left"), None],
+        "empty": [StrOptions({"nan", "raise", "nearest", "mean"}), Real],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        *,
+        kernel: str | Kernel = "gaussian",
+        bandwidth: Any = "scott",
+        method: str = "auto",
+        backend: str = "auto",
+        tol: float | None = None,
+        empty: str | float = "nan",
+        n_jobs: int | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.kernel = kernel
+        self.bandwidth = bandwidth
+        self.method = method
+        self.backend = backend
+        self.tol = tol
+        self.empty = empty
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    def _pool(self, X: np.ndarray, values: np.ndarray, **options: Any) -> Any:
+        return pool(X, self._keys, values, tol=self.tol, **{"empty": self.empty, **self._options(), **options})
+
+
+class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
+    """Nadaraya-Watson kernel regression: the mean of the training targets, weighted by a kernel of the distance.
+
+    Parameters
+    ----------
+    kernel : str or fastnw.Kernel, default="gaussian"
+        One of ``fastnw.kernels.names()`` or a kernel of your own.
+    bandwidth : {"scott", "silverman"}, float, or array-like of shape (d,) or (d, d), default="scott"
+        A rule (:func:`fastnw.bandwidth.rule_bandwidth`), a number, one per feature, or a positive definite matrix H.
+    method : {"auto", "exact", "tree", "moments", "fourier"}, default="auto"
+        Which pairs are summed; "auto" takes the cheapest that keeps `tol`.
+    backend : {"auto", "compiled", "numba", "cuda", "reference"}, default="auto"
+        What sums them.
+    tol : float, optional
+        Largest error as a fraction of the targets' range. ``None``: 1e-8 in float64, 1e-4 in float32; 0: every pair.
+    empty : {"nan", "raise", "nearest", "mean"} or float, default="nan"
+        Prediction where no training sample has weight: NaN and one `EmptyWindowWarning`, an error, the nearest sample's
+        target, the mean of the targets, or this number.
+    n_jobs : int, optional
+        Threads; ``None`` means every core allowed, negatives count from the end.
+    random_state : int, RandomState instance, optional
+        For bandwidths chosen at random; the rules above draw nothing.
+
+    Attributes
+    ----------
+    bandwidth_ : float or ndarray of shape (d,) or (d, d)
+        The bandwidth in use.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (d,)
+        Names of features, if `X` had them.
+
+    Notes
+    -----
+    If `X` is float32 in both `fit` and `predict`, so are computation and result. `X` is kept, not copied, where its
+    type allows. Cross-validation over kernels of bounded support needs `empty` other than "nan" or "raise".
+
+    Examples
+    --------
+    >>> from fastnw import NadarayaWatsonRegressor
+    >>> model = NadarayaWatsonRegressor(kernel="boxcar", bandwidth=1.5).fit([[0.0], [1.0], [2.0]], [0.0, 1.0, 5.0])
+    >>> model.predict([[0.0], [1.0]])
+    array([0.5, 2. ])
+    """
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NadarayaWatsonRegressor:
+        """Keep the training data and settle the bandwidth.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Training samples.
+        y : array-like of shape (n,) or (n, c)
+            Targets.
+        sample_weight : array-like of shape (n,), optional
+            Weights, as repetitions of the samples.
+
+        Returns
+        -------
+        self : NadarayaWatsonRegressor
+        """
+        self._validate_params()
+        X, y = validate_data(self, X, y, dtype=FLOATS, multi_output=True, y_numeric=True)
+        self._fit_keys(X, sample_weight)
+        with np.errstate(over="ignore", invalid="ignore"):  # what does not fit float32 becomes infinite and is refused
+            self._values = check_array(_dense(y), dtype=X.dtype, ensure_2d=False, input_name="y", estimator=self)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Weighted means of the training targets at `X`, an array-like of shape (m, d).
+
+        Returns
+        -------
+        y : ndarray of shape (m,) or (m, c)
+        """
+        X = self._check_queries(X)
+        return self._pool(X, self._values)
+
+
+class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
+    """Nadaraya-Watson classification: each class's share of the kernel weight around a point.
+
+    Parameters
+    ----------
+    kernel, bandwidth, method, backend, n_jobs, random_state
+        As in :class:`NadarayaWatsonRegressor`.
+    tol : float, optional
+        Largest error of a probability. ``None``: 1e-8 in float64, 1e-4 in float32; 0: every pair.
+    empty : {"nan", "raise", "nearest", "mean"}, default="nan"
+        Where no training sample has weight: "nan" gives the class priors, as weighted in `fit`, and one
+        `EmptyWindowWarning` (probabilities are never NaN); "mean" the priors without a warning; "nearest" the class of
+        the nearest sample; "raise" an error.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,), or list of such arrays
+        Class labels; a list, one entry an output, for two-dimensional `y`.
+    bandwidth_, n_features_in_, feature_names_in_
+        As in :class:`NadarayaWatsonRegressor`.
+
+    Examples
+    --------
+    >>> from fastnw import NadarayaWatsonClassifier
+    >>> model = NadarayaWatsonClassifier(kernel="triangular", bandwidth=2.0).fit([[0.0], [1.0], [2.0]], ["a", "b", "b"])
+    >>> model.predict([[0.0], [1.0]])
+    array(['a', 'b'], dtype='<U1')
+    >>> model.predict_proba([[0.0], [1.0]])
+    array([[0.66666667, 0.33333333],
+           [0.25      , 0.75      ]])
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **_NadarayaWatson._parameter_constraints,
+        "empty": [StrOptions({"nan", "raise", "nearest", "mean"})],
+    }
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NadarayaWatsonClassifier:
+        """Keep the training data and settle the bandwidth.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Training samples.
+        y : array-like of shape (n,) or (n, n_outputs)
+            Class labels.
+        sample_weight : array-like of shape (n,), optional
+            Weights, as repetitions of the samples.
+
+        Returns
+        -------
+        self : NadarayaWatsonClassifier
+        """
+        self._validate_params()
+        X, y = validate_data(self, X, y, dtype=FLOATS, multi_output=True)
+        check_classification_targets(y)
+        y = _dense(y)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        self._fit_keys(X, sample_weight)
+        outputs = [np.unique(column, return_inverse=True) for column in y.reshape(len(y), -1).T]
+        self._codes = np.column_stack([codes for _, codes in outputs])
+        self.classes_ = outputs[0][0] if y.ndim == 1 else [classes for classes, _ in outputs]
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Most probable classes at `X`, an array-like of shape (m, d); of equals, the first in `classes_`.
+
+        Returns
+        -------
+        y : ndarray of shape (m,) or (m, n_outputs)
+        """
+        shares = self._shares(self._check_queries(X))
+        labels = [classes[np.argmax(p, axis=1)] for classes, p in zip(self._classes(), shares, strict=True)]
+        return np.column_stack(labels) if isinstance(self.classes_, list) else labels[0]
+
+    def predict_proba(self, X: Any) -> Any:
+        """Probabilities of the classes at `X`, an array-like of shape (m, d).
+
+        Returns
+        -------
+        p : ndarray of shape (m, n_classes), or list of such arrays
+            Columns in the order of `classes_`; rows sum to 1.
+        """
+        shares = self._shares(self._check_queries(X))
+        return shares if isinstance(self.classes_, list) else shares[0]
+
+    def _classes(self) -> list[np.ndarray]:
+        return self.classes_ if isinstance(self.classes_, list) else [self.classes_]
+
+    def _shares(self, X: np.ndarray) -> list[np.ndarray]:
+        """Probabilities, one array an output, all from one call."""
+        sizes = [len(classes) for classes in self._classes()]
+        indicators = np.concatenate(
+            [np.equal.outer(codes, np.arange(size)) for codes, size in zip(self._codes.T, sizes, strict=True)], axis=1
+        ).astype(self._keys.dtype)
+        if self.empty == "nan":
+            p, log_mass = self._pool(X, indicators, empty="mean", return_mass=True)
+            _warn_of_priors(np.flatnonzero(np.isneginf(log_mass)), len(X))
+        else:
+            p = self._pool(X, indicators)
+        shares = np.split(p, np.cumsum(sizes)[:-1], axis=1)
+        return [share / share.sum(axis=1, keepdims=True) for share in shares]
+
+
+def _warn_of_priors(rows: np.ndarray, m: int) -> None:
+    if rows.size:
+        first = ", ".join(map(str, rows[:5])) + (", ..." if rows.size > 5 else "")
+        warnings.warn(
+            f"{rows.size} of {m} queries have no training sample in their window (rows {first}): their probabilities "
+            'are the class priors. Widen the bandwidth, or choose empty="nearest", "mean" or "raise".',
+            EmptyWindowWarning,
+            stacklevel=4,
+        )
