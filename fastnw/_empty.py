@@ -21,7 +21,8 @@ def fill(problem: Problem, plan: Plan, mean: NDArray[Any], rows: NDArray[np.intp
     if len(rows) == 0:
         return
     if empty == "mean":
-        mean[rows] = np.average(problem.values, axis=0, weights=problem.weights)
+        # without any weight there is no mean either
+        mean[rows] = np.average(problem.values, axis=0, weights=problem.weights) if problem.total_weight else np.nan
     elif empty == "nearest":
         at = nearest(problem, plan, rows)
         mean[rows] = np.where((at >= 0)[:, None], problem.values[at], np.nan)

@@ -214,7 +214,7 @@ def log_density(
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.where(np.isfinite(logs), logs - np.log(np.subtract(size, own)), logs)
     else:
-        logs = logs - math.log(size)
+        logs = logs - math.log(size or 1.0)
     logs = logs - log_volume
     return (logs if log else np.exp(logs)).astype(problem.dtype)
 

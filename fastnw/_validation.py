@@ -83,7 +83,7 @@ class Problem:
 
     @cached_property
     def largest_weight(self) -> float:
-        return 1.0 if self.weights is None else float(self.weights.max())
+        return 1.0 if self.weights is None else float(self.weights.max()) or 1.0
 
     @cached_property
     def total_weight(self) -> float:
@@ -94,7 +94,7 @@ class Problem:
 
     @cached_property
     def values_range(self) -> tuple[Floats, Floats]:
-        """Least and largest value (c,) of the keys with positive weight."""
+        """Least and largest value (c,) of the keys with positive weight; 0 if there are none."""
         low, high = np.full(self.c, np.inf), np.full(self.c, -np.inf)
         for rows in row_blocks(self.values):
             block = self.values[rows]
@@ -102,7 +102,7 @@ class Problem:
                 block = block[self.weights[rows] > 0]
             if block.size:
                 low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
-        return low, high
+        return (low, high) if np.all(low <= high) else (np.zeros(self.c), np.zeros(self.c))
 
     @cached_property
     def values_centre(self) -> tuple[Floats, Floats]:
@@ -306,8 +306,6 @@ def _weights(sample_weight: Any, n: int) -> Array | None:
     _check_finite(weights, "sample_weight")
     if weights.min() < 0:
         raise ValueError("Negative values in data passed to `sample_weight`.")
-    if not weights.max() > 0:
-        raise ValueError("Sample weights must contain at least one non-zero number.")
     return weights
 
 

@@ -114,7 +114,8 @@ def _dense(problem: Problem, plan: Plan, empty: Empty, meter: Meter) -> Array:
         rows = sweep.rows(i)
         for start, logs in sweep.blocks(rows):
             with np.errstate(invalid="ignore"):
-                weights[rows, start : start + logs.shape[1]] = np.exp(logs - sweep.log_mass[rows, None])
+                # a lone key's logarithm and its mass's may differ by a rounding
+                weights[rows, start : start + logs.shape[1]] = np.exp(np.minimum(logs - sweep.log_mass[rows, None], 0))
         for row in rows.start + np.flatnonzero(sweep.far[rows]):
             positions, shares = tails.weights_of(problem, row)
             weights[row] = 0
@@ -153,7 +154,8 @@ def _largest(problem: Problem, plan: Plan, k: int, empty: Empty, meter: Meter) -
                 order = np.argsort(-both, kind="stable")[:k]
                 best[row], at[row] = both[order], where[order]
         with np.errstate(invalid="ignore"):
-            shares = np.exp(best - np.where(sweep.empty[rows], 0.0, sweep.log_mass[rows])[:, None])
+            log_mass = np.where(sweep.empty[rows], 0.0, sweep.log_mass[rows])
+            shares = np.exp(np.minimum(best - log_mass[:, None], 0))
         for row in np.flatnonzero(sweep.far[rows]):
             at[row], shares[row] = _far_largest(problem, int(rows.start + row), at[row])
         indices[rows], weights[rows] = at, shares
@@ -243,4 +245,4 @@ class _Sweep:
 def _own_weights(problem: Problem) -> Floats:
     """(n,) w / Σ w."""
     weights = np.ones(problem.n) if problem.weights is None else problem.weights.astype(np.float64)
-    return weights / weights.sum()
+    return weights / (weights.sum() or np.nan)

@@ -258,6 +258,6 @@ def _exponent_error(problem: Problem, error: NDArray[np.float64], log_mass: NDAr
     """
     if problem.kernel.inner_product:
         return error
-    depth = np.maximum(math.log(problem.total_weight) - log_mass, 0.0)
+    depth = np.maximum(math.log(problem.total_weight or 1.0) - log_mass, 0.0)
     # the 1.2 is for whitened coordinates, whose error does not vanish with u: |d log κ/du| is at most √5, or u
     return error * (depth + 1.2)

@@ -1,0 +1,7 @@
+"""``python -m fastnw`` is the command ``fastnw``."""
+
+import sys
+
+from fastnw.cli import main
+
+sys.exit(main())

@@ -1,0 +1,124 @@
+"""``fastnw demo``: four tasks from a textbook's forty points to 10¹¹ pairs, as one table, CSV files and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastnw.tables import TableError
+
+if TYPE_CHECKING:
+    from fastnw.demo.parts import Job, Result
+
+KEYS, QUERIES = 1_000_000, 100_000
+QUICK_KEYS, QUICK_QUERIES = 20_000, 2_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the demo's options to a parser."""
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("fastnw-demo"),
+        metavar="DIR",
+        help="folder for pictures and tables; files of an earlier demo there are replaced (default: %(default)s)",
+    )
+    of_everything = "seed of all random choices (default: %(default)s)"
+    parser.add_argument("--seed", type=_count(0, 2**32 - 1), default=0, metavar="N", help=of_everything)
+    parser.add_argument("--keys", type=_count(2), metavar="N", help=f"keys of part d (default: {KEYS:,})")
+    parser.add_argument("--queries", type=_count(1), metavar="M", help=f"queries of part d (default: {QUERIES:,})")
+    quick = f"a small part d: {QUICK_KEYS:,} keys, {QUICK_QUERIES:,} queries"
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--no-pictures", action="store_true", help="tables only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the four parts and print their table.
+
+    Returns
+    -------
+    int
+        0; 1 if part d's check misses the accuracy promise; 2 if the folder cannot be written.
+    """
+    from fastnw.demo import parts
+
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return _refuse(f"cannot make the folder {args.out}: {error.strerror or error}.")
+    job = parts.Job(
+        out=args.out,
+        seed=args.seed,
+        pictures=not args.no_pictures and _can_draw(),
+        keys=args.keys or (QUICK_KEYS if args.quick else KEYS),
+        queries=args.queries or (QUICK_QUERIES if args.quick else QUERIES),
+    )
+    results = []
+    start = time.perf_counter()
+    for letter, part in zip("abcd", (parts.chapter, parts.digits, parts.diabetes, parts.large_scale), strict=True):
+        try:
+            results.append(_timed(letter, part, job))
+        except (TableError, OSError) as error:
+            return _refuse(str(error))
+    print(f"\n{format_table(results)}\n")
+    print(f"All four parts took {time.perf_counter() - start:.1f} s. Files in {args.out}:")
+    print("\n".join(f"  {file.name}" for result in results for file in result.files))
+    return 0 if all(result.ok for result in results) else 1
+
+
+def format_table(results: list[Result]) -> str:
+    """The results as aligned columns: part, data, result, time; data and result may take several lines."""
+    rows = [("part", "data", "result", "time")]
+    for result in results:
+        cells = ([result.title], result.data, result.lines, [f"{result.seconds:.1f} s"])
+        rows.extend(zip_longest(*cells, fillvalue=""))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    rows.insert(1, ("-" * widths[0], "-" * widths[1], "-" * widths[2], "-" * widths[3]))
+    return "\n".join(
+        f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in rows
+    )
+
+
+def _timed(letter: str, part: Callable[[Job], Result], job: Job) -> Result:
+    start = time.perf_counter()
+    result = part(job)
+    result.seconds = time.perf_counter() - start
+    result.title = f"{letter}  {result.title}"
+    print(f"{result.title}: {result.seconds:.1f} s", flush=True)
+    return result
+
+
+def _can_draw() -> bool:
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        print("No pictures: matplotlib is not installed. Install it with: pip install 'fastnw[plot]'", flush=True)
+        return False
+    return True
+
+
+def _refuse(message: str) -> int:
+    print(f"fastnw demo: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _count(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """A reader of whole numbers from `least` to `most` for argparse; 1_000_000 and 1,000,000 are read too."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text.replace(",", ""))
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            limit = "" if most == math.inf else f" and at most {most}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}{limit}")
+        return number
+
+    return read

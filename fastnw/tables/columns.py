@@ -1,0 +1,140 @@
+"""A column of a table, and what it converts to.
+
+A column is a NumPy array of shape (n,), which holds `str` objects where it comes from a CSV file, or an Arrow column
+where it comes from a Parquet file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Column = Any  # numpy.ndarray | pyarrow.ChunkedArray; pyarrow is not required
+
+
+def as_floats(column: Column) -> np.ndarray | None:
+    """The column as float32 (from float16 and float32) or float64; None if a cell or the type is not a number.
+
+    What is missing becomes NaN. Text counts as numbers in columns of a CSV file only.
+    """
+    if not isinstance(column, np.ndarray):
+        converted = _arrow_numbers(column)
+        if converted is None:
+            return None
+        column = converted
+    if column.dtype == object:
+        return _parsed(column)
+    if column.dtype.kind not in "biuf":
+        return None
+    return column.astype(np.float32 if column.dtype.kind == "f" and column.dtype.itemsize <= 4 else np.float64)
+
+
+def _arrow_numbers(column: Column) -> np.ndarray | None:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if pa.types.is_boolean(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
+        column = column.cast(pa.float64())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return None
+    return column.to_numpy()
+
+
+def _parsed(cells: np.ndarray) -> np.ndarray | None:
+    try:
+        values = np.fromiter(map(float, cells), np.float64, len(cells))
+    except (TypeError, ValueError):
+        return None
+    return None if first_not_number(cells, only_underscores=True) is not None else values
+
+
+def first_not_number(column: Column, *, only_underscores: bool = False) -> int | None:
+    """Position of the first cell of a CSV column that is not a number; None if there is none, or in other columns.
+
+    Python reads ``1_000`` as a number, no other program does: it is not one here.
+    """
+    if not isinstance(column, np.ndarray) or column.dtype != object:
+        return None
+    if only_underscores and "_" not in "".join(column.tolist()):
+        return None
+    for i, cell in enumerate(column):
+        try:
+            float(cell)
+        except (TypeError, ValueError):
+            return i
+        if "_" in str(cell):
+            return i
+    return None
+
+
+def first_not_finite(values: np.ndarray) -> int | None:
+    """Position of the first NaN or infinity."""
+    finite = np.isfinite(values)
+    return None if finite.all() else int(np.argmin(finite))
+
+
+def item(column: Column, i: int) -> Any:
+    """One cell as a Python object; None if it is missing."""
+    return items(column[i : i + 1])[0]
+
+
+def items(column: Column, *, shortest: bool = False) -> list[Any]:
+    """The cells as Python objects, None where missing, dates as text; `shortest`: float32 as the shortest text too."""
+    if isinstance(column, np.ndarray):
+        kind = column.dtype.kind
+        if kind == "S":
+            return [cell.decode("utf-8", "replace") for cell in column.tolist()]
+        as_text = kind in "mM" or (shortest and kind == "f" and column.dtype.itemsize < 8)
+        return column.astype(str).tolist() if as_text else column.tolist()
+    import pyarrow as pa
+
+    if pa.types.is_temporal(column.type) or (shortest and pa.types.is_float32(column.type)):
+        column = column.cast(pa.string())
+    return column.to_pylist()
+
+
+def type_name(column: Column) -> str:
+    """The column's type, for messages."""
+    if not isinstance(column, np.ndarray):
+        return str(column.type)
+    return {"U": "text", "S": "text", "O": "text", "M": "dates"}.get(column.dtype.kind, str(column.dtype))
+
+
+def typed(column: Column) -> np.ndarray:
+    """The column as a NumPy array without Python objects: text of a CSV file becomes numbers if every cell is one."""
+    if not isinstance(column, np.ndarray):
+        column = _arrow_typed(column)
+    if column.dtype == object:
+        column = _typed_text(column)
+    return column.astype(column.dtype.newbyteorder("="), copy=False)
+
+
+def _arrow_typed(column: Column) -> np.ndarray:
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or (pa.types.is_boolean(kind) and not column.null_count):
+        return column.to_numpy()
+    return _text(items(column))
+
+
+def _typed_text(cells: np.ndarray) -> np.ndarray:
+    """Whole numbers as int64, others as float64; names made of digits (``007``, or too long for int64) stay text."""
+    try:
+        whole = list(map(int, cells))
+    except (TypeError, ValueError):
+        values = _parsed(cells)
+        return _text(cells.tolist()) if values is None else values
+    if [str(number) for number in whole] == [str(cell).strip() for cell in cells]:
+        try:
+            return np.array(whole, dtype=np.int64)
+        except OverflowError:
+            pass
+    return _text(cells.tolist())
+
+
+def _text(cells: list[Any]) -> np.ndarray:
+    return np.array(["" if cell is None else str(cell) for cell in cells], dtype=str)

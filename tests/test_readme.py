@@ -1,0 +1,44 @@
+"""What README.md shows runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_python_blocks_run_in_their_order(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib").use("Agg")
+    monkeypatch.chdir(tmp_path)
+    blocks = [text for language, text in BLOCKS if language == "python"]
+    assert len(blocks) >= 4
+    names = {}
+    for text in blocks:
+        exec(compile(text, "README.md", "exec"), names)
+    assert names["nearest"].shape == (1000, 5)
+    assert names["model"].score(names["X_test"], names["y_test"]) > 0.97
+    assert (tmp_path / "fit.png").stat().st_size > 0
+
+
+def test_command_lines_are_understood():
+    from fastnw.cli import _parse
+
+    lines = [line for language, text in BLOCKS if not language for line in text.splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("fastnw ")]
+    assert len(commands) == 3
+    for arguments in commands:
+        assert callable(_parse(arguments).run)
+
+
+def test_the_two_commands_stand_there_for_ci():
+    assert "pip install '.[demo]' && fastnw demo\n" in README
+    assert "pip install '.[test]' && pytest\n" in README
+
+
+def test_linked_files_exist():
+    root = Path(__file__).parent.parent
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (root / target).is_file(), target
