@@ -13,7 +13,7 @@ from setuptools.command.build_ext import build_ext
 SOURCE = Path("src_cython")
 # Each flag by name: none of them lets the compiler reorder sums or assume away NaN. -fopenmp-simd reads the reductions'
 # pragmas and links no runtime; without -fno-math-errno and -fno-trapping-math sqrt and selections stay scalar.
-UNIX = ["-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
+UNIX = ["-O3", "-g0", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
 LEVELS = {
     "v2": ["-march=x86-64-v2"],
     "v3": ["-march=x86-64-v3"],

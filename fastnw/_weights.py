@@ -117,7 +117,7 @@ def _dense(problem: Problem, plan: Plan, empty: Empty, meter: Meter) -> Array:
                 # a lone key's logarithm and its mass's may differ by a rounding
                 weights[rows, start : start + logs.shape[1]] = np.exp(np.minimum(logs - sweep.log_mass[rows, None], 0))
         for row in rows.start + np.flatnonzero(sweep.far[rows]):
-            positions, shares = tails.weights_of(problem, row)
+            positions, shares = tails.weights_of(sweep.summary, row)
             weights[row] = 0
             weights[row, positions] = shares
         return 0.0
@@ -157,7 +157,7 @@ def _largest(problem: Problem, plan: Plan, k: int, empty: Empty, meter: Meter) -
             log_mass = np.where(sweep.empty[rows], 0.0, sweep.log_mass[rows])
             shares = np.exp(np.minimum(best - log_mass[:, None], 0))
         for row in np.flatnonzero(sweep.far[rows]):
-            at[row], shares[row] = _far_largest(problem, int(rows.start + row), at[row])
+            at[row], shares[row] = _far_largest(sweep.summary, int(rows.start + row), at[row])
         indices[rows], weights[rows] = at, shares
         return 0.0
 
@@ -175,9 +175,9 @@ def _largest(problem: Problem, plan: Plan, k: int, empty: Empty, meter: Meter) -
     return indices, weights
 
 
-def _far_largest(problem: Problem, row: int, at: Positions) -> tuple[Positions, Floats]:
+def _far_largest(summary: exact.Summary, row: int, at: Positions) -> tuple[Positions, Floats]:
     """The keys that `tails` finds to matter, then the others in their order, with less than 1e-19 each."""
-    positions, shares = tails.weights_of(problem, row)
+    positions, shares = tails.weights_of(summary, row)
     order = np.argsort(-shares, kind="stable")[: len(at)]
     positions, shares = positions[order], shares[order]
     others = at[~np.isin(at, positions)][: len(at) - len(positions)]
@@ -188,8 +188,7 @@ def _far_largest(problem: Problem, row: int, at: Positions) -> tuple[Positions, 
 class _Sweep:
     """Log weights of rows of queries against blocks of keys, and what normalises them."""
 
-    problem: Problem
-    plan: Plan
+    summary: exact.Summary
     log_mass: Floats  # (m,) in units of the largest weight
     empty: NDArray[np.bool_]  # (m,)
     far: NDArray[np.bool_]  # (m,) exponents need `tails`
@@ -204,7 +203,11 @@ class _Sweep:
             state = exact.accumulate(summary, rows, meter)
             log_mass[rows], empty[rows] = state.log_mass(), state.is_empty
             far[rows] = exact.exponent_error(summary, rows, log_mass[rows]) > exact.LIMIT
-        return cls(problem, plan, log_mass, empty, far & ~empty)
+        return cls(summary, log_mass, empty, far & ~empty)
+
+    @property
+    def problem(self) -> Problem:
+        return self.summary.problem
 
     @property
     def n_tasks(self) -> int:
@@ -221,7 +224,9 @@ class _Sweep:
             keys = pack_keys(self.problem, start, min(start + KEYS, self.problem.n), np.float64)
             yield (
                 start,
-                self._log_weights(rows, keys, self.plan.tiles.score_tile(self.problem.kernel, queries, keys, inverse)),
+                self._log_weights(
+                    rows, keys, self.summary.plan.tiles.score_tile(self.problem.kernel, queries, keys, inverse)
+                ),
             )
 
     def _log_weights(self, rows: slice, keys: KeyBlock, u2: Floats) -> Floats:

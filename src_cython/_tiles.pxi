@@ -145,9 +145,12 @@ cdef inline real _decay(int kernel, real s) noexcept nogil:
 
 
 cdef inline void _log_profile(int kernel, real* s, Py_ssize_t n, real z0) noexcept nogil:
-    """s -> kappa(s) exp(z0), in place."""
+    """s -> kappa(s) exp(z0), in place.
+
+    The polynomials stop growing where exp is clamped: a key at 1e17 bandwidths would otherwise count z^2 e^-80.
+    """
     cdef Py_ssize_t i
-    cdef real z, g, e0
+    cdef real z, g, e0, last = z0 + <real>(80 if real is float else 690)
     if kernel == GAUSSIAN:
         for i in range(n):
             s[i] = _exp(z0 - <real>0.5 * s[i])
@@ -160,10 +163,12 @@ cdef inline void _log_profile(int kernel, real* s, Py_ssize_t n, real z0) noexce
     elif kernel == MATERN32:
         for i in range(n):
             z = <real>1.7320508075688772 * _sqrt(s[i])
+            z = z if z < last else last
             s[i] = (1 + z) * _exp(z0 - z)
     elif kernel == MATERN52:
         for i in range(n):
             z = <real>2.23606797749979 * _sqrt(s[i])
+            z = z if z < last else last
             s[i] = (1 + z + z * z * <real>(1.0 / 3.0)) * _exp(z0 - z)
     else:
         e0 = <real>exp(-<double>z0)

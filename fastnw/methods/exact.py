@@ -132,6 +132,25 @@ class Summary:
             reach = np.maximum(reach, np.maximum(block.max(axis=0), -block.min(axis=0).astype(np.float64)))
         return reach, 1.0 if problem.key_scale is None else 1.0 / float(problem.key_scale.min())
 
+    def score_error(self, queries: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.float64]:
+        """(m,) Bound on the relative error of u² (the absolute one for u < 1), or that of an inner product.
+
+        A difference costs one rounding, 1/h_j and the product with it two, squared: 6 units and one for the square;
+        sums go in groups of four. Whitened coordinates carry an absolute error of their own.
+        """
+        problem, unit = self.problem, float(np.finfo(dtype).eps) / 2
+        scaled = 0 if problem.key_scale is None else 3
+        if problem.kernel.inner_product:
+            reach, factor = self.extent
+            size = np.abs(queries).astype(np.float64) @ (reach * problem.metric.inverse) * factor
+            return (problem.d + 4 + scaled) * unit * size + _whitening_error(problem, dtype) * size
+        relative = (9 + problem.d / 4 + scaled) * unit
+        if problem.metric.cholesky is None:
+            return np.full(len(queries), relative)
+        reach, factor = self.extent
+        size = np.sqrt(np.square(queries, dtype=np.float64).sum(axis=1)) + np.sqrt(np.square(reach).sum())
+        return relative + 2 * _whitening_error(problem, dtype) * size * max(factor, 1.0)
+
 
 def summarise(problem: Problem, plan: Plan) -> Summary:
     return Summary(problem, plan)
@@ -157,7 +176,7 @@ def accumulate(summary: Summary, rows: slice, meter: Meter) -> PoolState:
             limit = max(problem.tol, FLOOR) if problem.tol else LIMIT
         again = np.flatnonzero(~_accurate(problem, state, limit))
         if len(again):
-            state.put(again, tails.accumulate(problem, positions[again], plan.n_threads, meter))
+            state.put(again, tails.accumulate(summary, positions[again], meter))
     return state
 
 
@@ -173,7 +192,7 @@ def _sweep(summary: Summary, positions: NDArray[np.intp], dtype: np.dtype[Any], 
     problem, plan = summary.problem, summary.plan
     m, shape = len(positions), layout(problem, len(positions), dtype)
     queries, inverse = pack_queries(problem, positions, dtype), pack_inverse(problem, dtype)
-    error = _score_error(summary, queries, dtype)
+    error = summary.score_error(queries, dtype)
     tiles = [slice(i, min(i + TILE, m)) for i in range(0, m, TILE)]
     states = [PoolState.empty(m, problem.c) for _ in range(shape.groups)]
     if not problem.kernel.works_on_logs:
@@ -197,26 +216,6 @@ def _sweep(summary: Summary, positions: NDArray[np.intp], dtype: np.dtype[Any], 
     return _certified(problem, PoolState.merged(states), error, dtype)
 
 
-def _score_error(summary: Summary, queries: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.float64]:
-    """(m,) Bound on the relative error of u² (the absolute one for u < 1); of the product itself for inner products.
-
-    A difference costs one rounding, 1/h_j and the product with it two, squared: 6 units and one for the square; sums go
-    in groups of four. Whitened coordinates carry an absolute error of their own.
-    """
-    problem, unit = summary.problem, float(np.finfo(dtype).eps) / 2
-    scaled = 0 if problem.key_scale is None else 3
-    if problem.kernel.inner_product:
-        reach, factor = summary.extent
-        size = np.abs(queries).astype(np.float64) @ (reach * problem.metric.inverse) * factor
-        return (problem.d + 4 + scaled) * unit * size + _whitening_error(problem, dtype) * size
-    relative = (9 + problem.d / 4 + scaled) * unit
-    if problem.metric.cholesky is None:
-        return np.full(len(queries), relative)
-    reach, factor = summary.extent
-    size = np.sqrt(np.square(queries, dtype=np.float64).sum(axis=1)) + np.sqrt(np.square(reach).sum())
-    return relative + 2 * _whitening_error(problem, dtype) * size * max(factor, 1.0)
-
-
 def _whitening_error(problem: Problem, dtype: np.dtype[Any]) -> float:
     cholesky = problem.metric.cholesky
     if cholesky is None:
@@ -232,7 +231,9 @@ def _certified(problem: Problem, state: PoolState, error: NDArray[np.float64], d
     with np.errstate(all="ignore"):
         if kernel.facts is not None and kernel.works_on_logs:
             relative += _exponent_error(problem, error, state.log_mass())
-            relative += problem.n * math.exp(-CLAMP[dtype]) / state.mass
+            # what exp adds below its clamp, with the polynomials of the Matérn kernels
+            clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2 * (1 + np.abs(state.shift)) ** 2
+            relative += clamped / state.mass
         elif kernel.facts is not None and kernel.support is None and kernel.facts.sensitivity:
             relative += error
         mass_error = state.mass_error + relative * state.mass
@@ -246,7 +247,7 @@ def exponent_error(summary: Summary, rows: slice, log_mass: NDArray[np.float64])
     if problem.kernel.facts is None or problem.kernel.facts.log_ratio is None:
         return np.zeros(len(log_mass))
     queries = pack_queries(problem, rows, np.float64)
-    return _exponent_error(problem, _score_error(summary, queries, np.dtype(np.float64)), log_mass)
+    return _exponent_error(problem, summary.score_error(queries, np.dtype(np.float64)), log_mass)
 
 
 def _exponent_error(problem: Problem, error: NDArray[np.float64], log_mass: NDArray[np.float64]) -> NDArray[np.float64]:

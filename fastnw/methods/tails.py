@@ -9,27 +9,33 @@ double-double arithmetic, since in d ≥ 2 the sum over j may cancel (keys at eq
 
 Compact kernels lose digits elsewhere: in 1 − u², where every key in the window is near its edge. It gets the same care.
 
-This is the last step of `exact`, for the few queries that plain sums cannot certify: plain NumPy, one query at a time.
+This is the last step of `exact`, for the queries that plain sums cannot certify. The backend scores all keys to find
+those that can matter; they are few, and go one query at a time through NumPy.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastnw import _doubledouble as dd
-from fastnw._pack import normalised_values
+from fastnw._pack import normalised_values, pack_inverse, pack_keys, pack_queries
 from fastnw._state import PoolState
 from fastnw._threads import Meter, run
 from fastnw._validation import Problem
 from fastnw.kernels import Kernel
 
+if TYPE_CHECKING:
+    from fastnw.methods.exact import Summary
+
 Floats = NDArray[np.float64]
-KEYS, QUERIES = 1 << 14, 16  # keys worked on at a time, queries a task
+QUERIES, KEYS = 32, 4096  # queries a task, keys scored at a time: 1 MiB
+LOWEST = -1e300  # stands for log κ where u² has overflowed
 UNIT = 2.0**-53
 
 
@@ -50,73 +56,64 @@ def known(kernel: Kernel) -> bool:
     return kernel.facts is not None and (kernel.facts.log_ratio is not None or kernel.facts.edge is not None)
 
 
-def accumulate(problem: Problem, rows: NDArray[np.intp], n_threads: int, meter: Meter) -> PoolState:
+def accumulate(summary: Summary, rows: NDArray[np.intp], meter: Meter) -> PoolState:
     """The state of those queries (positions in ``problem.queries``), if the kernel is `known`."""
-    state = PoolState.empty(len(rows), problem.c)
-    form = _form(problem)
-    sums = _sums if problem.kernel.works_on_logs else _edge_sums
+    state = PoolState.empty(len(rows), summary.problem.c)
+    form = _form(summary.problem)
+    sums = _log_sums if summary.problem.kernel.works_on_logs else _edge_sums
 
     def task(i: int) -> float:
         mine = slice(i * QUERIES, (i + 1) * QUERIES)
         with np.errstate(all="ignore"):
-            state.put(mine, sums(problem, form, rows[mine]))
+            state.put(mine, sums(summary, form, rows[mine]))
         return 0.0
 
-    run(task, math.ceil(len(rows) / QUERIES), n_threads, meter)
+    run(task, math.ceil(len(rows) / QUERIES), summary.plan.n_threads, meter)
     return state
 
 
-def weights_of(problem: Problem, row: int) -> tuple[NDArray[np.intp], Floats]:
+def weights_of(summary: Summary, row: int) -> tuple[NDArray[np.intp], Floats]:
     """Positions of the keys that can matter to one query, and w κ/mass there."""
-    form = _form(problem)
+    form, rows = _form(summary.problem), np.array([row])
     with np.errstate(all="ignore"):
-        leader = _leaders(problem, form, np.array([row]))[0]
-        if leader is None:
+        leaders, lowest = _leaders(summary, form, rows)
+        found = [part for _, _, part in _relative_logs(summary, form, rows, leaders, lowest)]
+        if not found:
             return np.empty(0, np.intp), np.empty(0)
-        parts = [_matter(problem, form, row, leader, start, -np.inf) for start in range(0, problem.n, KEYS)]
-        positions, logs = (np.concatenate(part) for part in zip(*parts, strict=True))
+        positions, logs = (np.concatenate(part) for part in zip(*found, strict=True))
         weights = np.exp(logs - logs.max())
     return positions, weights / weights.sum()
 
 
-def _sums(problem: Problem, form: dd.Pair, rows: NDArray[np.intp]) -> PoolState:
+def _log_sums(summary: Summary, form: dd.Pair, rows: NDArray[np.intp]) -> PoolState:
     # Shifts stay relative to the leader until the end: log κ itself has no digits to spare (5e17 ± 32 at 10⁹).
-    state = PoolState.empty(len(rows), problem.c)
-    leaders = _leaders(problem, form, rows)
-    for start in range(0, problem.n, KEYS):
-        values = normalised_values(problem, slice(start, start + KEYS))
-        for i, leader in enumerate(leaders):
-            if leader is None:
-                continue
-            row = state.rows(slice(i, i + 1))
-            positions, logs = _matter(problem, form, int(rows[i]), leader, start, float(row.shift[0]))
-            if len(positions) == 0:
-                continue
-            highest = logs.max()
-            weights = np.exp(logs - highest)
-            totals = (values[:, positions - start] * weights).sum(axis=1)
-            part = PoolState(np.array([highest]), np.array([weights.sum()]), totals[None, :], np.zeros(1), np.zeros(1))
-            state.put(slice(i, i + 1), row.merge(part))
+    state = PoolState.empty(len(rows), summary.problem.c)
+    leaders, lowest = _leaders(summary, form, rows)
+    for i, values, (positions, logs) in _relative_logs(summary, form, rows, leaders, lowest):
+        highest = logs.max()
+        weights = np.exp(logs - highest)
+        totals = (values[:, positions % KEYS] * weights).sum(axis=1)
+        part = PoolState(np.array([highest]), np.array([weights.sum()]), totals[None, :], np.zeros(1), np.zeros(1))
+        state.put(slice(i, i + 1), state.rows(slice(i, i + 1)).merge(part))
     # What is left: the rounding of log ratios (their size is at most `_reach` where they matter), of exp and of sums.
-    error = state.mass * ((8 * _reach(problem) + 64) * UNIT)
+    error = state.mass * ((8 * _reach(summary.problem) + 64) * UNIT)
     base = np.array([0.0 if leader is None else leader.base for leader in leaders])
     return PoolState(state.shift + base, state.mass, state.total, error, error)
 
 
-def _edge_sums(problem: Problem, form: dd.Pair, rows: NDArray[np.intp]) -> PoolState:
+def _edge_sums(summary: Summary, form: dd.Pair, rows: NDArray[np.intp]) -> PoolState:
     """Sums of a compact kernel with 1 − u² in double-double arithmetic."""
+    problem = summary.problem
     assert problem.kernel.facts is not None
     assert problem.kernel.facts.edge is not None
     state = PoolState.empty(len(rows), problem.c)
     state.shift[:] = 0.0
-    for start in range(0, problem.n, KEYS):
-        block = slice(start, min(start + KEYS, problem.n))
+    for block, u2 in _scores(summary, rows):
         keys, factors = problem.keys[block].astype(np.float64), _factors(problem, block)
         values = normalised_values(problem, block)
         for i, q in enumerate(problem.queries[rows].astype(np.float64)):
             log_weights = _log_weights(problem, block, int(rows[i]))
-            u2 = factors[0] * _direct(problem, form[0], q, keys)
-            chosen = np.flatnonzero((u2 < 1.0 + 1e-6) & (log_weights > -np.inf))
+            chosen = np.flatnonzero((u2[i] < 1.0 + 1e-6) & (log_weights > -np.inf))
             difference = dd.two_sum(q, -keys[chosen])
             u2_exactly = dd.multiply(_apply(form, difference, difference), (factors[0][chosen], factors[1][chosen]))
             y = dd.add((np.ones(len(chosen)), np.zeros(len(chosen))), dd.negate(u2_exactly))
@@ -127,26 +124,51 @@ def _edge_sums(problem: Problem, form: dd.Pair, rows: NDArray[np.intp]) -> PoolS
     return PoolState(state.shift, state.mass, state.total, error, error)
 
 
+def _scores(summary: Summary, rows: NDArray[np.intp]) -> Iterator[tuple[slice, Floats]]:
+    """Blocks of keys, and the float64 scores (rows, keys) that the backend gives them."""
+    problem, tiles = summary.problem, summary.plan.tiles
+    bare = replace(problem, values=problem.values[:, :0])
+    queries, inverse = pack_queries(problem, rows, np.float64), pack_inverse(problem, np.float64)
+    for start in range(0, problem.n, KEYS):
+        block = slice(start, min(start + KEYS, problem.n))
+        keys = pack_keys(bare, block.start, block.stop, np.float64)
+        yield block, tiles.score_tile(problem.kernel, queries, keys, inverse)
+
+
 def _reach(problem: Problem) -> float:
     """Nats below the leading key from which on all keys together add less than e^-45."""
     return 45.0 + math.log(problem.n)
 
 
-def _leaders(problem: Problem, form: dd.Pair, rows: NDArray[np.intp]) -> list[_Leader | None]:
-    """Each query's key of largest weight by plain float64; its errors cost nothing, since any near key will do."""
-    queries = problem.queries[rows].astype(np.float64)
+def _leaders(summary: Summary, form: dd.Pair, rows: NDArray[np.intp]) -> tuple[list[_Leader | None], Floats]:
+    """Each query's key of largest weight by plain float64 (its errors cost nothing, since any near key will do), and
+    the plain log weight below which no key can matter."""
+    problem = summary.problem
     best, leading = np.full(len(rows), -np.inf), np.full(len(rows), -1)
-    for start in range(0, problem.n, KEYS):
-        block = slice(start, start + KEYS)
-        keys, factors = problem.keys[block].astype(np.float64), _factors(problem, block)[0]
-        for i, q in enumerate(queries):
-            log_weights = _log_weights(problem, block, int(rows[i]))
-            scores = factors * _direct(problem, form[0], q, keys)
-            logs = np.fmax(_log_profile(problem, scores), -1e300) + log_weights
-            at = int(np.argmax(logs))
-            if logs[at] > best[i]:
-                best[i], leading[i] = logs[at], start + at
-    return [_leader(problem, form, q, int(k)) if k >= 0 else None for q, k in zip(queries, leading, strict=True)]
+    for block, logs in _plain_logs(summary, rows):
+        at = logs.argmax(axis=1)
+        top = logs[np.arange(len(rows)), at]
+        leading = np.where(top > best, at + block.start, leading)
+        best = np.maximum(best, top)
+    error = summary.score_error(pack_queries(problem, rows, np.float64), np.dtype(np.float64))
+    if not problem.kernel.inner_product:  # relative: log κ errs by at most that much of itself
+        error = error * (2.0 + _reach(problem) - np.maximum(best, LOWEST))
+    queries = problem.queries[rows].astype(np.float64)
+    leaders = [_leader(problem, form, q, int(k)) if k >= 0 else None for q, k in zip(queries, leading, strict=True)]
+    return leaders, best - _reach(problem) - 2 * error
+
+
+def _plain_logs(summary: Summary, rows: NDArray[np.intp]) -> Iterator[tuple[slice, Floats]]:
+    """Blocks of keys, and log w κ (rows, keys) in plain float64."""
+    problem = summary.problem
+    for block, scores in _scores(summary, rows):
+        logs = np.fmax(_log_profile(problem, scores), LOWEST)
+        if problem.weights is not None:
+            logs += _log_weights(problem, block, -1)
+        if problem.exclude_self:
+            here = np.flatnonzero((rows >= block.start) & (rows < block.stop))
+            logs[here, rows[here] - block.start] = -np.inf
+        yield block, logs
 
 
 def _leader(problem: Problem, form: dd.Pair, q: Floats, k: int) -> _Leader:
@@ -169,34 +191,37 @@ def _log_profile(problem: Problem, u2: Any) -> Any:
     return problem.kernel.log_profile(u2)
 
 
-def _matter(
-    problem: Problem, form: dd.Pair, row: int, leader: _Leader, start: int, top: float
-) -> tuple[NDArray[np.intp], Floats]:
-    """Positions of a block's keys that can matter, and their log weights relative to the leader's.
+def _relative_logs(
+    summary: Summary, form: dd.Pair, rows: NDArray[np.intp], leaders: list[_Leader | None], lowest: Floats
+) -> Iterator[tuple[int, Floats, tuple[NDArray[np.intp], Floats]]]:
+    """(query, values of the block, (positions of keys that can matter, log weights relative to the leader's))."""
+    problem = summary.problem
+    for block, plain in _plain_logs(summary, rows):
+        values = normalised_values(problem, block)
+        matters = (plain >= lowest[:, None]) & (plain > -np.inf)
+        for i in np.flatnonzero(matters.any(axis=1)):
+            leader = leaders[i]
+            assert leader is not None
+            chosen = np.flatnonzero(matters[i])
+            logs = _relative_log(problem, form, int(rows[i]), leader, block, chosen)
+            kept = logs >= -_reach(problem)  # the leader's own is 0, so the largest is at least that
+            if kept.any():
+                yield int(i), values, (chosen[kept] + block.start, logs[kept])
 
-    `top` is the largest such log weight seen so far; the leader's own is 0.
-    """
-    lowest = max(top, 0.0) - _reach(problem)
-    block = slice(start, min(start + KEYS, problem.n))
-    q, keys = problem.queries[row].astype(np.float64), problem.keys[block].astype(np.float64)
-    factors, log_weights = _factors(problem, block), _log_weights(problem, block, row)
+
+def _relative_log(
+    problem: Problem, form: dd.Pair, row: int, leader: _Leader, block: slice, chosen: NDArray[np.intp]
+) -> Floats:
+    """log w κ of those keys of the block, less the leader's."""
     assert problem.kernel.facts is not None
     assert problem.kernel.facts.log_ratio is not None
-    log_ratio = problem.kernel.facts.log_ratio
-    near, far = _plain_terms(problem, q, leader, keys)
-    jump = (factors[0] - leader.factor[0]) * leader.score[0]
-    plain = log_ratio(_plain(form[0], near, far) * factors[0] + jump, leader.u2) + log_weights - leader.log_weight
-    # log κ changes by at most 1/2 per unit of u², by 1 per unit of an inner product
-    size = _plain(np.abs(form[0]), np.abs(near), np.abs(far)) * factors[0] + np.abs(jump)
-    slack = 1.0 + (8 + len(q)) * UNIT * size
-    chosen = np.flatnonzero(~(plain + slack < lowest) & (log_weights > -np.inf))
-    factor = (factors[0][chosen], factors[1][chosen])
-    scaled = dd.multiply(_apply(form, *_exact_terms(problem, q, leader, keys[chosen])), factor)
-    e = dd.add(scaled, dd.multiply(dd.add(factor, dd.negate(leader.factor)), leader.score))
-    logs = log_ratio(e[0] + e[1], leader.u2) + (log_weights[chosen] - leader.log_weight)
-    logs = np.where(np.isnan(logs), plain[chosen], logs)  # beyond the range of the splitting
-    kept = logs >= lowest
-    return chosen[kept] + start, logs[kept]
+    q, keys = problem.queries[row].astype(np.float64), problem.keys[block][chosen].astype(np.float64)
+    all_factors = _factors(problem, block)
+    factors = (all_factors[0][chosen], all_factors[1][chosen])
+    scaled = dd.multiply(_apply(form, *_terms(problem, q, leader, keys)), factors)
+    e = dd.add(scaled, dd.multiply(dd.add(factors, dd.negate(leader.factor)), leader.score))
+    log_weights = _log_weights(problem, block, -1)[chosen]
+    return problem.kernel.facts.log_ratio(e[0] + e[1], leader.u2) + (log_weights - leader.log_weight)
 
 
 def _form(problem: Problem) -> dd.Pair:
@@ -235,28 +260,12 @@ def _log_weights(problem: Problem, block: slice, row: int) -> Floats:
     return logs
 
 
-def _direct(problem: Problem, form: Floats, q: Floats, keys: Floats) -> Floats:
-    if problem.kernel.inner_product:
-        return _plain(form, np.broadcast_to(q, keys.shape), keys)
-    return _plain(form, q - keys, q - keys)
-
-
-def _plain_terms(problem: Problem, q: Floats, leader: _Leader, keys: Floats) -> tuple[Floats, Floats]:
-    """Factors a, b with score − leader's score = aᵀ form b."""
-    if problem.kernel.inner_product:
-        return np.broadcast_to(q, keys.shape), keys - leader.key
-    return leader.key - keys, (2 * q - leader.key) - keys
-
-
-def _exact_terms(problem: Problem, q: Floats, leader: _Leader, keys: Floats) -> tuple[dd.Pair, dd.Pair]:
+def _terms(problem: Problem, q: Floats, leader: _Leader, keys: Floats) -> tuple[dd.Pair, dd.Pair]:
+    """Pairs a, b with score − leader's score = aᵀ form b."""
     if problem.kernel.inner_product:
         fixed = np.broadcast_to(q, keys.shape)
         return (fixed, np.zeros_like(fixed)), dd.two_sum(keys, -leader.key)
     return dd.two_sum(leader.key, -keys), dd.add(dd.two_sum(2 * q, -leader.key), (-keys, np.zeros_like(keys)))
-
-
-def _plain(form: Floats, near: Floats, far: Floats) -> Floats:
-    return ((near * form if form.ndim == 1 else near @ form) * far).sum(axis=-1)
 
 
 def _apply(form: dd.Pair, near: dd.Pair, far: dd.Pair) -> dd.Pair:
