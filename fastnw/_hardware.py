@@ -45,7 +45,7 @@ def n_threads(n_jobs: int | None = None) -> int:
         for name in ("FASTNW_NUM_THREADS", "OMP_NUM_THREADS"):
             text = os.environ.get(name, "").split(",")[0].strip()
             if text:
-                if not text.isdigit() or int(text) == 0:
+                if not (text.isascii() and text.isdigit() and int(text)):
                     raise ValueError(f"{name} must be a positive integer, got {text!r}.")
                 return int(text)
         return _cores()

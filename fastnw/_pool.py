@@ -272,11 +272,19 @@ def run(
         for start in range(0, problem.m, panel := plan.steps.panel(problem)):
             rows = slice(start, min(start + panel, problem.m))
             state = plan.steps.accumulate(summary, rows, meter)
+            _check_masses(problem, state, start)
             error[rows] = _finalise(problem, state, mean[rows])
             log_mass[rows] = state.log_mass() + math.log(problem.largest_weight)
             empty.append(np.flatnonzero(state.is_empty) + start)
     _warn_of_accuracy(problem, error)
     return Pooled(mean, log_mass, error, np.concatenate(empty) if empty else np.empty(0, np.intp))
+
+
+def _check_masses(problem: Problem, state: PoolState, start: int) -> None:
+    """A user's profile may turn NaN or infinite at a distance that its first check did not try."""
+    bad = np.flatnonzero(~np.isfinite(state.mass))
+    if len(bad):
+        raise ValueError(f"kernel {problem.kernel.name!r} is not finite at every key of query {bad[0] + start}.")
 
 
 def _finalise(problem: Problem, state: PoolState, out: Array) -> NDArray[np.float64]:

@@ -166,9 +166,9 @@ def check_bandwidth(bandwidth: Any, d: int) -> Floats:
     if isinstance(bandwidth, str):
         raise ValueError(f"bandwidth must be a number or an array here; rules such as {bandwidth!r} need an estimator.")
     try:
-        h = np.asarray(bandwidth, dtype=np.float64)
+        h = _numeric(bandwidth, "bandwidth").astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"bandwidth must be a number or an array of numbers, got {bandwidth!r}.") from error
+        raise ValueError(f"bandwidth must be a number or an array of numbers, got {bandwidth!r}: {error}") from error
     if h.shape not in ((), (d,), (d, d)):
         raise ValueError(
             f"bandwidth must be a number, an array of shape ({d},) or a matrix of shape ({d}, {d}), "
@@ -248,6 +248,12 @@ def _numeric(array: Any, name: str) -> Array:
         raise ValueError(f"Complex data not supported: {name} is {array.dtype}.")
     if array.dtype.kind in "biu" or array.dtype in (np.float16, np.float32, np.float64):
         return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    if array.dtype.kind in "SUMm":  # NumPy would read words and dates as numbers
+        kind = "bytes/strings" if array.dtype.kind in "SU" else "dates or durations"
+        raise ValueError(
+            f"dtype='numeric' is not compatible with arrays of {kind} ({name}). "
+            "Convert your data to numeric values explicitly instead."
+        )
     try:
         return array.astype(np.float64)
     except (TypeError, ValueError) as error:
