@@ -43,19 +43,19 @@ LIMIT, FLOOR = 4e-12, 2e-13
 SEQUENTIAL = {np.dtype(np.float32): 264, np.dtype(np.float64): 520}
 CLAMP = {np.dtype(np.float32): 80.0, np.dtype(np.float64): 690.0}  # exp stops at e^-CLAMP
 
-# Nanoseconds a pair and thread: (exp-free kernels, kernels with exp, more per coordinate, more per value), by
-# instruction set and type. Measured with tiles of 64 × 32768 on one Zen 4 core at 3.5 GHz, fitted over d = 1 to 64.
+# Nanoseconds a pair and thread: (kernels without exp, kernels with it, more a coordinate, more a value), by instruction
+# set and type. Measured with tiles of 64 × 65536 on one Zen 4 core (a shared one: ±30 %), fitted over d = 1 to 64.
 NANOSECONDS: dict[tuple[str, str], tuple[float, float, float, float]] = {
-    ("v4", "float32"): (0.17, 0.25, 0.04, 0.03),
-    ("v4", "float64"): (0.35, 0.70, 0.10, 0.06),
-    ("v3", "float32"): (0.25, 0.40, 0.06, 0.04),
-    ("v3", "float64"): (0.50, 1.00, 0.13, 0.08),
-    ("v2", "float32"): (0.60, 1.30, 0.12, 0.08),
-    ("v2", "float64"): (0.80, 3.00, 0.25, 0.16),
-    ("plain", "float32"): (0.60, 1.30, 0.12, 0.08),
-    ("plain", "float64"): (0.80, 3.00, 0.25, 0.16),
-    ("numpy", "float32"): (8.0, 12.0, 2.0, 2.0),
-    ("numpy", "float64"): (8.0, 12.0, 3.0, 2.0),
+    ("v4", "float32"): (0.28, 0.30, 0.08, 0.08),
+    ("v4", "float64"): (0.60, 0.80, 0.15, 0.12),
+    ("v3", "float32"): (0.45, 0.45, 0.08, 0.10),
+    ("v3", "float64"): (0.90, 1.10, 0.15, 0.20),
+    ("v2", "float32"): (0.80, 1.20, 0.14, 0.20),
+    ("v2", "float64"): (1.40, 3.80, 0.30, 0.40),
+    ("plain", "float32"): (0.80, 1.20, 0.14, 0.20),
+    ("plain", "float64"): (1.40, 3.80, 0.30, 0.40),
+    ("numpy", "float32"): (5.0, 5.0, 0.6, 0.15),
+    ("numpy", "float64"): (5.0, 5.0, 1.2, 0.2),
 }
 
 
