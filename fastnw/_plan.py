@@ -68,8 +68,8 @@ class Plan:
 
 
 def _escalation(dtype: np.dtype[Any]) -> str:
-    float32 = "queries that float32 cannot certify go to float64, " if dtype == np.float32 else ""
-    return float32 + "queries in far tails to exponents relative to their nearest key"
+    steps = ("float32, " if dtype == np.float32 else "") + "float64, then relative exponents in 32 digits"
+    return f"certified for each query: {steps}, where needed"
 
 
 def make_plan(problem: Problem, method: str, backend: str, n_jobs: int | None) -> Plan:
