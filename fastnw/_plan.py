@@ -17,6 +17,8 @@ _METHODS: dict[str, ModuleType] = {"exact": exact}
 
 # Float32 sums are certified to about 2e-5 of the range at best; a smaller tol is float64's work.
 FLOAT32_TOL = 5e-5
+# Smaller weights, relative to the largest, leave float32's range once multiplied by κ.
+FLOAT32_WEIGHT = 1e-15
 # Reciprocal bandwidths beyond this leave float32's range once squared.
 FLOAT32_RANGE = 1e18
 
@@ -131,4 +133,5 @@ def _compute_dtype(problem: Problem) -> np.dtype[Any]:
     jumps = problem.kernel.name == "boxcar" and problem.metric.cholesky is not None
     asked_for_more = problem.tol is not None and 0 < problem.tol < FLOAT32_TOL
     narrow = problem.dtype == np.float32 and fits and not jumps and not asked_for_more
+    narrow = narrow and problem.least_weight >= FLOAT32_WEIGHT
     return np.dtype(np.float32 if narrow else np.float64)

@@ -86,6 +86,15 @@ class Problem:
         return 1.0 if self.weights is None else float(self.weights.max()) or 1.0
 
     @cached_property
+    def least_weight(self) -> float:
+        """Smallest positive weight, in units of the largest."""
+        if self.weights is None:
+            return 1.0
+        blocks = (self.weights[rows] for rows in row_blocks(self.weights))
+        least = min(float(block.min(initial=self.largest_weight, where=block > 0)) for block in blocks)
+        return least / self.largest_weight
+
+    @cached_property
     def total_weight(self) -> float:
         """Σ w, in units of the largest weight."""
         return (

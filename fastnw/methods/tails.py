@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 QUERIES, KEYS = 32, 4096  # queries a task, keys scored at a time: 1 MiB
+RIM = 2.0**-96  # 1 − u² below this is the rounding of a key exactly on the rim, where κ = 0
 LOWEST = -1e300  # stands for log κ where u² has overflowed
 UNIT = 2.0**-53
 
@@ -117,7 +118,8 @@ def _edge_sums(summary: Summary, form: dd.Pair, rows: NDArray[np.intp]) -> PoolS
             difference = dd.two_sum(q, -keys[chosen])
             u2_exactly = dd.multiply(_apply(form, difference, difference), (factors[0][chosen], factors[1][chosen]))
             y = dd.add((np.ones(len(chosen)), np.zeros(len(chosen))), dd.negate(u2_exactly))
-            weights = problem.kernel.facts.edge(np.clip(y[0] + y[1], 0.0, 1.0)) * np.exp(log_weights[chosen])
+            inside = np.where(y[0] > RIM, np.minimum(y[0] + y[1], 1.0), 0.0)
+            weights = problem.kernel.facts.edge(inside) * np.exp(log_weights[chosen])
             state.mass[i] += weights.sum()
             state.total[i] += (values[:, chosen] * weights).sum(axis=1)
     error = state.mass * (64 * UNIT)
