@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw._pack import pack_inverse, pack_keys, pack_queries
+from fastnw._pack import normalised_values, pack_inverse, pack_keys, pack_queries
 from fastnw._plan import Plan
-from fastnw._validation import Empty, Problem
+from fastnw._validation import Empty, Problem, row_blocks
 from fastnw._warnings import EmptyWindowWarning, caller_level
 
 
@@ -21,13 +21,25 @@ def fill(problem: Problem, plan: Plan, mean: NDArray[Any], rows: NDArray[np.intp
     if len(rows) == 0:
         return
     if empty == "mean":
-        # without any weight there is no mean either
-        mean[rows] = np.average(problem.values, axis=0, weights=problem.weights) if problem.total_weight else np.nan
+        mean[rows] = _overall_mean(problem)
     elif empty == "nearest":
         at = nearest(problem, plan, rows)
         mean[rows] = np.where((at >= 0)[:, None], problem.values[at], np.nan)
     else:
         mean[rows] = empty if isinstance(empty, float) else np.nan
+
+
+def _overall_mean(problem: Problem) -> NDArray[np.float64]:
+    """(c,) Weighted mean of all values, in float64 and within their range; NaN without any weight."""
+    if not problem.total_weight:
+        return np.full(problem.c, np.nan)
+    total = np.zeros(problem.c)
+    for rows in row_blocks(problem.values):
+        values = normalised_values(problem, rows)
+        weights = np.ones(values.shape[1]) if problem.weights is None else problem.weights[rows].astype(np.float64)
+        total += (values * (weights / problem.largest_weight)).sum(axis=1)
+    (low, high), (centre, half) = problem.values_range, problem.values_centre
+    return np.clip(centre + half * (total / problem.total_weight), low, high)
 
 
 def report(problem: Problem, rows: NDArray[np.intp], empty: Empty) -> None:

@@ -51,7 +51,7 @@ class KeyBlock:
 
 def pack_inverse(problem: Problem, dtype: Any) -> Array:
     """(d,) Factors of the coordinates' differences."""
-    return np.ascontiguousarray(problem.metric.inverse, dtype=dtype)
+    return _within_range(problem.metric.inverse, dtype)
 
 
 def pack_queries(problem: Problem, rows: Rows, dtype: Any) -> Array:
@@ -82,8 +82,15 @@ def coordinates(problem: Problem, points: Array) -> Array:
 def _scale(problem: Problem, rows: slice, dtype: Any) -> Array | None:
     if problem.key_scale is None:
         return None
-    inverse = 1.0 / problem.key_scale[rows].astype(np.float64)
-    return (inverse if problem.kernel.inner_product else inverse * inverse).astype(dtype)
+    with np.errstate(over="ignore"):
+        inverse = 1.0 / problem.key_scale[rows].astype(np.float64)
+        return _within_range(inverse if problem.kernel.inner_product else inverse * inverse, dtype)
+
+
+def _within_range(factors: Array, dtype: Any) -> Array:
+    """Factors of distances in the compute type, finite: 0 times the largest number is 0, times infinity it is not."""
+    largest = float(np.finfo(dtype).max)
+    return np.ascontiguousarray(np.clip(factors, -largest, largest), dtype=dtype)
 
 
 def normalised_values(problem: Problem, rows: slice) -> Array:

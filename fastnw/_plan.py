@@ -19,7 +19,7 @@ _METHODS: dict[str, ModuleType] = {"exact": exact}
 FLOAT32_TOL = 5e-5
 # Smaller weights, relative to the largest, leave float32's range once multiplied by κ.
 FLOAT32_WEIGHT = 1e-15
-# Reciprocal bandwidths beyond this leave float32's range once squared.
+# Reciprocal bandwidths and key scales beyond this leave float32's range once squared.
 FLOAT32_RANGE = 1e18
 
 
@@ -127,8 +127,10 @@ def _comparison(best: str, offers: dict[str, Cost | Refusal]) -> str:
 
 
 def _compute_dtype(problem: Problem) -> np.dtype[Any]:
-    inverse = problem.metric.inverse
-    fits = np.all((inverse < FLOAT32_RANGE) & (inverse > 1 / FLOAT32_RANGE))
+    factors = problem.metric.inverse
+    if problem.key_scale is not None:
+        factors = np.append(factors, (problem.key_scale.min(), problem.key_scale.max()))
+    fits = np.all((factors < FLOAT32_RANGE) & (factors > 1 / FLOAT32_RANGE))
     # near its edge a boxcar jumps, so whitened coordinates, which are not exact, need their digits
     jumps = problem.kernel.name == "boxcar" and problem.metric.cholesky is not None
     asked_for_more = problem.tol is not None and 0 < problem.tol < FLOAT32_TOL

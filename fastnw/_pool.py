@@ -126,8 +126,14 @@ def pool(
     plan = make_plan(problem, method, backend, n_jobs)
     flat = np.ndim(values) == 1
     result = _output(out, (problem.m,) if flat else (problem.m, problem.c), problem.dtype)
-    pooled = run(problem, plan, progress, result.reshape(problem.m, problem.c))
+    # results are written while later ones are computed: never over what is still read
+    overlaps = out is not None and any(
+        np.may_share_memory(out, a) for a in (problem.queries, problem.keys, problem.values)
+    )
+    pooled = run(problem, plan, progress, (result.copy() if overlaps else result).reshape(problem.m, problem.c))
     _empty.fill(problem, plan, pooled.mean, pooled.empty, empty)
+    if overlaps:
+        result[...] = pooled.mean.reshape(result.shape)
     if out is None:
         result = restore(result)
     extras = (restore(pooled.log_mass),) * return_mass + (restore(pooled.error),) * return_error

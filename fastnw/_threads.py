@@ -13,6 +13,20 @@ from typing import Any
 PROGRESS_AFTER = 2.0  # seconds of expected work from which a terminal shows a bar
 
 
+_current = threading.local()
+
+
+class _Stopped(Exception):
+    """The run is over; whoever ended it reports."""
+
+
+def check_stop() -> None:
+    """Leave a task whose run has been interrupted: for tasks that may last longer than Ctrl-C should wait."""
+    stop = getattr(_current, "stop", None)
+    if stop is not None and stop.is_set():
+        raise _Stopped
+
+
 def run(task: Callable[[int], float], n_tasks: int, n_threads: int, meter: Meter) -> None:
     """Call ``task(0) … task(n_tasks − 1)``, each of some milliseconds; what a task returns is added to the meter.
 
@@ -29,26 +43,36 @@ def run(task: Callable[[int], float], n_tasks: int, n_threads: int, meter: Meter
             meter.add(task(i))
         return
     numbers, stop, failures = itertools.count(), threading.Event(), []
+    # Counts the workers that are done. Thread.join would not do: interrupted by Ctrl-C, it takes a running thread for
+    # a finished one in CPython up to 3.12.
+    done = threading.Semaphore(0)
 
     def work() -> None:
+        _current.stop = stop
         try:
             while not stop.is_set() and (i := next(numbers)) < n_tasks:
                 meter.add(task(i))
+        except _Stopped:
+            pass
         except BaseException as failure:  # handed to the caller, whatever it is
             failures.append(failure)
             stop.set()
+        finally:
+            done.release()
 
-    workers = [threading.Thread(target=work, name=f"fastnw-{i}", daemon=True) for i in range(min(n_threads, n_tasks))]
-    started = []
+    started: list[threading.Thread] = []
+    waiting = 0
     try:
-        for worker in workers:
+        for i in range(min(n_threads, n_tasks)):
+            worker = threading.Thread(target=work, name=f"fastnw-{i}", daemon=True)
             worker.start()
             started.append(worker)
-        for worker in workers:
-            while worker.is_alive():
-                worker.join(0.1)  # a bounded wait lets Ctrl-C through on every platform
+        while waiting < len(started):
+            waiting += done.acquire(timeout=0.1)  # a bounded wait lets Ctrl-C through on every platform
     finally:
         stop.set()
+        while waiting < len(started):
+            waiting += done.acquire(timeout=0.1)
         for worker in started:
             worker.join()
     if failures:
@@ -98,32 +122,48 @@ class _BlasGuard:
     """Holds BLAS to one thread while any caller is inside.
 
     Counted, because two overlapping limits restore each other's: the first to leave would give the threads back under
-    the second, the last would leave the process at one.
+    the second, the last would leave the process at one. Libraries are set one by one: in newer versions
+    `threadpool_limits` does nothing in a thread other than the one that set a limit last.
     """
 
     def __init__(self) -> None:
+        self._before: list[tuple[Any, int]] = []
         self._reset()
         if hasattr(os, "register_at_fork"):  # another thread may hold the lock while this one forks
             os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
-        self._lock, self._depth, self._limits = threading.Lock(), 0, None
+        """In a forked child nobody is inside; what to go back to is kept for the next to leave."""
+        self._lock, self._depth = threading.Lock(), 0
 
     def __enter__(self) -> None:
-        from threadpoolctl import threadpool_limits
+        from threadpoolctl import ThreadpoolController
 
         with self._lock:
             if self._depth == 0:
-                self._limits = threadpool_limits(1, user_api="blas")
+                libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+                if not self._before:
+                    self._before = [(library, library.num_threads) for library in libraries]
+                for library in libraries:
+                    _set_threads(library, 1)
             self._depth += 1
 
     def __exit__(self, *exception: object) -> None:
         with self._lock:
             self._depth -= 1
             if self._depth == 0:
-                assert self._limits is not None
-                self._limits.restore_original_limits()
-                self._limits = None
+                for library, n in self._before:
+                    _set_threads(library, n)
+                self._before = []
+
+
+def _set_threads(library: Any, n: int) -> None:
+    release = getattr(library, "clear_controlling_thread", None)
+    if release is not None:
+        release(force=True)
+    library.set_num_threads(n)
+    if release is not None:
+        release(force=True)
 
 
 one_blas_thread = _BlasGuard()

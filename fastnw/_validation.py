@@ -255,8 +255,9 @@ def _numeric(array: Any, name: str) -> Array:
     array = np.asarray(array)
     if array.dtype.kind == "c":
         raise ValueError(f"Complex data not supported: {name} is {array.dtype}.")
-    if array.dtype.kind in "biu" or array.dtype in (np.float16, np.float32, np.float64):
-        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    # other byte orders are read block by block, like the rest
+    if array.dtype.kind in "biu" or array.dtype.newbyteorder("=") in (np.float16, np.float32, np.float64):
+        return array
     if array.dtype.kind in "SUMm":  # NumPy would read words and dates as numbers
         kind = "bytes/strings" if array.dtype.kind in "SU" else "dates or durations"
         raise ValueError(
@@ -340,4 +341,4 @@ def _result_dtype(queries: Array, keys: Array, values: Array) -> np.dtype[Any]:
     """float32 if queries, keys and floating values all are float32 or float16; otherwise float64."""
     narrow = (np.dtype(np.float16), np.dtype(np.float32))
     floating = [queries, keys] + ([values] if values.dtype.kind == "f" else [])
-    return np.dtype(np.float32 if all(a.dtype in narrow for a in floating) else np.float64)
+    return np.dtype(np.float32 if all(a.dtype.newbyteorder("=") in narrow for a in floating) else np.float64)

@@ -14,7 +14,7 @@ from fastnw import _arrays
 from fastnw._empty import nearest, report
 from fastnw._pack import KeyBlock, pack_inverse, pack_keys, pack_queries
 from fastnw._plan import Plan, make_plan
-from fastnw._threads import Meter, run
+from fastnw._threads import Meter, check_stop, run
 from fastnw._threads import progress as progress_meter
 from fastnw._validation import Empty, Problem, build, check_empty
 from fastnw.kernels import Kernel
@@ -221,6 +221,7 @@ class _Sweep:
         queries = pack_queries(self.problem, rows, np.float64)
         inverse = pack_inverse(self.problem, np.float64)
         for start in range(0, self.problem.n, KEYS):
+            check_stop()
             keys = pack_keys(self.problem, start, min(start + KEYS, self.problem.n), np.float64)
             yield (
                 start,

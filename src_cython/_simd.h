@@ -67,6 +67,53 @@ static inline double fastnw_exp_f64(double x)
     return power * p + power;
 }
 
+/* 2^x for x <= ~0, for the Gaussian, whose factor log2(e)/2 costs nothing: one step of reduction, the exponent added to
+ * the bits of 1 + f p(f), |f| <= 1/2 (relative error 5e-9 and 8e-18 before rounding). A quarter fewer multiplications. */
+static inline float fastnw_exp2_f32(float x)
+{
+    x = x < -115.0f ? -115.0f : x;
+    float r = rintf(x);
+    float f = x - r;
+    float p = 1.5453162945120690e-4f;
+    p = p * f + 1.3390863364671234e-3f;
+    p = p * f + 9.6180825572778515e-3f;
+    p = p * f + 5.5503571142190778e-2f;
+    p = p * f + 2.4022650760568127e-1f;
+    p = p * f + 6.9314718802622878e-1f;
+    float shifted = r + 12582912.0f, power = p * f + 1.0f;
+    uint32_t exponent, bits;
+    memcpy(&exponent, &shifted, sizeof exponent);
+    memcpy(&bits, &power, sizeof bits);
+    bits += exponent << 23;
+    memcpy(&power, &bits, sizeof power);
+    return power;
+}
+
+static inline double fastnw_exp2_f64(double x)
+{
+    x = x < -995.0 ? -995.0 : x;
+    double r = rint(x);
+    double f = x - r;
+    double p = 4.4549605981865184e-10;
+    p = p * f + 7.0725859492692237e-9;
+    p = p * f + 1.0178062445845774e-7;
+    p = p * f + 1.3215442587921690e-6;
+    p = p * f + 1.5252733829836118e-5;
+    p = p * f + 1.5403530441736050e-4;
+    p = p * f + 1.3333558146416935e-3;
+    p = p * f + 9.6181291076068885e-3;
+    p = p * f + 5.5504108664821594e-2;
+    p = p * f + 2.4022650695910098e-1;
+    p = p * f + 6.9314718055994531e-1;
+    double shifted = r + 6755399441055744.0, power = p * f + 1.0;
+    uint64_t exponent, bits;
+    memcpy(&exponent, &shifted, sizeof exponent);
+    memcpy(&bits, &power, sizeof bits);
+    bits += exponent << 52;
+    memcpy(&power, &bits, sizeof power);
+    return power;
+}
+
 /* cos(pi u / 2) = (1 - u^2) P(u^2) on u <= 1: the factor keeps the relative accuracy where the kernel goes to 0. */
 static inline float fastnw_cosine_f32(float s)
 {

@@ -14,6 +14,8 @@ cdef extern from "<math.h>" nogil:
 cdef extern from "_simd.h" nogil:
     float fastnw_exp_f32(float)
     double fastnw_exp_f64(double)
+    float fastnw_exp2_f32(float)
+    double fastnw_exp2_f64(double)
     float fastnw_cosine_f32(float)
     double fastnw_cosine_f64(double)
     void fastnw_weigh_f32(const float*, const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t, double*, double*)
@@ -40,6 +42,13 @@ cdef inline real _exp(real x) noexcept nogil:
         return fastnw_exp_f32(x)
     else:
         return fastnw_exp_f64(x)
+
+
+cdef inline real _exp2(real x) noexcept nogil:
+    if real is float:
+        return fastnw_exp2_f32(x)
+    else:
+        return fastnw_exp2_f64(x)
 
 
 cdef inline real _sqrt(real x) noexcept nogil:
@@ -150,10 +159,11 @@ cdef inline void _log_profile(int kernel, real* s, Py_ssize_t n, real z0) noexce
     The polynomials stop growing where exp is clamped: a key at 1e17 bandwidths would otherwise count z^2 e^-80.
     """
     cdef Py_ssize_t i
-    cdef real z, g, e0, last = z0 + <real>(80 if real is float else 690)
+    cdef real z, g, e0, s0, last = z0 + <real>(80 if real is float else 690)
     if kernel == GAUSSIAN:
+        s0 = 2 * z0
         for i in range(n):
-            s[i] = _exp(z0 - <real>0.5 * s[i])
+            s[i] = _exp2((s0 - s[i]) * <real>0.7213475204444817)  # log2(e)/2
     elif kernel == DOT:
         for i in range(n):
             s[i] = _exp(z0 - s[i])
@@ -340,23 +350,8 @@ def score_tile(
             _scores(kernel, &out[i, 0], &queries[i, 0], &inv[0], scales, &keys[0, 0], n, d, n)
 
 
-def exp32(const float[::1] x):
-    """e^x for x <= 0 as the tiles compute it, for tests of its accuracy."""
-    import numpy as np
-    out = np.empty(x.shape[0], np.float32)
-    cdef float[::1] view = out
+def exponential(const real[::1] x, real[::1] out, bint base_two):
+    """out = e^x, or 2^x, as the tiles compute them for x <= 0: for tests of their accuracy."""
     cdef Py_ssize_t i
     for i in range(x.shape[0]):
-        view[i] = fastnw_exp_f32(x[i])
-    return out
-
-
-def exp64(const double[::1] x):
-    """e^x for x <= 0 as the tiles compute it, for tests of its accuracy."""
-    import numpy as np
-    out = np.empty(x.shape[0], np.float64)
-    cdef double[::1] view = out
-    cdef Py_ssize_t i
-    for i in range(x.shape[0]):
-        view[i] = fastnw_exp_f64(x[i])
-    return out
+        out[i] = _exp2(x[i]) if base_two else _exp(x[i])

@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from fastnw._pack import KeyBlock
 from fastnw._state import PoolState
-from fastnw._threads import one_blas_thread
+from fastnw._threads import check_stop, one_blas_thread
 from fastnw.kernels import Kernel
 
 NAME = "reference"
 PAIRS = 1 << 16  # pairs worked on at a time: temporaries stay in L2
-NUDGE = 1e-6  # relative step of u² by which the sensitivity of a user's profile is measured
 
 
 def missing() -> str | None:
@@ -43,6 +42,7 @@ def sum_tile(
     step = max(PAIRS // max(len(queries), 1), 1)
     with one_blas_thread, np.errstate(all="ignore"):
         for first in range(0, keys.size, step):
+            check_stop()
             part = keys.part(first, min(first + step, keys.size))
             u2 = score_tile(kernel, queries, part, inverse)
             present = np.ones(u2.shape, bool)
@@ -58,8 +58,9 @@ def _sums(
 ) -> PoolState:
     weights, shift = _weights(kernel, u2, present)
     if kernel.facts is None:
-        nudged, _ = _weights(kernel, u2 * (1 + NUDGE), present, shift)
-        mass_error = np.abs(nudged - weights) @ rhs[0] * (error / NUDGE)
+        # what the profile does within the error of u², at a slope or at a cliff
+        nudged = [_weights(kernel, u2 * (1 + step)[:, None], present, shift)[0] for step in (error, -error)]
+        mass_error = np.maximum(*(np.abs(other - weights) for other in nudged)) @ rhs[0]
     elif kernel.window_sensitivity > 0:
         mass_error = (present & (u2 <= 1 + 2 * error[:, None])) @ rhs[0] * (kernel.window_sensitivity * error)
     else:

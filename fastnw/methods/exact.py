@@ -137,7 +137,8 @@ class Summary:
         """(m,) Bound on the relative error of u² (the absolute one for u < 1), or that of an inner product.
 
         A difference costs one rounding, 1/h_j and the product with it two, squared: 6 units and one for the square;
-        sums go in groups of four. Whitened coordinates carry an absolute error of their own.
+        sums go in groups of four; turning u² into an exponent costs three. Whitened coordinates carry an absolute error
+        of their own.
         """
         problem, unit = self.problem, float(np.finfo(dtype).eps) / 2
         scaled = 0 if problem.key_scale is None else 3
@@ -145,7 +146,7 @@ class Summary:
             reach, factor = self.extent
             size = np.abs(queries).astype(np.float64) @ (reach * problem.metric.inverse) * factor
             return (problem.d + 4 + scaled) * unit * size + _whitening_error(problem, dtype) * size
-        relative = (9 + problem.d / 4 + scaled) * unit
+        relative = (12 + problem.d / 4 + scaled) * unit
         if problem.metric.cholesky is None:
             return np.full(len(queries), relative)
         reach, factor = self.extent

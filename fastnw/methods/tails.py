@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from fastnw import _doubledouble as dd
 from fastnw._pack import normalised_values, pack_inverse, pack_keys, pack_queries
 from fastnw._state import PoolState
-from fastnw._threads import Meter, run
+from fastnw._threads import Meter, check_stop, run
 from fastnw._validation import Problem
 from fastnw.kernels import Kernel
 
@@ -132,6 +132,7 @@ def _scores(summary: Summary, rows: NDArray[np.intp]) -> Iterator[tuple[slice, F
     bare = replace(problem, values=problem.values[:, :0])
     queries, inverse = pack_queries(problem, rows, np.float64), pack_inverse(problem, np.float64)
     for start in range(0, problem.n, KEYS):
+        check_stop()
         block = slice(start, min(start + KEYS, problem.n))
         keys = pack_keys(bare, block.start, block.stop, np.float64)
         yield block, tiles.score_tile(problem.kernel, queries, keys, inverse)

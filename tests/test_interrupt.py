@@ -1,0 +1,128 @@
+"""Ctrl-C ends a long call within a second, with no task left running, and the next call in the process is right."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import fresh
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a child cannot be sent Ctrl-C alone on Windows")
+
+PREAMBLE = """
+import threading, time
+import numpy as np
+import fastnw
+
+def cloud(m, n, d=3, c=None):
+    return rng.normal(size=(m, d)), rng.normal(size=(n, d)), rng.normal(size=n if c is None else (n, c))
+
+rng = np.random.default_rng(0)
+small = cloud(20, 30)
+expected = fastnw.pool(*small)
+scalar = fastnw.Kernel("scalar", lambda u2: 1 / (1 + u2) ** 2 if u2 < 9 else 0.01)
+"""
+# (what is set up, the call, seconds into it). All would take minutes.
+CALLS = {
+    "compiled": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a)", 1),
+    "one thread": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a, n_jobs=1)", 1),
+    "more threads than cores": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a, n_jobs=8)", 1),
+    "many coordinates": ("a = cloud(20_000, 50_000, 500)", "fastnw.pool(*a, bandwidth=20.0)", 1),
+    "many values": ("a = cloud(20_000, 50_000, 3, 500)", "fastnw.pool(*a)", 1),
+    "far tails": ("a = cloud(20_000, 1_000_000)", "fastnw.pool(1e6 * a[0], *a[1:])", 3),
+    "window edges": (
+        "a = cloud(20_000, 500_000, 1); k = np.sign(a[1]) * (1 - 1e-12 * abs(a[1]))",
+        "fastnw.pool(0 * a[0], k, a[2], kernel='triangular')",
+        3,
+    ),
+    "reference": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a, backend='reference')", 1),
+    "user kernel": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a, kernel=scalar)", 1),
+    "density": ("a = cloud(100_000, 2_000_000)", "fastnw.density(*a[:2])", 1),
+    "weights": ("a = cloud(100, 2_000_000)", "fastnw.attention_weights(*a[:2])", 1),
+    "largest weights": ("a = cloud(20_000, 1_000_000)", "fastnw.attention_weights(*a[:2], top_k=5)", 1),
+    "nearest for empty windows": (
+        "a = cloud(5_000, 1_000_000)",
+        "fastnw.pool(a[0] + 50, *a[1:], kernel='boxcar', empty='nearest')",
+        3,
+    ),
+}
+
+
+def interrupt(program, seconds, timeout=60):
+    """Start it, wait for the line "go", send SIGINT so long after; what it printed, and the time of the signal."""
+    child = subprocess.Popen(
+        fresh.command(program), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=fresh.environment()
+    )
+    try:
+        assert child.stdout.readline() == "go\n", child.communicate(timeout=10)[1]
+        time.sleep(seconds)
+        sent = time.time()
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=timeout)
+    finally:
+        child.kill()
+        child.wait()
+    return out.splitlines(), err, sent
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_long_call(call):
+    setup, expression, seconds = CALLS[call]
+    program = f"""{PREAMBLE}
+{setup}
+print("go", flush=True)
+try:
+    {expression}
+    print("finished")
+except KeyboardInterrupt:
+    print(time.time())
+print([t.name for t in threading.enumerate() if t.name.startswith("fastnw")])
+print(np.array_equal(fastnw.pool(*small), expected))
+"""
+    out, err, sent = interrupt(program, seconds)
+    assert len(out) == 3, err
+    assert out[0] != "finished"
+    delay = float(out[0]) - sent
+    print(f"{call}: {delay:.3f} s")
+    assert out[1:] == ["[]", "True"]
+    assert delay <= 1  # the promise
+
+
+def test_an_interrupt_that_is_not_caught_ends_the_program():
+    program = f"""{PREAMBLE}
+a = cloud(100_000, 2_000_000)
+print("go", flush=True)
+fastnw.pool(*a, progress=True)
+"""
+    out, err, _ = interrupt(program, 1, timeout=5)
+    assert out == []
+    assert err.splitlines()[-1] == "KeyboardInterrupt"
+    assert "pair/s" in err  # the bar was there, and what follows it starts on a line of its own
+    assert "\nTraceback" in err
+
+
+def test_no_task_runs_on_when_the_interrupt_arrives():
+    """The main thread waits for a worker that is slower than the others: Thread.join may not take it for finished."""
+    program = """
+    import threading, time
+    from fastnw._threads import Meter, run
+    running = set()
+
+    def task(i):
+        running.add(i)
+        if i == 0:
+            print("go", flush=True)
+        time.sleep(0.9 if i == 0 else 0.1)
+        running.discard(i)
+        return 0.0
+
+    try:
+        run(task, 100, 2, Meter(False, 0, ""))
+    except KeyboardInterrupt:
+        print(running)
+    """
+    out, err, _ = interrupt(program, 0.3)
+    assert out == ["set()"], err
