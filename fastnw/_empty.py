@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,26 @@ from fastnw._validation import Empty, Problem, row_blocks
 from fastnw._warnings import EmptyWindowWarning, caller_level
 
 
+@dataclass
+class Tally:
+    """How many queries something befell, and the first few of them; ``str()`` lists these."""
+
+    count: int = 0
+    first: list[int] = field(default_factory=list)
+    largest: float = 0.0
+
+    def add(self, rows: NDArray[np.intp], values: NDArray[np.float64] | None = None) -> None:
+        self.count += len(rows)
+        self.first += rows[: 5 - len(self.first)].tolist()
+        if values is not None:
+            self.largest = max(self.largest, float(values.max(initial=0.0)))
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.first)) + (", …" if self.count > len(self.first) else "")
+
+
 def fill(problem: Problem, plan: Plan, mean: NDArray[Any], rows: NDArray[np.intp], empty: Empty) -> None:
     """Put what `empty` asks for into those rows of `mean` (m, c)."""
-    report(problem, rows, empty)
-    if len(rows) == 0:
-        return
     if empty == "mean":
         mean[rows] = _overall_mean(problem)
     elif empty == "nearest":
@@ -36,44 +51,34 @@ def _overall_mean(problem: Problem) -> NDArray[np.float64]:
     total = np.zeros(problem.c)
     for rows in row_blocks(problem.values):
         values = normalised_values(problem, rows)
-        weights = np.ones(values.shape[1]) if problem.weights is None else problem.weights[rows].astype(np.float64)
-        total += (values * (weights / problem.largest_weight)).sum(axis=1)
+        weights = problem.weights_at(rows)
+        total += (values if weights is None else values * (weights / problem.largest_weight)).sum(axis=1)
     (low, high), (centre, half) = problem.values_range, problem.values_centre
     return np.clip(centre + half * (total / problem.total_weight), low, high)
 
 
-def report(problem: Problem, rows: NDArray[np.intp], empty: Empty) -> None:
+def report(problem: Problem, bare: Tally, empty: Empty) -> None:
     """Raise or warn, as `empty` asks for.
 
     Raises
     ------
     ValueError
-        With ``empty="raise"``, if there are rows.
+        With ``empty="raise"``, if there are any.
 
     Warns
     -----
     EmptyWindowWarning
         With ``empty="nan"``, once.
     """
-    if len(rows) == 0:
+    if not bare.count or empty not in ("raise", "nan"):
         return
-    if empty == "raise":
-        raise ValueError(message(problem, rows))
-    if empty == "nan":
-        warnings.warn(message(problem, rows), EmptyWindowWarning, stacklevel=caller_level())
-
-
-def message(problem: Problem, rows: NDArray[np.intp]) -> str:
-    """How many windows are empty, and which."""
-    return (
-        f"{len(rows)} of {problem.m} queries have no key with positive weight in reach of the {problem.kernel.name} "
-        f"kernel (first: {first(rows)}). Use a larger bandwidth, or choose what stands there with empty=."
+    message = (
+        f"{bare.count} of {problem.m} queries have no key with positive weight in reach of the {problem.kernel.name} "
+        f"kernel (first: {bare}). Use a larger bandwidth, or choose what stands there with empty=."
     )
-
-
-def first(rows: NDArray[np.intp]) -> str:
-    """The first few positions, for a message."""
-    return ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
+    if empty == "raise":
+        raise ValueError(message)
+    warnings.warn(message, EmptyWindowWarning, stacklevel=caller_level())
 
 
 def nearest(problem: Problem, plan: Plan, rows: NDArray[np.intp]) -> NDArray[np.intp]:

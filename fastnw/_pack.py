@@ -110,9 +110,10 @@ def _rhs(problem: Problem, rows: slice, dtype: Any) -> Array:
     """w and w·t in float64, rounded once."""
     values = normalised_values(problem, rows)
     rhs = np.empty((1 + problem.c, values.shape[1]), dtype)
-    if problem.weights is None:
+    weights = problem.weights_at(rows)
+    if weights is None:
         rhs[0], rhs[1:] = 1.0, values
     else:
-        weights = problem.weights[rows].astype(np.float64) / problem.largest_weight
+        weights /= problem.largest_weight
         rhs[0], rhs[1:] = weights, values * weights
     return rhs

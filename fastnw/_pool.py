@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastnw import _arrays, _empty
+from fastnw._empty import Tally
 from fastnw._plan import Plan, make_plan
 from fastnw._state import PoolState
 from fastnw._threads import progress as progress_meter
@@ -19,16 +20,6 @@ from fastnw._warnings import AccuracyWarning, caller_level
 from fastnw.kernels import Kernel
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Pooled:
-    """Results before empty windows are filled: float64 bounds, the rest in the result's type."""
-
-    mean: Array  # (m, c)
-    log_mass: Array  # (m,)
-    error: NDArray[np.float64]  # (m,)
-    empty: NDArray[np.intp]  # positions of queries with an empty window
 
 
 def pool(
@@ -130,13 +121,15 @@ def pool(
     overlaps = out is not None and any(
         np.may_share_memory(out, a) for a in (problem.queries, problem.keys, problem.values)
     )
-    pooled = run(problem, plan, progress, (result.copy() if overlaps else result).reshape(problem.m, problem.c))
-    _empty.fill(problem, plan, pooled.mean, pooled.empty, empty)
+    mean = result.copy() if overlaps else result
+    log_mass = np.empty(problem.m, problem.dtype) if return_mass else None
+    error = np.empty(problem.m) if return_error else None
+    run(problem, plan, progress, mean.reshape(problem.m, problem.c), empty=empty, log_mass=log_mass, error=error)
     if overlaps:
-        result[...] = pooled.mean.reshape(result.shape)
+        result[...] = mean
     if out is None:
         result = restore(result)
-    extras = (restore(pooled.log_mass),) * return_mass + (restore(pooled.error),) * return_error
+    extras = tuple(restore(extra) for extra in (log_mass, error) if extra is not None)
     return (result, *extras) if extras else result
 
 
@@ -206,19 +199,17 @@ def log_density(
     """(m,) density of a checked problem without values, or its logarithm."""
     from fastnw._integrals import log_integral
 
-    weights = problem.weights
-    size = float(problem.n) if weights is None else float(weights.sum(dtype=np.float64))
+    size = problem.total_weight * problem.largest_weight
+    own = problem.weights_at(slice(None)) if problem.exclude_self else None
     log_volume = log_integral(problem.kernel, problem.d) + problem.metric.log_volume
-    if problem.key_scale is not None:  # λ_i^(−d) is one more weight
-        spread = problem.key_scale.astype(np.float64) ** -float(problem.d)
-        problem = replace(problem, weights=spread if weights is None else spread * weights)
+    problem = replace(problem, by_volume=problem.key_scale is not None)
     plan = make_plan(problem, method, backend, n_jobs)
-    nothing = np.empty((problem.m, 0), problem.dtype)
-    logs = run(problem, plan, progress, nothing, np.dtype(np.float64)).log_mass
+    logs = np.empty(problem.m)
+    run(problem, plan, progress, np.empty((problem.m, 0)), log_mass=logs)
     if problem.exclude_self:
-        own = 1.0 if weights is None else weights
         with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.where(np.isfinite(logs), logs - np.log(np.subtract(size, own)), logs)
+            others = np.log(size - (1.0 if own is None else own))
+            logs = np.where(np.isfinite(logs), logs - others, logs)
     else:
         logs = logs - math.log(size or 1.0)
     logs = logs - log_volume
@@ -267,23 +258,40 @@ def plan(
 
 
 def run(
-    problem: Problem, plan: Plan, progress: bool | None, mean: Array, mass_type: np.dtype[Any] | None = None
-) -> Pooled:
-    """Sum, panel by panel, and write the means into `mean` (m, c); the way every result goes."""
-    log_mass = np.empty(problem.m, mass_type or problem.dtype)
-    error = np.empty(problem.m)
-    empty: list[NDArray[np.intp]] = []
+    problem: Problem,
+    plan: Plan,
+    progress: bool | None,
+    mean: Array,
+    *,
+    empty: Empty | None = None,
+    log_mass: Array | None = None,
+    error: Array | None = None,
+) -> None:
+    """Sum, panel by panel, into `mean` (m, c), `log_mass` and `error` (m,): the way every result goes.
+
+    Nothing else is kept per query, so that memory does not grow with m. Empty windows are filled as `empty` asks.
+    """
+    missed, bare = Tally(), Tally()
     summary = plan.steps.summarise(problem, plan)
     with progress_meter(progress, plan.seconds, plan.pairs, "fastnw") as meter:
         for start in range(0, problem.m, panel := plan.steps.panel(problem)):
             rows = slice(start, min(start + panel, problem.m))
             state = plan.steps.accumulate(summary, rows, meter)
             _check_masses(problem, state, start)
-            error[rows] = _finalise(problem, state, mean[rows])
-            log_mass[rows] = state.log_mass() + math.log(problem.largest_weight)
-            empty.append(np.flatnonzero(state.is_empty) + start)
-    _warn_of_accuracy(problem, error)
-    return Pooled(mean, log_mass, error, np.concatenate(empty) if empty else np.empty(0, np.intp))
+            bound = _finalise(problem, state, mean[rows])
+            if error is not None:
+                error[rows] = bound
+            if log_mass is not None:
+                log_mass[rows] = state.log_mass() + math.log(problem.largest_weight)
+            late = np.flatnonzero(bound > _promised(problem) * (1 + 1e-9))  # NaN, where empty, is not
+            missed.add(late + start, bound[late])
+            nothing = np.flatnonzero(state.is_empty) + start
+            bare.add(nothing)
+            if empty is not None and len(nothing):
+                _empty.fill(problem, plan, mean, nothing, empty)
+    _warn_of_accuracy(problem, missed)
+    if empty is not None:
+        _empty.report(problem, bare, empty)
 
 
 def _check_masses(problem: Problem, state: PoolState, start: int) -> None:
@@ -305,15 +313,17 @@ def _finalise(problem: Problem, state: PoolState, out: Array) -> NDArray[np.floa
     return bound * half.max()
 
 
-def _warn_of_accuracy(problem: Problem, error: NDArray[np.float64]) -> None:
-    largest = problem.promise if problem.c == 0 else problem.promise * 2 * problem.values_centre[1].max()
-    with np.errstate(invalid="ignore"):
-        missed = np.flatnonzero(error > largest * (1 + 1e-9))
-    if len(missed):
+def _promised(problem: Problem) -> float:
+    """Largest error within the promise, in the units of `_finalise`'s bound."""
+    return problem.promise if problem.c == 0 else problem.promise * 2 * float(problem.values_centre[1].max())
+
+
+def _warn_of_accuracy(problem: Problem, missed: Tally) -> None:
+    if missed.count:
         what = "in relative terms" if problem.c == 0 else "of the values' range (return_error=True gives each bound)"
         warnings.warn(
-            f"{len(missed)} of {problem.m} results are not certified to {problem.promise:g} {what}; the largest bound "
-            f"is {error[missed].max():.3g} (first queries: {_empty.first(missed)}).",
+            f"{missed.count} of {problem.m} results are not certified to {problem.promise:g} {what}; the largest bound "
+            f"is {missed.largest:.3g} (first queries: {missed}).",
             AccuracyWarning,
             stacklevel=caller_level(),
         )

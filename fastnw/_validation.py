@@ -59,6 +59,7 @@ class Problem:
     exclude_self: bool
     dtype: np.dtype[Any]  # of the result
     tol: float | None
+    by_volume: bool = False  # weights are divided by λ^d, for densities
 
     @property
     def m(self) -> int:
@@ -81,25 +82,44 @@ class Problem:
         """The factor of range(V) that errors may reach."""
         return self.tol if self.tol else DEFAULT_TOL[self.dtype]
 
+    def weights_at(self, rows: slice) -> Floats | None:
+        """Those keys' weights in float64, or None if all are 1. Made block by block, like everything of n rows."""
+        weights = None if self.weights is None else self.weights[rows].astype(np.float64)
+        if not self.by_volume:
+            return weights
+        assert self.key_scale is not None
+        per_volume = self.key_scale[rows].astype(np.float64) ** -float(self.d)
+        return per_volume if weights is None else weights * per_volume
+
+    def _weight_blocks(self) -> Iterator[Floats]:
+        for rows in row_blocks(self.keys):
+            weights = self.weights_at(rows)
+            assert weights is not None
+            yield weights
+
+    @property
+    def weighted(self) -> bool:
+        return self.weights is not None or self.by_volume
+
     @cached_property
     def largest_weight(self) -> float:
-        return 1.0 if self.weights is None else float(self.weights.max()) or 1.0
+        """1 without any weight."""
+        return max(float(block.max()) for block in self._weight_blocks()) or 1.0 if self.weighted else 1.0
 
     @cached_property
     def least_weight(self) -> float:
         """Smallest positive weight, in units of the largest."""
-        if self.weights is None:
+        if not self.weighted:
             return 1.0
-        blocks = (self.weights[rows] for rows in row_blocks(self.weights))
-        least = min(float(block.min(initial=self.largest_weight, where=block > 0)) for block in blocks)
+        least = min(float(b.min(initial=self.largest_weight, where=b > 0)) for b in self._weight_blocks())
         return least / self.largest_weight
 
     @cached_property
     def total_weight(self) -> float:
         """Σ w, in units of the largest weight."""
-        return (
-            float(self.n) if self.weights is None else float(self.weights.sum(dtype=np.float64)) / self.largest_weight
-        )
+        if not self.weighted:
+            return float(self.n)
+        return math.fsum(float(block.sum()) for block in self._weight_blocks()) / self.largest_weight
 
     @cached_property
     def values_range(self) -> tuple[Floats, Floats]:

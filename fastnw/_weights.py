@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw import _arrays
-from fastnw._empty import nearest, report
+from fastnw._empty import Tally, nearest, report
 from fastnw._pack import KeyBlock, pack_inverse, pack_keys, pack_queries
 from fastnw._plan import Plan, make_plan
 from fastnw._threads import Meter, check_stop, run
@@ -124,7 +124,9 @@ def _dense(problem: Problem, plan: Plan, empty: Empty, meter: Meter) -> Array:
 
     run(task, sweep.n_tasks, plan.n_threads, meter)
     rows = np.flatnonzero(sweep.empty)
-    report(problem, rows, empty)
+    bare = Tally()
+    bare.add(rows)
+    report(problem, bare, empty)
     if len(rows):
         if empty == "mean":
             weights[rows] = _own_weights(problem)
@@ -163,7 +165,9 @@ def _largest(problem: Problem, plan: Plan, k: int, empty: Empty, meter: Meter) -
 
     run(task, sweep.n_tasks, plan.n_threads, meter)
     rows = np.flatnonzero(sweep.empty)
-    report(problem, rows, empty)
+    bare = Tally()
+    bare.add(rows)
+    report(problem, bare, empty)
     if len(rows):
         if empty == "mean":
             own = _own_weights(problem)
@@ -250,5 +254,6 @@ class _Sweep:
 
 def _own_weights(problem: Problem) -> Floats:
     """(n,) w / Σ w."""
-    weights = np.ones(problem.n) if problem.weights is None else problem.weights.astype(np.float64)
+    weights = problem.weights_at(slice(None))
+    weights = np.ones(problem.n) if weights is None else weights
     return weights / (weights.sum() or np.nan)

@@ -31,7 +31,9 @@ TILE = 64  # queries a tile
 TASK_PAIRS = 1 << 24  # a query tile on a whole span: 10 ms compiled, 0.2 s in NumPy, after which Ctrl-C is heard
 BLOCK_BYTES = 1 << 20  # a packed block: stays in L2 while a query tile passes over it
 SPAN_BYTES = 16 << 20  # blocks packed at a time
-PANEL_BYTES = 4 << 20  # states of the queries worked on at a time; there are at most MAX_GROUPS + 1 of them
+PANEL_BYTES = (
+    4 << 20
+)  # coordinates and states of the queries worked on at a time; there are at most MAX_GROUPS + 1 of them
 MAX_GROUPS = 4
 FEW_TILES = 32  # below this many query tiles the keys are split, too
 
@@ -75,7 +77,7 @@ def layout(problem: Problem, m: int, dtype: np.dtype[Any]) -> Layout:
     per_key = dtype.itemsize * (problem.d + 1 + problem.c + (problem.key_scale is not None))
     block = min(max(BLOCK_BYTES // per_key // 256 * 256, 512), 32768, problem.n)
     span = max(min(SPAN_BYTES // (per_key * block), TASK_PAIRS // (TILE * block)), 1)
-    panel = max(PANEL_BYTES // (8 * (4 + problem.c)) // TILE * TILE, TILE)
+    panel = max(PANEL_BYTES // (8 * (4 + problem.c + 3 * problem.d)) // TILE * TILE, TILE)
     tiles = math.ceil(min(m, panel) / TILE)
     blocks = min(span, math.ceil(problem.n / block))
     groups = 1 if tiles >= FEW_TILES else min(blocks, MAX_GROUPS if tiles > 8 else 4 * MAX_GROUPS)

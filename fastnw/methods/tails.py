@@ -166,7 +166,7 @@ def _plain_logs(summary: Summary, rows: NDArray[np.intp]) -> Iterator[tuple[slic
     problem = summary.problem
     for block, scores in _scores(summary, rows):
         logs = np.fmax(_log_profile(problem, scores), LOWEST)
-        if problem.weights is not None:
+        if problem.weighted:
             logs += _log_weights(problem, block, -1)
         if problem.exclude_self:
             here = np.flatnonzero((rows >= block.start) & (rows < block.stop))
@@ -254,10 +254,9 @@ def _factors(problem: Problem, block: slice) -> dd.Pair:
 
 def _log_weights(problem: Problem, block: slice, row: int) -> Floats:
     """log of w/max w; −inf for a query's own key where that is left out."""
-    if problem.weights is None:
-        logs = np.zeros(len(problem.keys[block]))
-    else:
-        logs = np.log(problem.weights[block].astype(np.float64)) - math.log(problem.largest_weight)
+    weights = problem.weights_at(block)
+    weights = np.ones(len(problem.keys[block])) if weights is None else weights
+    logs = np.log(weights) - math.log(problem.largest_weight)
     if problem.exclude_self and block.start <= row < block.start + len(logs):
         logs[row - block.start] = -np.inf
     return logs
@@ -274,5 +273,8 @@ def _terms(problem: Problem, q: Floats, leader: _Leader, keys: Floats) -> tuple[
 def _apply(form: dd.Pair, near: dd.Pair, far: dd.Pair) -> dd.Pair:
     if np.ndim(form[0]) == 1:
         return dd.total(dd.multiply(dd.multiply(near, far), form))
-    columns = (near[0][..., None, :], near[1][..., None, :])
-    return dd.total(dd.multiply(dd.total(dd.multiply(columns, form)), far))
+    result = (np.zeros(np.shape(near[0])[:-1]), np.zeros(np.shape(near[0])[:-1]))
+    for j, column in enumerate(zip(*form, strict=True)):  # one at a time: no (keys, d, d) array
+        product = dd.total(dd.multiply(near, column))
+        result = dd.add(result, dd.multiply(product, (far[0][..., j], far[1][..., j])))
+    return result
