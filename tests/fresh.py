@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 
-# Settings of this session that would change what is tested.
+# Settings of this process that would change what is tested.
 CLEARED = ("FASTNW_CPU", "FASTNW_NUM_THREADS", "OMP_NUM_THREADS")
 
 

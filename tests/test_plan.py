@@ -1,0 +1,46 @@
+"""The plan: what it tells, and that neither threads nor timing change what is computed."""
+
+import numpy as np
+import pytest
+
+import fastnw
+from fastnw._validation import build
+from fastnw.methods import exact
+
+RNG = np.random.default_rng(0)
+QUERIES, KEYS, VALUES = RNG.normal(size=(70, 3)), RNG.normal(size=(900, 3)), RNG.normal(size=900)
+
+
+def test_what_it_tells():
+    plan = fastnw.plan(QUERIES, KEYS, VALUES, n_jobs=2)
+    assert (plan.method, plan.backend, plan.n_threads, plan.pairs) == ("exact", "compiled", 2, 70 * 900)
+    assert plan.seconds > 0
+    assert plan.bytes > 900 * 4 * 8
+    text = str(plan)
+    for needed in ("exact", "compiled", plan.isa, "2 thread", "6.3e+04 pairs", " s,", "MiB", plan.reason):
+        assert needed in text
+
+
+def test_threads_change_nothing_but_their_number():
+    one, four = (fastnw.plan(QUERIES, KEYS, VALUES, n_jobs=n) for n in (1, 4))
+    assert (one.method, one.backend, one.isa, one.dtype) == (four.method, four.backend, four.isa, four.dtype)
+    assert four.seconds < one.seconds
+    assert fastnw.plan(QUERIES, KEYS, VALUES, n_jobs=1) == one
+
+
+def test_float32_gives_way_where_it_cannot_keep_the_promise():
+    narrow = [a.astype(np.float32) for a in (QUERIES, KEYS, VALUES)]
+    assert fastnw.plan(*narrow).dtype == np.float32
+    assert fastnw.plan(*narrow, tol=1e-7).dtype == np.float64
+    assert fastnw.plan(*narrow, bandwidth=1e-25).dtype == np.float64
+    assert fastnw.plan(QUERIES, *narrow[1:]).dtype == np.float64
+
+
+@pytest.mark.parametrize(("m", "n", "d", "c"), [(1, 10**6, 3, 1), (10**6, 5, 1, 1), (3000, 10**5, 200, 50)])
+def test_the_layout_keeps_memory_bounded(m, n, d, c):
+    points = np.broadcast_to(np.float32(0), (max(m, n), d))
+    problem = build(points[:m], points[:n], np.broadcast_to(np.float32(0), (n, c)), kernel="gaussian", bandwidth=1.0)
+    shape = exact.layout(problem, m, np.dtype(np.float64))
+    assert shape.block * shape.span * (d + 1 + c) * 8 <= exact.SPAN_BYTES + shape.block * (d + 1 + c) * 8
+    assert shape.panel * (4 + c + 3 * d) * 8 <= exact.PANEL_BYTES + exact.TILE * (4 + c + 3 * d) * 8
+    assert 1 <= shape.groups <= 4 * exact.MAX_GROUPS

@@ -1,0 +1,63 @@
+"""PoolState: merging is the sum of the parts, and the bound of a mean holds for every error it allows."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastnw._state import PoolState
+
+
+def state_of(logs, values):
+    """One query's state of keys with those log weights, by its definition."""
+    shift = logs.max()
+    weights = np.exp(logs - shift)
+    return PoolState(np.array([shift]), weights.sum()[None], (weights @ values)[None], np.zeros(1), np.zeros(1))
+
+
+def equal(a, b):
+    for x, y in ((a.log_mass(), b.log_mass()), (a.finalise()[0], b.finalise()[0])):
+        np.testing.assert_allclose(x, y, rtol=1e-13, atol=1e-13)  # some roundings of numbers of size 1
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.integers(0, 2**32), st.sampled_from([1.0, 30.0, 800.0, 1e6]), st.integers(1, 6))
+def test_merging_parts_is_summing_the_whole(seed, spread, parts):
+    rng = np.random.default_rng(seed)
+    logs, values = spread * rng.normal(size=40), rng.uniform(-1, 1, size=(40, 3))
+    cuts = np.array_split(np.arange(40), parts)
+    states = [state_of(logs[cut], values[cut]) for cut in cuts]
+    equal(PoolState.merged(states), state_of(logs, values))
+    equal(PoolState.merged(states[::-1]), state_of(logs, values))
+
+
+def test_empty_is_the_identity():
+    some = state_of(np.array([-3.0, 2.0]), np.array([[0.5], [-1.0]]))
+    nothing = PoolState.empty(1, 1)
+    for merged in (nothing.merge(some), some.merge(nothing)):
+        for field in ("shift", "mass", "total", "mass_error", "total_error"):
+            np.testing.assert_array_equal(getattr(merged, field), getattr(some, field))
+    both = nothing.merge(PoolState.empty(1, 1))
+    assert both.is_empty.all()
+    assert both.log_mass()[0] == -np.inf
+    assert np.isnan(both.finalise()[0]).all()
+    assert np.isnan(both.finalise()[1]).all()
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(st.integers(0, 2**32), st.floats(1e-12, 2.0))
+def test_the_bound_holds_for_every_error_it_allows(seed, size):
+    rng = np.random.default_rng(seed)
+    mass, total = 1.0, rng.uniform(-1, 1, size=(1, 2))
+    e_mass, e_total = size * rng.uniform(size=2)
+    noisy_mass = mass + e_mass * rng.uniform(-1, 1)
+    noisy = PoolState(
+        np.zeros(1),
+        np.array([noisy_mass]),
+        total + e_total * rng.uniform(-1, 1, size=(1, 2)),
+        np.array([e_mass]),
+        np.array([e_total]),
+    )
+    if noisy_mass > 0:
+        mean, bound = noisy.finalise()
+        # beyond the range of the values, [-1, 1], the caller clips
+        assert np.all(np.abs(np.clip(mean, -1, 1) - total / mass) <= bound * (1 + 1e-12) + 1e-15)
