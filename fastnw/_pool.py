@@ -282,7 +282,9 @@ def run(
             if error is not None:
                 error[rows] = bound
             if log_mass is not None:
-                log_mass[rows] = state.log_mass() + math.log(problem.largest_weight)
+                logs = state.log_mass() + math.log(problem.largest_weight)
+                lowest = float(np.finfo(log_mass.dtype).min)  # -inf means empty, in float32 too
+                log_mass[rows] = np.where(np.isfinite(logs), np.maximum(logs, lowest), logs)
             late = np.flatnonzero(bound > _promised(problem) * (1 + 1e-9))  # NaN, where empty, is not
             missed.add(late + start, bound[late])
             nothing = np.flatnonzero(state.is_empty) + start

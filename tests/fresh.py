@@ -17,8 +17,9 @@ def environment(**variables):
 
 
 def command(program):
-    """Warnings are errors in the fresh interpreter, as they are in the tests."""
-    return [sys.executable, "-W", "error", "-c", textwrap.dedent(program)]
+    """Warnings are errors, as they are in the tests; isolated, so that what is installed is imported, not a source tree
+    that happens to be the current folder."""
+    return [sys.executable, "-I", "-W", "error", "-c", textwrap.dedent(program)]
 
 
 def run(program, timeout=120, **variables):

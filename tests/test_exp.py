@@ -134,5 +134,5 @@ assert np.nextafter(0, 1) > 0, "after use"
 assert (np.full(9, np.nextafter(0, 1)) * 1.0 > 0).all(), "in array arithmetic"
 """
     environment = os.environ | ({"FASTNW_CPU": level} if level != "plain" else {})
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -60,13 +60,14 @@ class Case:
     def program(self):
         return f"""{PREAMBLE}
 dtype = np.{self.dtype}
-def problem(m, n):
+def problem(m, n, arranged=True):
     queries, keys = normal(m, {self.d}), normal(n, {self.d})
-    {self.arrange or "pass"}
+    if arranged:
+        {self.arrange or "pass"}
     return queries, keys, normal({f"n, {self.columns}" if self.columns else "n"})
 
-for m, n in ((3, 5), (2000, 300), (2, 2000)):
-    fastnw.pool(*problem(m, n), method="exact", {self.options})
+for m, n, arranged in ((3, 5, True), (4000, 300, False), (2, 2000, False)):
+    fastnw.pool(*problem(m, n, arranged), method="exact", {self.options})
 arrays = problem({self.m}, {self.n})
 out = np.zeros({f"({self.m}, {self.columns})" if self.columns else self.m}, dtype)
 taken = peak(lambda: fastnw.pool(*arrays, out=out, method="exact", {self.options}))
