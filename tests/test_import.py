@@ -22,7 +22,7 @@ def test_import_takes_at_most_0_3_s():
 def test_import_and_first_use_load_nothing_heavy():
     program = """
     import sys, fastnw
-    heavy = {"numba", "sklearn", "matplotlib", "pandas", "torch", "jax", "finufft", "pyarrow"}
+    heavy = {"numba", "sklearn", "matplotlib", "pandas", "torch", "jax", "finufft", "pyarrow", "scipy", "tqdm"}
     print(sorted(heavy & set(sys.modules)))
     fastnw.pool([[0.0]], [[1.0]], [1.0])
     print(sorted(heavy & set(sys.modules)))

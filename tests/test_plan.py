@@ -44,3 +44,40 @@ def test_the_layout_keeps_memory_bounded(m, n, d, c):
     assert shape.block * shape.span * (d + 1 + c) * 8 <= exact.SPAN_BYTES + shape.block * (d + 1 + c) * 8
     assert shape.panel * (4 + c + 3 * d) * 8 <= exact.PANEL_BYTES + exact.TILE * (4 + c + 3 * d) * 8
     assert 1 <= shape.groups <= 4 * exact.MAX_GROUPS
+
+
+def test_it_says_why_and_what_happens_to_queries_it_cannot_certify():
+    forced = fastnw.plan(QUERIES, KEYS, VALUES, method="exact")
+    assert "method='exact' was asked for" in forced.reason
+    assert forced.reason in str(forced)
+    assert "far tails" in str(forced)
+    narrow = fastnw.plan(*(a.astype(np.float32) for a in (QUERIES, KEYS, VALUES)))
+    assert "cannot certify go to float64" in str(narrow)
+    assert "cannot certify go to float64" not in str(forced)
+
+
+def test_it_names_the_backend_that_runs():
+    student = fastnw.Kernel("student", lambda u2: 1 / (1 + u2) ** 2)
+    for options in ({"kernel": student}, {"backend": "reference"}):
+        plan = fastnw.plan(QUERIES, KEYS, VALUES, **options)
+        assert (plan.backend, plan.isa) == ("reference", "numpy")
+        assert "reference (numpy)" in str(plan)
+    assert "student" in str(fastnw.plan(QUERIES, KEYS, kernel=student))
+
+
+def test_more_work_is_expected_to_take_longer():
+    """Seconds and pairs of a pure function: no clock, so the same at every call."""
+    small, large = (fastnw.plan(QUERIES, np.tile(KEYS, (k, 1)), n_jobs=1) for k in (1, 100))
+    assert large.pairs == 100 * small.pairs
+    assert large.seconds == pytest.approx(100 * small.seconds, rel=1e-12)
+    wide = fastnw.plan(QUERIES, KEYS, np.ones((900, 20)), n_jobs=1)
+    assert wide.seconds > small.seconds
+    slow = fastnw.plan(QUERIES, KEYS, backend="reference", n_jobs=1)
+    assert slow.seconds > small.seconds
+
+
+def test_it_cannot_be_changed():
+    plan = fastnw.plan(QUERIES, KEYS)
+    assert isinstance(plan, fastnw.Plan)
+    with pytest.raises(AttributeError):
+        plan.method = "tree"

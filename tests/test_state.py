@@ -1,6 +1,9 @@
 """PoolState: merging is the sum of the parts, and the bound of a mean holds for every error it allows."""
 
+import itertools
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,3 +64,52 @@ def test_the_bound_holds_for_every_error_it_allows(seed, size):
         mean, bound = noisy.finalise()
         # beyond the range of the values, [-1, 1], the caller clips
         assert np.all(np.abs(np.clip(mean, -1, 1) - total / mass) <= bound * (1 + 1e-12) + 1e-15)
+
+
+@pytest.mark.parametrize("e_mass", [0.0, 1e-9, 0.3, 0.999])
+@pytest.mark.parametrize("e_total", [0.0, 1e-9, 0.3])
+def test_the_bound_holds_in_the_worst_corners(e_mass, e_total):
+    """Both errors as large as they may be, of either sign, for means at the ends and in the middle of the range."""
+    for t, up, right in itertools.product((-1.0, 0.0, 0.5, 1.0), (-1, 1), (-1, 1)):
+        mass, total = 1.0 + up * e_mass, t + right * e_total
+        state = PoolState(np.zeros(1), np.array([mass]), np.array([[total]]), np.array([e_mass]), np.array([e_total]))
+        mean, bound = state.finalise()
+        assert abs(np.clip(mean[0, 0], -1, 1) - t) <= bound[0] * (1 + 1e-12) + 1e-15
+        assert abs(mass - 1) <= state.relative_mass_error()[0] * (1 + 1e-12) + 1e-15  # of rounding 1 + e
+    assert bound[0] <= 2
+
+
+def test_a_bound_that_says_nothing_is_the_whole_range():
+    """As much error as mass: any mean is possible."""
+    state = PoolState(np.zeros(1), np.array([1.0]), np.array([[0.2]]), np.array([1.0]), np.array([0.0]))
+    assert state.finalise()[1][0] == 2
+    assert state.relative_mass_error()[0] == np.inf
+
+
+def test_errors_are_merged_like_the_sums_they_bound():
+    one = PoolState(np.zeros(1), np.ones(1), np.ones((1, 1)), np.array([0.25]), np.array([0.5]))
+    two = PoolState(np.array([3.0]), np.ones(1), -np.ones((1, 1)), np.array([0.125]), np.array([0.75]))
+    for merged in (one.merge(two), two.merge(one)):
+        assert merged.shift[0] == 3
+        assert merged.mass_error[0] == pytest.approx(0.25 * np.exp(-3) + 0.125, rel=1e-15)
+        assert merged.total_error[0] == pytest.approx(0.5 * np.exp(-3) + 0.75, rel=1e-15)
+        assert merged.mass[0] == pytest.approx(np.exp(-3) + 1, rel=1e-15)
+
+
+def test_shifts_of_any_size_do_not_overflow():
+    shifts = [-1e300, -800.0, 0.0, 800.0, 1e300]
+    states = [PoolState(np.array([s]), np.ones(1), np.full((1, 1), 0.5), np.zeros(1), np.zeros(1)) for s in shifts]
+    for order in itertools.permutations(states):
+        merged = PoolState.merged(list(order))
+        assert merged.log_mass()[0] == 1e300
+        assert merged.finalise()[0][0, 0] == 0.5
+
+
+def test_rows_and_put():
+    whole = PoolState.empty(4, 2)
+    part = whole.rows(slice(1, 3))
+    part.mass[:] = 7  # a view
+    assert whole.mass.tolist() == [0, 7, 7, 0]
+    whole.put(np.array([3]), PoolState(np.ones(1), np.full(1, 2.0), np.ones((1, 2)), np.zeros(1), np.zeros(1)))
+    assert whole.mass.tolist() == [0, 7, 7, 2]
+    assert whole.is_empty.tolist() == [True, False, False, False]
