@@ -70,7 +70,7 @@ class Plan:
 
 
 def _escalation(dtype: np.dtype[Any]) -> str:
-    steps = ("float32, " if dtype == np.float32 else "") + "float64, then relative exponents in 32 digits"
+    steps = ("float32, " if dtype == np.float32 else "") + "float64, then 32 digits for far tails"
     return f"certified for each query: {steps}, where needed"
 
 

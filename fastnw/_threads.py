@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 PROGRESS_AFTER = 2.0  # seconds of expected work from which a terminal shows a bar
@@ -137,11 +138,9 @@ class _BlasGuard:
         self._lock, self._depth = threading.Lock(), 0
 
     def __enter__(self) -> None:
-        from threadpoolctl import ThreadpoolController
-
         with self._lock:
             if self._depth == 0:
-                libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+                libraries = _blas_libraries("scipy.linalg" in sys.modules)
                 if not self._before:
                     self._before = [(library, library.num_threads) for library in libraries]
                 for library in libraries:
@@ -155,6 +154,15 @@ class _BlasGuard:
                 for library, n in self._before:
                     _set_threads(library, n)
                 self._before = []
+
+
+@lru_cache(maxsize=2)
+def _blas_libraries(with_scipy: bool) -> list[Any]:
+    """The BLAS of NumPy and, once it is loaded, of SciPy. Found once each: looking through the loaded libraries takes
+    a lock of the C library, which a thread may hold while another forks."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas").lib_controllers
 
 
 def _set_threads(library: Any, n: int) -> None:
