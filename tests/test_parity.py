@@ -79,14 +79,16 @@ def check(kernel, case, dtype, backend, method):
     scale, rounding = high - low, eps * abs(f)
     error = abs(got - f)
     assert np.all(error <= PROMISE[dtype] * scale + rounding)
-    assert worst(error / (scale + eps)) <= 2 * worst(abs(plain_f - f) / (scale + eps)) + 12 * eps
+    # 12 roundings; whitening by a matrix's factor is one of cond(L) more, which shows near a compact kernel's edge
+    roundings = 48 if np.ndim(options.get("bandwidth", 1.0)) == 2 else 12
+    assert worst(error / (scale + eps)) <= 2 * worst(abs(plain_f - f) / (scale + eps)) + roundings * eps
     by_query = (error - rounding).reshape(len(f), -1).max(axis=1)
     assert np.all(by_query <= bound)
 
     mass_error = abs(got_log_mass - log_mass)
     size = np.maximum(1, abs(log_mass))  # of a log far from 0 the last digits are worth more than eps
     assert np.all(mass_error <= PROMISE[dtype] * size)
-    assert worst(mass_error / size) <= 2 * worst(abs(plain_log_mass - log_mass) / size) + 12 * eps
+    assert worst(mass_error / size) <= 2 * worst(abs(plain_log_mass - log_mass) / size) + roundings * eps
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
