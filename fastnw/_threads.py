@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import itertools
 import os
+import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -44,11 +46,14 @@ def run(task: Callable[[int], float], n_tasks: int, n_threads: int, meter: Meter
             meter.add(task(i))
         return
     numbers, stop, failures = itertools.count(), threading.Event(), []
-    # Counts the workers that are done. Thread.join would not do: interrupted by Ctrl-C, it takes a running thread for
-    # a finished one in CPython up to 3.12.
-    done = threading.Semaphore(0)
+    # Lists, not semaphores or joins, say who has begun and who is done: an exception from Ctrl-C may strike between any
+    # two steps here, and must not lose count. The queue only wakes the caller; a lost wake-up costs 0.1 s.
+    begun: list[None] = []
+    finished: list[None] = []
+    wake: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def work() -> None:
+        begun.append(None)
         _current.stop = stop
         try:
             while not stop.is_set() and (i := next(numbers)) < n_tasks:
@@ -59,23 +64,22 @@ def run(task: Callable[[int], float], n_tasks: int, n_threads: int, meter: Meter
             failures.append(failure)
             stop.set()
         finally:
-            done.release()
+            finished.append(None)
+            wake.put(None)
 
-    started: list[threading.Thread] = []
-    waiting = 0
+    def wait(expected: Callable[[], int]) -> None:
+        while len(finished) < expected():
+            with suppress(queue.Empty):
+                wake.get(timeout=0.1)  # a bounded wait lets Ctrl-C through on every platform
+
+    n_workers = min(n_threads, n_tasks)
     try:
-        for i in range(min(n_threads, n_tasks)):
-            worker = threading.Thread(target=work, name=f"fastnw-{i}", daemon=True)
-            worker.start()
-            started.append(worker)
-        while waiting < len(started):
-            waiting += done.acquire(timeout=0.1)  # a bounded wait lets Ctrl-C through on every platform
+        for _ in range(n_workers):
+            _thread.start_new_thread(work, ())
+        wait(lambda: n_workers)
     finally:
         stop.set()
-        while waiting < len(started):
-            waiting += done.acquire(timeout=0.1)
-        for worker in started:
-            worker.join()
+        wait(lambda: len(begun))  # whoever begins later finds the run stopped
     if failures:
         raise failures[0]
 

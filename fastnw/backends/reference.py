@@ -59,7 +59,8 @@ def _sums(
     weights, shift = _weights(kernel, u2, present)
     if kernel.facts is None:
         # what the profile does within the error of u², at a slope or at a cliff
-        nudged = [_weights(kernel, u2 * (1 + step)[:, None], present, shift)[0] for step in (error, -error)]
+        steps = np.maximum(u2, 1) * error[:, None]
+        nudged = [_weights(kernel, np.maximum(u2 + by, 0), present, shift)[0] for by in (steps, -steps)]
         mass_error = np.maximum(*(np.abs(other - weights) for other in nudged)) @ rhs[0]
     elif kernel.window_sensitivity > 0:
         mass_error = (present & (u2 <= 1 + 2 * error[:, None])) @ rhs[0] * (kernel.window_sensitivity * error)
