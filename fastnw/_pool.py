@@ -118,9 +118,8 @@ def pool(
     flat = np.ndim(values) == 1
     result = _output(out, (problem.m,) if flat else (problem.m, problem.c), problem.dtype)
     # results are written while later ones are computed: never over what is still read
-    overlaps = out is not None and any(
-        np.may_share_memory(out, a) for a in (problem.queries, problem.keys, problem.values)
-    )
+    read = (problem.queries, problem.keys, problem.values, problem.weights, problem.key_scale)
+    overlaps = out is not None and any(a is not None and np.may_share_memory(out, a) for a in read)
     mean = result.copy() if overlaps else result
     log_mass = np.empty(problem.m, problem.dtype) if return_mass else None
     error = np.empty(problem.m) if return_error else None

@@ -232,3 +232,11 @@ def test_coordinates_of_any_size(kernel, size, backend):
     assert np.all(abs(got - expected) <= 1e-8 * 4)  # the promise
     nearest = fastnw.pool(queries, keys, values, kernel=kernel, bandwidth=1.0, backend=backend)
     np.testing.assert_array_equal(nearest, [1.0, 5.0, 2.0])
+
+
+def test_out_may_be_the_weights():
+    """The mean for empty windows is taken late, when a shared `out` would long have been written."""
+    points, weights = 10 * np.arange(3.0)[:, None], np.array([1.0, 2.0, 1.0])
+    options = {"kernel": "boxcar", "exclude_self": True, "empty": "mean"}
+    got = fastnw.pool(points, points, [1.0, 2.0, 3.0], sample_weight=weights, out=weights, **options)
+    np.testing.assert_allclose(got, 2.0, rtol=1e-15)  # (1 + 2·2 + 3)/4
