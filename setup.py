@@ -34,7 +34,7 @@ def tiles(level: str) -> Extension:
     return Extension(
         f"fastnw.backends._tiles_{level}",
         [str(SOURCE / f"_tiles_{level}.pyx")],
-        depends=[str(SOURCE / "_tiles.pxi"), str(SOURCE / "_simd.h")],
+        depends=[str(path) for path in SOURCE.glob("_*.[hp]*")],
         include_dirs=[str(SOURCE)],
     )
 

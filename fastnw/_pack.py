@@ -32,12 +32,15 @@ class KeyBlock:
         Factor of the squared distance, 1/λ²; for an inner product 1/λ.
     rhs : (1 + c, B) compute type
         Weights w, and w·t for each value t ∈ [−1, 1].
+    weighted : bool
+        False if all weights are 1.
     """
 
     start: int
     coords: Array
     scale: Array | None
     rhs: Array
+    weighted: bool
 
     @property
     def size(self) -> int:
@@ -46,7 +49,7 @@ class KeyBlock:
     def part(self, first: int, last: int) -> KeyBlock:
         """The keys from `first` up to `last` of the block, as views."""
         scale = None if self.scale is None else self.scale[first:last]
-        return KeyBlock(self.start + first, self.coords[:, first:last], scale, self.rhs[:, first:last])
+        return KeyBlock(self.start + first, self.coords[:, first:last], scale, self.rhs[:, first:last], self.weighted)
 
 
 def pack_inverse(problem: Problem, dtype: Any) -> Array:
@@ -62,8 +65,18 @@ def pack_queries(problem: Problem, rows: Rows, dtype: Any) -> Array:
 def pack_keys(problem: Problem, start: int, stop: int, dtype: Any) -> KeyBlock:
     """The keys from `start` up to `stop`."""
     rows = slice(start, stop)
-    coords = np.ascontiguousarray(coordinates(problem, problem.keys[rows]).T, dtype=dtype)
-    return KeyBlock(start, coords, _scale(problem, rows, dtype), _rhs(problem, rows, dtype))
+    points = coordinates(problem, problem.keys[rows])
+    coords = _rows(problem.d, len(points), dtype)
+    coords[...] = points.T
+    return KeyBlock(start, coords, _scale(problem, rows, dtype), _rhs(problem, rows, dtype), problem.weighted)
+
+
+def _rows(count: int, length: int, dtype: Any) -> Array:
+    """An array of contiguous rows whose starts differ by an odd number of cache lines: multiples of 4 KiB would share
+    the same few places of L1 (2.5 to 3.5 times slower from d = 16 on)."""
+    lane = 64 // np.dtype(dtype).itemsize
+    lines = -(-length // lane)
+    return np.empty((count, (lines + 1 - lines % 2) * lane), dtype)[:, :length]
 
 
 def coordinates(problem: Problem, points: Array) -> Array:
@@ -109,7 +122,7 @@ def normalised_values(problem: Problem, rows: slice) -> Array:
 def _rhs(problem: Problem, rows: slice, dtype: Any) -> Array:
     """w and w·t in float64, rounded once."""
     values = normalised_values(problem, rows)
-    rhs = np.empty((1 + problem.c, values.shape[1]), dtype)
+    rhs = _rows(1 + problem.c, values.shape[1], dtype)
     weights = problem.weights_at(rows)
     if weights is None:
         rhs[0], rhs[1:] = 1.0, values

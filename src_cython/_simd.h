@@ -11,6 +11,13 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Kernels, as in backends/compiled.py; those that decay exponentially come first, then the compact ones. */
+enum {
+    GAUSSIAN, LAPLACIAN, MATERN32, MATERN52, LOGISTIC, DOT,
+    BOXCAR, TRIANGULAR, EPANECHNIKOV, BIWEIGHT, TRIWEIGHT, TRICUBE, COSINE,
+    CAUCHY, CONSTANT
+};
+
 #if defined(_OPENMP) || defined(__GNUC__) || defined(__clang__)
 #define SIMD_LOOP(clause) _Pragma(clause)
 #else

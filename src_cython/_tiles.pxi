@@ -1,8 +1,11 @@
 # The body of every instruction set: sums and scores of one tile (query block x key block).
 #
-# A tile is walked strip by strip (a few hundred keys, whose rows stay in L1) and, within a strip, query by query, in three
-# plain loops over a strip buffer: squared distances, profile, weighted sums. Every loop is elementwise or one of the named
-# reductions of _simd.h, so each compiler vectorises it without a flag that reorders arithmetic.
+# A tile is walked strip by strip (a few hundred keys, whose rows stay in L1). Within a strip queries go in groups through
+# the fused loop of _fused.h, where sums stay in registers. One by one, through the staged loops below (squared distances,
+# profile, weighted sums over a strip buffer, with a running shift), go those that it cannot do: kernels that decay
+# exponentially until a near key has been met, inner products, strips that hold the query's own key, strips' ends,
+# processors without vectors. Staged loops are elementwise or one of the named reductions of _simd.h, so each compiler
+# vectorises them without a flag that reorders arithmetic.
 
 from cython cimport floating as real
 from libc.math cimport INFINITY, exp, sqrt
@@ -25,17 +28,24 @@ cdef extern from "_simd.h" nogil:
     float fastnw_smallest_f32(const float*, Py_ssize_t)
     double fastnw_smallest_f64(const double*, Py_ssize_t)
 
+cdef extern from "_fused.h" nogil:
+    enum:
+        FASTNW_GROUP
+        GAUSSIAN, LAPLACIAN, MATERN32, MATERN52, LOGISTIC, DOT
+        BOXCAR, TRIANGULAR, EPANECHNIKOV, BIWEIGHT, TRIWEIGHT, TRICUBE, COSINE
+        CAUCHY, CONSTANT
+    void fastnw_fused_f32(int, const float*, Py_ssize_t, Py_ssize_t, const float*, int, const float*, const float*, int, int,
+                          float, float*, Py_ssize_t, const float**, int, Py_ssize_t, double (*)[3])
+    void fastnw_fused_f64(int, const double*, Py_ssize_t, Py_ssize_t, const double*, int, const double*, const double*, int,
+                          int, double, double*, Py_ssize_t, const double**, int, Py_ssize_t, double (*)[3])
+
 cdef enum:
     STRIP = 1024        # longest strip, in keys
     STRIP_BYTES = 20480
+    GROUP = 8           # at least FASTNW_GROUP
+    LANES = 32          # two vectors at most, and a divisor of every full strip
 
-# The codes of backends/compiled.py.
-cdef enum:
-    GAUSSIAN, LAPLACIAN, MATERN32, MATERN52, LOGISTIC, DOT
-    BOXCAR, TRIANGULAR, EPANECHNIKOV, BIWEIGHT, TRIWEIGHT, TRICUBE, COSINE
-    CAUCHY, CONSTANT
-
-
+cdef double NEAR = 2.0**-60  # a mass above this needs no shift: what exp's clamp adds or takes is far below it
 
 cdef inline real _exp(real x) noexcept nogil:
     if real is float:
@@ -266,55 +276,129 @@ cdef inline Py_ssize_t _strip(Py_ssize_t bytes_per_key) noexcept nogil:
     return 64 if n < 64 else (STRIP if n > STRIP else n)
 
 
-cdef void _sum_tile(
-    int kernel, const real* queries, Py_ssize_t m, const real* inv, const real* scale, const real* keys,
-    const real* rhs, Py_ssize_t stride, Py_ssize_t d, Py_ssize_t c, Py_ssize_t n, const int64_t* own,
-    double* shift, double* mass, double* total, double* mass_error, const double* error, double sensitivity,
+cdef inline void _staged(
+    int kernel, const real* q, const real* inv, const real* scale, const real* keys, const real* rhs, Py_ssize_t stride,
+    Py_ssize_t d, Py_ssize_t c, Py_ssize_t n, Py_ssize_t self_at,
+    double* shift, double* mass, double* total, double* mass_error, double error, double sensitivity,
 ) noexcept nogil:
+    """Add the sums of n <= STRIP keys to one query's state; key `self_at`, if any, is left out."""
     cdef real s[STRIP]
-    cdef Py_ssize_t i, start = 0, length, self_at
-    cdef Py_ssize_t longest = _strip(sizeof(real) * (d + 1 + c))
     cdef real z, z0, inside
     cdef double reach = 690.0  # beyond this many nats a term is below the clamp of exp
     if real is float:
         reach = 80.0
+    _scores(kernel, &s[0], q, inv, scale, keys, stride, d, n)
+    if self_at >= 0:
+        s[self_at] = <real>INFINITY
+    if kernel <= DOT:
+        z = _decay(kernel, _smallest(&s[0], n))
+        z0 = <real>(-shift[0])
+        if z < z0:
+            if mass[0] != 0:
+                _rescale(exp(<double>z - <double>z0), mass, total, c, mass_error)
+            z0 = z
+            shift[0] = -<double>z
+        elif z == INFINITY or z - z0 > reach:
+            return
+        _log_profile(kernel, &s[0], n, z0)
+    else:
+        if sensitivity > 0:
+            inside = _within(&s[0], rhs, n, <real>(1 + 2 * error))
+            if inside == 0:
+                return
+            mass_error[0] += sensitivity * error * inside
+        _profile(kernel, &s[0], n)
+    if self_at >= 0:
+        s[self_at] = 0
+    _weigh(&s[0], rhs, stride, 1 + c, n, mass, total)
+    if kernel < DOT and shift[0] != 0 and mass[0] * exp(shift[0]) >= NEAR:
+        _rescale(exp(shift[0]), mass, total, c, mass_error)
+        shift[0] = 0
+
+
+cdef inline bint _is_iso(const real* inv, Py_ssize_t d) noexcept nogil:
+    """One bandwidth for all coordinates, of a size that leaves the squares of raw differences within range."""
+    cdef Py_ssize_t j
+    for j in range(1, d):
+        if inv[j] != inv[0]:
+            return False
+    return 1e-10 < inv[0] < 1e10
+
+
+cdef void _fused(
+    int kernel, const real* inv, bint iso, const real* scale, const real* keys, const real* rhs, bint weighted,
+    Py_ssize_t stride, Py_ssize_t d, Py_ssize_t c, Py_ssize_t n, const real** q, const Py_ssize_t* member, int group,
+    double* shift, double* mass, double* total, double* mass_error, const double* error, double sensitivity,
+) noexcept nogil:
+    """Add the sums of n <= STRIP keys to the states of a group of queries; what fills no vector goes through `_staged`."""
+    cdef real edge = 1
+    cdef real kappa[GROUP * STRIP]
+    cdef double sums[GROUP][3]
+    cdef int a, values = 2 if c > 1 else <int>c
+    cdef Py_ssize_t i, done, whole = n // LANES * LANES
+    for a in range(group):
+        sums[a][0] = 0
+        edge = max(edge, <real>(1 + 2 * error[member[a]]))
+    if whole > 0:
+        if real is float:
+            fastnw_fused_f32(kernel, keys, stride, d, inv, iso, scale, rhs, weighted, values, edge, &kappa[0], STRIP, q,
+                             group, whole, sums)
+        else:
+            fastnw_fused_f64(kernel, keys, stride, d, inv, iso, scale, rhs, weighted, values, edge, &kappa[0], STRIP, q,
+                             group, whole, sums)
+    for a in range(group):
+        i = member[a]
+        done = whole if sums[a][0] == sums[a][0] else 0  # NaN: see _fused_body.h
+        if done > 0:
+            if values == 2:
+                _weigh(&kappa[a * STRIP], rhs, stride, 1 + c, whole, mass + i, total + i * c)
+            else:
+                mass[i] += sums[a][0]
+                if values == 1:
+                    total[i] += sums[a][1]
+            mass_error[i] += sensitivity * error[i] * sums[a][2]
+        if done < n:
+            _staged(kernel, q[a], inv, scale + done if scale != NULL else NULL, keys + done, rhs + done, stride, d, c,
+                    n - done, -1, shift + i, mass + i, total + i * c, mass_error + i, error[i], sensitivity)
+
+
+cdef void _sum_tile(
+    int kernel, const real* queries, Py_ssize_t m, const real* inv, const real* scale, const real* keys,
+    const real* rhs, bint weighted, Py_ssize_t stride, Py_ssize_t d, Py_ssize_t c, Py_ssize_t n, const int64_t* own,
+    double* shift, double* mass, double* total, double* mass_error, const double* error, double sensitivity,
+) noexcept nogil:
+    cdef const real* q[GROUP]
+    cdef Py_ssize_t member[GROUP]
+    cdef Py_ssize_t i, start = 0, length, self_at
+    cdef Py_ssize_t longest = _strip(sizeof(real) * (d + 1 + c))
+    cdef int group
+    cdef bint iso = _is_iso(inv, d), fusable = FASTNW_GROUP > 0 and kernel != DOT
+    cdef const real* scales = NULL
     while start < n:
         length = longest if n - start > longest else n - start
+        if scale != NULL:
+            scales = scale + start
+        group = 0
         for i in range(m):
-            _scores(kernel, &s[0], queries + i * d, inv, scale + start if scale != NULL else NULL,
-                    keys + start, stride, d, length)
             self_at = -1
             if own != NULL and 0 <= own[i] - start < length:
                 self_at = own[i] - start
-            if self_at >= 0:
-                s[self_at] = <real>INFINITY
-            if kernel <= DOT:
-                z = _decay(kernel, _smallest(&s[0], length))
-                z0 = <real>(-shift[i])
-                if z < z0:
-                    if mass[i] != 0:
-                        _rescale(exp(<double>z - <double>z0), mass + i, total + i * c, c, mass_error + i)
-                    z0 = z
-                    shift[i] = -<double>z
-                elif z == INFINITY or z - z0 > reach:
-                    continue
-                _log_profile(kernel, &s[0], length, z0)
+            if fusable and self_at < 0 and shift[i] == 0:
+                q[group], member[group] = queries + i * d, i
+                group += 1
             else:
-                if sensitivity > 0:
-                    inside = _within(&s[0], rhs + start, length, <real>(1 + 2 * error[i]))
-                    if inside == 0:
-                        continue
-                    mass_error[i] += sensitivity * error[i] * inside
-                _profile(kernel, &s[0], length)
-            if self_at >= 0:
-                s[self_at] = 0
-            _weigh(&s[0], rhs + start, stride, 1 + c, length, mass + i, total + i * c)
+                _staged(kernel, queries + i * d, inv, scales, keys + start, rhs + start, stride, d, c, length, self_at,
+                        shift + i, mass + i, total + i * c, mass_error + i, error[i], sensitivity)
+            if group > 0 and (group == FASTNW_GROUP or i == m - 1):
+                _fused(kernel, inv, iso, scales, keys + start, rhs + start, weighted, stride, d, c, length, &q[0],
+                       &member[0], group, shift, mass, total, mass_error, error, sensitivity)
+                group = 0
         start += length
 
 
 def sum_tile(
-    int kernel, const real[:, ::1] queries, const real[::1] inv, const real[::1] scale, const real[:, ::1] keys,
-    const real[:, ::1] rhs, const int64_t[::1] own, double[::1] shift, double[::1] mass, double[:, ::1] total,
+    int kernel, const real[:, ::1] queries, const real[::1] inv, const real[::1] scale, const real[:, :] keys,
+    const real[:, :] rhs, bint weighted, const int64_t[::1] own, double[::1] shift, double[::1] mass, double[:, ::1] total,
     double[::1] mass_error, const double[::1] error, double sensitivity,
 ):
     """Add the key block's sums to the state of a query block, in place; shapes as in backends/compiled.py."""
@@ -322,32 +406,39 @@ def sum_tile(
     cdef double nothing = 0
     cdef const real* scales = NULL
     cdef const int64_t* owns = NULL
+    # a single row's stride means nothing, and NumPy may say anything
+    cdef Py_ssize_t stride = (keys.strides[0] if d > 1 else rhs.strides[0]) // <Py_ssize_t>sizeof(real)
     if m == 0 or n == 0:
         return
+    if d > 1 and c > 0 and rhs.strides[0] != keys.strides[0] or n > 1 and not keys.strides[1] == rhs.strides[1] == sizeof(real):
+        raise ValueError("keys and rhs must have contiguous rows of one stride")
     if scale is not None:
         scales = &scale[0]
     if own is not None:
         owns = &own[0]
     with nogil:
-        _sum_tile(kernel, &queries[0, 0], m, &inv[0], scales, &keys[0, 0], &rhs[0, 0], rhs.shape[1], d, c, n,
-                  owns, &shift[0], &mass[0], &total[0, 0] if c > 0 else &nothing, &mass_error[0], &error[0],
+        _sum_tile(kernel, &queries[0, 0], m, &inv[0], scales, &keys[0, 0], &rhs[0, 0], weighted,
+                  stride, d, c, n, owns, &shift[0], &mass[0], &total[0, 0] if c > 0 else &nothing, &mass_error[0], &error[0],
                   sensitivity)
 
 
 def score_tile(
-    int kernel, const real[:, ::1] queries, const real[::1] inv, const real[::1] scale, const real[:, ::1] keys,
+    int kernel, const real[:, ::1] queries, const real[::1] inv, const real[::1] scale, const real[:, :] keys,
     real[:, ::1] out,
 ):
     """out[i, k] = u^2 of query i and key k of the block (for `dot`, the negated scaled inner product)."""
     cdef Py_ssize_t i, m = queries.shape[0], d = queries.shape[1], n = keys.shape[1]
+    cdef Py_ssize_t stride = keys.strides[0] // <Py_ssize_t>sizeof(real)
     cdef const real* scales = NULL
     if m == 0 or n == 0:
         return
+    if n > 1 and keys.strides[1] != sizeof(real):
+        raise ValueError("keys must have contiguous rows")
     if scale is not None:
         scales = &scale[0]
     with nogil:
         for i in range(m):
-            _scores(kernel, &out[i, 0], &queries[i, 0], &inv[0], scales, &keys[0, 0], n, d, n)
+            _scores(kernel, &out[i, 0], &queries[i, 0], &inv[0], scales, &keys[0, 0], stride, d, n)
 
 
 def exponential(const real[::1] x, real[::1] out, bint base_two):

@@ -93,6 +93,7 @@ def sum_tile(
         keys.scale,
         keys.coords,
         keys.rhs,
+        keys.weighted,
         own,
         state.shift,
         state.mass,

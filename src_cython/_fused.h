@@ -1,0 +1,33 @@
+/* The fused tiles of float and double, from one body. */
+#ifndef FASTNW_FUSED_H
+#define FASTNW_FUSED_H
+
+#include "_simd.h"
+#include "_vector.h"
+
+#include <stddef.h>
+
+#ifdef FASTNW_VECTORS
+#define REAL float
+#define VEC vec_f32
+#define N(name) name##_f32
+#include "_fused_body.h"
+#undef REAL
+#undef VEC
+#undef N
+
+#define REAL double
+#define VEC vec_f64
+#define N(name) name##_f64
+#include "_fused_body.h"
+#undef REAL
+#undef VEC
+#undef N
+#else
+/* Never called: a group of 0 queries sends everything through the staged loops. */
+#define FASTNW_GROUP 0
+#define fastnw_fused_f32(...) ((void)0)
+#define fastnw_fused_f64(...) ((void)0)
+#endif
+
+#endif

@@ -1,0 +1,240 @@
+/* The fused tile: distances, profile and sums of a group of queries over a strip of keys, in registers. Included once for
+ * float and once for double (by _fused.h), with REAL, VEC and N(name) set.
+ *
+ * Distances are differences of raw coordinates: dividing or centring keys beforehand would cost a rounding of |k/h|. With
+ * one bandwidth for all coordinates its square multiplies the sum (`iso`), which saves a multiplication a coordinate.
+ * No shift: kernels that decay exponentially come here once a query has met a key near enough (see _tiles.pxi). */
+
+typedef struct {
+    const REAL *keys; /* (d, stride) */
+    ptrdiff_t stride, d;
+    const REAL *inverse; /* (d,) 1/h_j, unless `factor` holds them */
+    REAL factor;         /* of the squared distance: 1/h^2, for the Gaussian -log2(e)/2 of it */
+    const REAL *scale;   /* (stride,) or NULL */
+    const REAL *weights, *values; /* (stride,) w and w t */
+    REAL edge; /* of u^2: what lies below may be within the support */
+    REAL *out; /* (group, out_stride) kernel values, where they are stored */
+    ptrdiff_t out_stride;
+} N(strip);
+
+/* sums[a]: mass, total, weight of the keys that may be within the support. A NaN mass: u^2 left the range of the fast
+ * arithmetic, and the sums are void. */
+typedef void (*N(fused_function))(const N(strip) *, const REAL *const *q, ptrdiff_t n,
+                                  double (*sums)[3]);
+
+/* u^2 -> kappa, in place; for the Gaussian `factor` s is the exponent of 2 */
+INLINE void N(profile)(const int kernel, VEC *s, VEC factor)
+{
+    const VEC one = N(set)(1), zero = N(set)(0);
+    VEC z[FASTNW_GROUP];
+    switch (kernel) {
+    case GAUSSIAN:
+        N(exp2)(s, factor);
+        return;
+    case LAPLACIAN:
+    case LOGISTIC:
+        N(roots)(s);
+        N(exp2)(s, N(set)((REAL)-1.4426950408889634));
+        if (kernel == LOGISTIC)
+            EACH(a) s[a] = N(set)(4) * s[a] / ((one + s[a]) * (one + s[a]));
+        return;
+    case MATERN32:
+        /* z stops growing where exp is clamped */
+        N(roots)(s);
+        EACH(a) z[a] = N(smaller)(s[a] * N(set)((REAL)1.7320508075688772), N(set)(800));
+        EACH(a) s[a] = z[a];
+        N(exp2)(s, N(set)((REAL)-1.4426950408889634));
+        EACH(a) s[a] = (one + z[a]) * s[a];
+        return;
+    case MATERN52:
+        N(roots)(s);
+        EACH(a) z[a] = N(smaller)(s[a] * N(set)((REAL)2.23606797749979), N(set)(800));
+        EACH(a) s[a] = z[a];
+        N(exp2)(s, N(set)((REAL)-1.4426950408889634));
+        EACH(a) s[a] = (one + z[a] + z[a] * z[a] * N(set)((REAL)(1.0 / 3.0))) * s[a];
+        return;
+    case BOXCAR:
+        EACH(a) s[a] = N(add_within)(zero, s[a], one, one);
+        return;
+    case TRIANGULAR:
+        N(roots)(s);
+        EACH(a) s[a] = N(larger)(one - s[a], zero);
+        return;
+    case EPANECHNIKOV:
+    case BIWEIGHT:
+    case TRIWEIGHT:
+        EACH(a) z[a] = N(larger)(one - s[a], zero);
+        EACH(a) s[a] = z[a];
+        if (kernel != EPANECHNIKOV)
+            EACH(a) s[a] = s[a] * z[a];
+        if (kernel == TRIWEIGHT)
+            EACH(a) s[a] = s[a] * z[a];
+        return;
+    case TRICUBE:
+        EACH(a) z[a] = s[a];
+        N(roots)(s);
+        EACH(a) z[a] = N(larger)(one - s[a] * z[a], zero);
+        EACH(a) s[a] = z[a] * z[a] * z[a];
+        return;
+    case COSINE:
+        EACH(a) s[a] = N(smaller)(s[a], one);
+        N(cosines)(s);
+        return;
+    case CAUCHY:
+        EACH(a) s[a] = one / (one + s[a]);
+        return;
+    default:
+        EACH(a) s[a] = one;
+    }
+}
+
+/* Inlined with constants: D coordinates (0: strip->d), one bandwidth or several, weights or all 1, and what becomes of the
+ * values: 0 only masses, 1 a total too, 2 stored. */
+INLINE void N(fused)(const int kernel, const int D, const int iso, const int weighted, const int values,
+                     const N(strip) *strip, const REAL *const *q, ptrdiff_t n, double (*sums)[3])
+{
+    const ptrdiff_t d = D ? D : strip->d, stride = strip->stride;
+    const int compact = kernel >= TRIANGULAR && kernel <= COSINE;
+    const ptrdiff_t lanes = sizeof(VEC) / sizeof(REAL);
+    const VEC factor = N(set)(strip->factor), edge = N(set)(strip->edge);
+    VEC mass[FASTNW_GROUP], total[FASTNW_GROUP], inside[FASTNW_GROUP];
+    EACH(a) mass[a] = total[a] = inside[a] = N(set)(0);
+    for (ptrdiff_t i = 0; i < n; i += lanes) {
+        const REAL *k = strip->keys + i;
+        VEC s[FASTNW_GROUP], t[FASTNW_GROUP];
+        EACH(a) s[a] = N(set)(0);
+        /* one vector of keys at a time: a query's coordinate then is an operand in memory, broadcast for nothing, where
+         * two would load it into a register first (a third slower) */
+        for (ptrdiff_t j = 0; j < d; j++, k += stride) {
+            const VEC key = N(load)(k);
+            EACH(a) t[a] = key - N(set)(q[a][j]);
+            if (!iso)
+                EACH(a) t[a] = t[a] * N(set)(strip->inverse[j]);
+            EACH(a) s[a] = t[a] * t[a] + s[a];
+        }
+        if (strip->scale)
+            EACH(a) s[a] = s[a] * N(load)(strip->scale + i);
+        if (iso && kernel != GAUSSIAN)
+            EACH(a) s[a] = s[a] * factor;
+        const VEC w = weighted ? N(load)(strip->weights + i) : N(set)(1);
+        if (compact)
+            EACH(a) inside[a] = N(add_within)(inside[a], s[a], edge, w);
+        N(profile)(kernel, s, factor);
+        if (values == 2)
+            EACH(a) N(store)(strip->out + a * strip->out_stride + i, s[a]);
+        if (weighted)
+            EACH(a) mass[a] = s[a] * w + mass[a];
+        else
+            EACH(a) mass[a] = mass[a] + s[a];
+        if (values == 1)
+            EACH(a) total[a] = s[a] * N(load)(strip->values + i) + total[a];
+    }
+    EACH(a) sums[a][0] = N(sum)(mass[a]);
+    EACH(a) sums[a][1] = values == 1 ? N(sum)(total[a]) : 0;
+    EACH(a) sums[a][2] = compact ? N(sum)(inside[a]) : 0;
+}
+
+#define ARGUMENTS const N(strip) *strip, const REAL *const *q, ptrdiff_t n, double (*sums)[3]
+#define INSTANCE(NAME, KERNEL, D, ISO, WEIGHTED, VALUES)                                                               \
+    static void N(NAME)(ARGUMENTS) { N(fused)(KERNEL, D, ISO, WEIGHTED, VALUES, strip, q, n, sums); }
+
+/* Every kernel: without weights and with one bandwidth in d = 1, 2, 3; any other case; kernel values alone. */
+#define KERNEL_INSTANCES(NAME, KERNEL)                                                                                 \
+    INSTANCE(NAME##_1, KERNEL, 1, 1, 0, 1)                                                                             \
+    INSTANCE(NAME##_2, KERNEL, 2, 1, 0, 1)                                                                             \
+    INSTANCE(NAME##_3, KERNEL, 3, 1, 0, 1)                                                                             \
+    INSTANCE(NAME##_iso, KERNEL, 0, 1, 1, 1)                                                                           \
+    INSTANCE(NAME##_any, KERNEL, 0, 0, 1, 1)                                                                           \
+    INSTANCE(NAME##_store, KERNEL, 0, 0, 1, 2)                                                                         \
+    INSTANCE(NAME##_store_iso, KERNEL, 0, 1, 1, 2)                                                                     \
+    static N(fused_function) N(choose_##NAME)(ptrdiff_t d, int iso, int weighted, int values)                        \
+    {                                                                                                                  \
+        if (values == 2)                                                                                               \
+            return iso ? N(NAME##_store_iso) : N(NAME##_store);                                                        \
+        if (!iso)                                                                                                      \
+            return N(NAME##_any);                                                                                      \
+        if (weighted || d > 3)                                                                                         \
+            return N(NAME##_iso);                                                                                      \
+        return d == 1 ? N(NAME##_1) : d == 2 ? N(NAME##_2) : N(NAME##_3);                                              \
+    }
+
+KERNEL_INSTANCES(gaussian, GAUSSIAN)
+KERNEL_INSTANCES(laplacian, LAPLACIAN)
+KERNEL_INSTANCES(matern32, MATERN32)
+KERNEL_INSTANCES(matern52, MATERN52)
+KERNEL_INSTANCES(logistic, LOGISTIC)
+KERNEL_INSTANCES(boxcar, BOXCAR)
+KERNEL_INSTANCES(triangular, TRIANGULAR)
+KERNEL_INSTANCES(epanechnikov, EPANECHNIKOV)
+KERNEL_INSTANCES(biweight, BIWEIGHT)
+KERNEL_INSTANCES(triweight, TRIWEIGHT)
+KERNEL_INSTANCES(tricube, TRICUBE)
+KERNEL_INSTANCES(cosine, COSINE)
+KERNEL_INSTANCES(cauchy, CAUCHY)
+KERNEL_INSTANCES(constant, CONSTANT)
+
+/* The Gaussian without weights, in a function each for d = 1 to 4, with one bandwidth and with several, with and without
+ * values: up to a tenth and a third faster than the general ones. */
+#define GAUSSIAN_INSTANCES(D)                                                                                          \
+    INSTANCE(gaussian_##D##_iso_mass, GAUSSIAN, D, 1, 0, 0)                                                            \
+    INSTANCE(gaussian_##D##_iso_value, GAUSSIAN, D, 1, 0, 1)                                                           \
+    INSTANCE(gaussian_##D##_mass, GAUSSIAN, D, 0, 0, 0)                                                                \
+    INSTANCE(gaussian_##D##_value, GAUSSIAN, D, 0, 0, 1)
+
+GAUSSIAN_INSTANCES(1)
+GAUSSIAN_INSTANCES(2)
+GAUSSIAN_INSTANCES(3)
+GAUSSIAN_INSTANCES(4)
+
+#define GAUSSIAN_ROW(D)                                                                                                \
+    {N(gaussian_##D##_mass), N(gaussian_##D##_value), N(gaussian_##D##_iso_mass), N(gaussian_##D##_iso_value)}
+
+static N(fused_function) N(choose)(int kernel, ptrdiff_t d, int iso, int weighted, int values)
+{
+    static const N(fused_function) plain[4][4] = {GAUSSIAN_ROW(1), GAUSSIAN_ROW(2), GAUSSIAN_ROW(3), GAUSSIAN_ROW(4)};
+    switch (kernel) {
+    case GAUSSIAN:
+        return values < 2 && d <= 4 && !weighted ? plain[d - 1][2 * iso + values] : N(choose_gaussian)(d, iso, weighted, values);
+    case LAPLACIAN:
+        return N(choose_laplacian)(d, iso, weighted, values);
+    case MATERN32:
+        return N(choose_matern32)(d, iso, weighted, values);
+    case MATERN52:
+        return N(choose_matern52)(d, iso, weighted, values);
+    case LOGISTIC:
+        return N(choose_logistic)(d, iso, weighted, values);
+    case BOXCAR:
+        return N(choose_boxcar)(d, iso, weighted, values);
+    case TRIANGULAR:
+        return N(choose_triangular)(d, iso, weighted, values);
+    case EPANECHNIKOV:
+        return N(choose_epanechnikov)(d, iso, weighted, values);
+    case BIWEIGHT:
+        return N(choose_biweight)(d, iso, weighted, values);
+    case TRIWEIGHT:
+        return N(choose_triweight)(d, iso, weighted, values);
+    case TRICUBE:
+        return N(choose_tricube)(d, iso, weighted, values);
+    case COSINE:
+        return N(choose_cosine)(d, iso, weighted, values);
+    case CAUCHY:
+        return N(choose_cauchy)(d, iso, weighted, values);
+    default:
+        return N(choose_constant)(d, iso, weighted, values);
+    }
+}
+
+/* Sums (or, with values == 2, kernel values into `out`) of up to a group of queries over n keys, a multiple of 32; a
+ * smaller group is filled up with its first. `inverse` holds the 1/h_j, all equal if `iso`. */
+static void N(fastnw_fused)(int kernel, const REAL *keys, ptrdiff_t stride, ptrdiff_t d, const REAL *inverse, int iso,
+                            const REAL *scale, const REAL *rhs, int weighted, int values, REAL edge, REAL *out,
+                            ptrdiff_t out_stride, const REAL **q, int group, ptrdiff_t n,
+                            double (*sums)[3])
+{
+    const REAL factor = (iso ? inverse[0] * inverse[0] : 1) * (REAL)(kernel == GAUSSIAN ? -0.7213475204444817 : 1);
+    const N(strip) strip = {keys, stride, d, inverse, factor, scale, rhs, values ? rhs + stride : rhs,
+                            edge, out, out_stride};
+    for (int a = group; a < FASTNW_GROUP; a++)
+        q[a] = q[0];
+    N(choose)(kernel, d, iso, weighted, values)(&strip, q, n, sums);
+}
