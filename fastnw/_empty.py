@@ -93,7 +93,7 @@ def nearest(problem: Problem, plan: Plan, rows: NDArray[np.intp]) -> NDArray[np.
         for first in range(0, len(rows), tile):
             mine = slice(first, first + tile)
             u2 = plan.tiles.score_tile(problem.kernel, queries[mine], keys, inverse)
-            u2[:, keys.rhs[0] == 0] = np.inf
+            u2[:, keys.weights == 0] = np.inf
             if problem.exclude_self:
                 own = rows[mine] - start
                 here = np.flatnonzero((own >= 0) & (own < keys.size))

@@ -18,6 +18,9 @@ from fastnw._validation import Problem
 
 Array = NDArray[Any]
 
+RAW_VALUES = 3.0  # |centre|/half up to which values are summed as they are
+VECTOR = 16  # elements of the longest vector: rows of values are filled up to a multiple
+
 
 @dataclass(frozen=True)
 class KeyBlock:
@@ -30,17 +33,19 @@ class KeyBlock:
     coords : (d, B) compute type
     scale : (B,) compute type or None
         Factor of the squared distance, 1/λ²; for an inner product 1/λ.
-    rhs : (1 + c, B) compute type
-        Weights w, and w·t for each value t ∈ [−1, 1].
+    weights : (B,) compute type
     weighted : bool
         False if all weights are 1.
+    values : (c, B) compute type
+        w·t for each value t ∈ [−1, 1]; the transpose of rows a whole number of cache lines apart where c > 1.
     """
 
     start: int
     coords: Array
     scale: Array | None
-    rhs: Array
+    weights: Array
     weighted: bool
+    values: Array
 
     @property
     def size(self) -> int:
@@ -49,7 +54,42 @@ class KeyBlock:
     def part(self, first: int, last: int) -> KeyBlock:
         """The keys from `first` up to `last` of the block, as views."""
         scale = None if self.scale is None else self.scale[first:last]
-        return KeyBlock(self.start + first, self.coords[:, first:last], scale, self.rhs[:, first:last], self.weighted)
+        return KeyBlock(
+            self.start + first,
+            self.coords[:, first:last],
+            scale,
+            self.weights[first:last],
+            self.weighted,
+            self.values[:, first:last],
+        )
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """A block of B keys as rows, for matrix products: views of the user's arrays wherever these allow it.
+
+    Attributes
+    ----------
+    start : int
+        Position of the first among all keys.
+    keys : (B, d) compute type
+    values : (B, c) compute type
+        As the user gave them, or normalised.
+    weights : (B,) compute type or None
+    centre, spread : (c,) float64
+        What makes them normalised: (values − centre)/spread.
+    """
+
+    start: int
+    keys: Array
+    values: Array
+    weights: Array | None
+    centre: Array
+    spread: Array
+
+    @property
+    def size(self) -> int:
+        return len(self.keys)
 
 
 def pack_inverse(problem: Problem, dtype: Any) -> Array:
@@ -68,7 +108,8 @@ def pack_keys(problem: Problem, start: int, stop: int, dtype: Any) -> KeyBlock:
     points = coordinates(problem, problem.keys[rows])
     coords = _rows(problem.d, len(points), dtype)
     coords[...] = points.T
-    return KeyBlock(start, coords, _scale(problem, rows, dtype), _rhs(problem, rows, dtype), problem.weighted)
+    weights, values = _weights_and_values(problem, rows, dtype)
+    return KeyBlock(start, coords, _scale(problem, rows, dtype), weights, problem.weighted, values)
 
 
 def _rows(count: int, length: int, dtype: Any) -> Array:
@@ -77,6 +118,34 @@ def _rows(count: int, length: int, dtype: Any) -> Array:
     lane = 64 // np.dtype(dtype).itemsize
     lines = -(-length // lane)
     return np.empty((count, (lines + 1 - lines % 2) * lane), dtype)[:, :length]
+
+
+def pack_rows(problem: Problem, start: int, stop: int, dtype: Any) -> RowBlock:
+    """The keys from `start` up to `stop`, as rows."""
+    rows = slice(start, stop)
+    weights = problem.weights_at(rows)
+    if weights is not None:
+        weights = (weights / problem.largest_weight).astype(dtype)
+    keys = problem.keys[rows] if are_rows(problem.keys, dtype) else np.ascontiguousarray(problem.keys[rows], dtype)
+    if keeps_values(problem, dtype):
+        centre, half = problem.values_centre
+        return RowBlock(start, keys, problem.values[rows], weights, centre, np.where(half > 0, half, 1.0))
+    values = np.ascontiguousarray(normalised_values(problem, rows).T, dtype)
+    return RowBlock(start, keys, values, weights, np.zeros(problem.c), np.ones(problem.c))
+
+
+def are_rows(array: Array, dtype: Any) -> bool:
+    """Whether BLAS can read the rows where they lie."""
+    size = np.dtype(dtype).itemsize
+    step, inner = array.strides
+    aligned = array.dtype == dtype and array.flags.aligned and step % size == 0
+    return bool(aligned and (inner == size or array.shape[1] == 1) and step >= size * array.shape[1])
+
+
+def keeps_values(problem: Problem, dtype: Any) -> bool:
+    """Whether values can be summed as they are: so near 0 that centring afterwards costs two digits at most."""
+    centre, half = problem.values_centre
+    return are_rows(problem.values, dtype) and bool(np.all(np.abs(centre) <= RAW_VALUES * half))
 
 
 def coordinates(problem: Problem, points: Array) -> Array:
@@ -109,24 +178,25 @@ def _within_range(factors: Array, dtype: Any) -> Array:
 def normalised_values(problem: Problem, rows: slice) -> Array:
     """(c, B) float64 values t ∈ [−1, 1]; a column without spread is all zeros."""
     centre, half = problem.values_centre
-    block = problem.values[rows]
-    values = np.empty((problem.c, len(block)))
-    for j in range(problem.c):  # by column: no temporaries of the whole block
-        values[j] = block[:, j]
-        values[j] -= centre[j]
-        values[j] /= half[j] if half[j] > 0 else 1.0
-    # keys without weight lie outside the range: clipped, they cannot overflow
-    return np.clip(values, -1.0, 1.0, out=values)
+    values = problem.values[rows].astype(np.float64, order="C")
+    with np.errstate(over="ignore"):  # keys without weight lie outside the range: clipped, they cannot overflow
+        values -= centre
+        values /= np.where(half > 0, half, 1.0)
+    return np.clip(values, -1.0, 1.0, out=values).T
 
 
-def _rhs(problem: Problem, rows: slice, dtype: Any) -> Array:
-    """w and w·t in float64, rounded once."""
+def _weights_and_values(problem: Problem, rows: slice, dtype: Any) -> tuple[Array, Array]:
+    """w and w·t in float64, rounded once; several values as columns of rows filled up with zeros to whole vectors."""
     values = normalised_values(problem, rows)
-    rhs = _rows(1 + problem.c, values.shape[1], dtype)
+    count, length = values.shape
     weights = problem.weights_at(rows)
-    if weights is None:
-        rhs[0], rhs[1:] = 1.0, values
-    else:
+    if weights is not None:
         weights /= problem.largest_weight
-        rhs[0], rhs[1:] = weights, values * weights
-    return rhs
+        values *= weights
+    if count < 2:
+        packed = values.astype(dtype)
+    else:
+        padded = np.zeros((length, -(-count // VECTOR) * VECTOR), dtype)
+        padded[:, :count] = values.T
+        packed = padded.T[:count]
+    return (np.ones(length, dtype) if weights is None else weights.astype(dtype)), packed

@@ -244,7 +244,7 @@ class _Sweep:
                 logs = kernel.log_profile(argument)
             else:
                 logs = np.log(np.maximum(kernel.profile(argument), 0.0))
-            logs = np.where(inside, logs, -np.inf) + np.log(keys.rhs[0])
+            logs = np.where(inside, logs, -np.inf) + np.log(keys.weights)
         if self.problem.exclude_self:
             own = np.arange(rows.start, rows.stop) - keys.start
             here = np.flatnonzero((own >= 0) & (own < keys.size))

@@ -88,55 +88,56 @@ INLINE void N(profile)(const int kernel, VEC *s, VEC factor)
     }
 }
 
-/* Inlined with constants: D coordinates (0: strip->d), one bandwidth or several, weights or all 1, and what becomes of the
- * values: 0 only masses, 1 a total too, 2 stored. */
-INLINE void N(fused)(const int kernel, const int D, const int iso, const int weighted, const int values,
+/* Inlined with constants: D coordinates (0: strip->d), one bandwidth or several, weights or all 1, what becomes of the
+ * values (0 only masses, 1 a total too, 2 kernel values stored), one or two groups of queries at a time. */
+INLINE void N(fused)(const int kernel, const int D, const int iso, const int weighted, const int values, const int groups,
                      const N(strip) *strip, const REAL *const *q, ptrdiff_t n, double (*sums)[3])
 {
-    const ptrdiff_t d = D ? D : strip->d, stride = strip->stride;
-    const int compact = kernel >= TRIANGULAR && kernel <= COSINE;
-    const ptrdiff_t lanes = sizeof(VEC) / sizeof(REAL);
+    const ptrdiff_t d = D ? D : strip->d, stride = strip->stride, lanes = sizeof(VEC) / sizeof(REAL);
+    const int compact = kernel >= TRIANGULAR && kernel <= COSINE, queries = groups * FASTNW_GROUP;
     const VEC factor = N(set)(strip->factor), edge = N(set)(strip->edge);
-    VEC mass[FASTNW_GROUP], total[FASTNW_GROUP], inside[FASTNW_GROUP];
-    EACH(a) mass[a] = total[a] = inside[a] = N(set)(0);
+    VEC mass[2 * FASTNW_GROUP], total[2 * FASTNW_GROUP], inside[2 * FASTNW_GROUP];
+    ALL(a) mass[a] = total[a] = inside[a] = N(set)(0);
     for (ptrdiff_t i = 0; i < n; i += lanes) {
         const REAL *k = strip->keys + i;
-        VEC s[FASTNW_GROUP], t[FASTNW_GROUP];
-        EACH(a) s[a] = N(set)(0);
+        VEC s[2 * FASTNW_GROUP], t[2 * FASTNW_GROUP];
+        ALL(a) s[a] = N(set)(0);
         /* one vector of keys at a time: a query's coordinate then is an operand in memory, broadcast for nothing, where
          * two would load it into a register first (a third slower) */
         for (ptrdiff_t j = 0; j < d; j++, k += stride) {
             const VEC key = N(load)(k);
-            EACH(a) t[a] = key - N(set)(q[a][j]);
+            ALL(a) t[a] = key - N(set)(q[a][j]);
             if (!iso)
-                EACH(a) t[a] = t[a] * N(set)(strip->inverse[j]);
-            EACH(a) s[a] = t[a] * t[a] + s[a];
+                ALL(a) t[a] = t[a] * N(set)(strip->inverse[j]);
+            ALL(a) s[a] = t[a] * t[a] + s[a];
         }
         if (strip->scale)
-            EACH(a) s[a] = s[a] * N(load)(strip->scale + i);
+            ALL(a) s[a] = s[a] * N(load)(strip->scale + i);
         if (iso && kernel != GAUSSIAN)
-            EACH(a) s[a] = s[a] * factor;
+            ALL(a) s[a] = s[a] * factor;
         const VEC w = weighted ? N(load)(strip->weights + i) : N(set)(1);
         if (compact)
-            EACH(a) inside[a] = N(add_within)(inside[a], s[a], edge, w);
+            ALL(a) inside[a] = N(add_within)(inside[a], s[a], edge, w);
         N(profile)(kernel, s, factor);
+        if (groups == 2)
+            N(profile)(kernel, s + FASTNW_GROUP, factor);
         if (values == 2)
-            EACH(a) N(store)(strip->out + a * strip->out_stride + i, s[a]);
+            ALL(a) N(store)(strip->out + a * strip->out_stride + i, s[a]);
         if (weighted)
-            EACH(a) mass[a] = s[a] * w + mass[a];
+            ALL(a) mass[a] = s[a] * w + mass[a];
         else
-            EACH(a) mass[a] = mass[a] + s[a];
+            ALL(a) mass[a] = mass[a] + s[a];
         if (values == 1)
-            EACH(a) total[a] = s[a] * N(load)(strip->values + i) + total[a];
+            ALL(a) total[a] = s[a] * N(load)(strip->values + i) + total[a];
     }
-    EACH(a) sums[a][0] = N(sum)(mass[a]);
-    EACH(a) sums[a][1] = values == 1 ? N(sum)(total[a]) : 0;
-    EACH(a) sums[a][2] = compact ? N(sum)(inside[a]) : 0;
+    ALL(a) sums[a][0] = N(sum)(mass[a]);
+    ALL(a) sums[a][1] = values == 1 ? N(sum)(total[a]) : 0;
+    ALL(a) sums[a][2] = compact ? N(sum)(inside[a]) : 0;
 }
 
 #define ARGUMENTS const N(strip) *strip, const REAL *const *q, ptrdiff_t n, double (*sums)[3]
 #define INSTANCE(NAME, KERNEL, D, ISO, WEIGHTED, VALUES)                                                               \
-    static void N(NAME)(ARGUMENTS) { N(fused)(KERNEL, D, ISO, WEIGHTED, VALUES, strip, q, n, sums); }
+    static void N(NAME)(ARGUMENTS) { N(fused)(KERNEL, D, ISO, WEIGHTED, VALUES, 1, strip, q, n, sums); }
 
 /* Every kernel: without weights and with one bandwidth in d = 1, 2, 3; any other case; kernel values alone. */
 #define KERNEL_INSTANCES(NAME, KERNEL)                                                                                 \
@@ -189,6 +190,24 @@ GAUSSIAN_INSTANCES(4)
 #define GAUSSIAN_ROW(D)                                                                                                \
     {N(gaussian_##D##_mass), N(gaussian_##D##_value), N(gaussian_##D##_iso_mass), N(gaussian_##D##_iso_value)}
 
+/* Two groups at a time share the loads of keys: 10 % at d = 64, 25 % at d = 256, but at d = 5 to 32 they lose as much to
+ * registers kept in memory. */
+#define WIDE_INSTANCE(NAME, ISO, VALUES)                                                                               \
+    static void N(NAME)(ARGUMENTS) { N(fused)(GAUSSIAN, 0, ISO, 1, VALUES, 2, strip, q, n, sums); }
+WIDE_INSTANCE(gaussian_wide, 0, 1)
+WIDE_INSTANCE(gaussian_wide_iso, 1, 1)
+WIDE_INSTANCE(gaussian_wide_store, 0, 2)
+WIDE_INSTANCE(gaussian_wide_store_iso, 1, 2)
+
+static N(fused_function) N(choose_wide)(int kernel, ptrdiff_t d, int iso, int values)
+{
+    if (kernel != GAUSSIAN || d < 48)
+        return NULL;
+    if (values == 2)
+        return iso ? N(gaussian_wide_store_iso) : N(gaussian_wide_store);
+    return iso ? N(gaussian_wide_iso) : N(gaussian_wide);
+}
+
 static N(fused_function) N(choose)(int kernel, ptrdiff_t d, int iso, int weighted, int values)
 {
     static const N(fused_function) plain[4][4] = {GAUSSIAN_ROW(1), GAUSSIAN_ROW(2), GAUSSIAN_ROW(3), GAUSSIAN_ROW(4)};
@@ -224,17 +243,56 @@ static N(fused_function) N(choose)(int kernel, ptrdiff_t d, int iso, int weighte
     }
 }
 
-/* Sums (or, with values == 2, kernel values into `out`) of up to a group of queries over n keys, a multiple of 32; a
- * smaller group is filled up with its first. `inverse` holds the 1/h_j, all equal if `iso`. */
+/* Sums (or, with values == 2, kernel values into `out`) of up to two groups of queries over n keys, a multiple of 32.
+ * `q` has places for both groups, filled up here. `inverse` holds the 1/h_j, all equal if `iso`. */
 static void N(fastnw_fused)(int kernel, const REAL *keys, ptrdiff_t stride, ptrdiff_t d, const REAL *inverse, int iso,
-                            const REAL *scale, const REAL *rhs, int weighted, int values, REAL edge, REAL *out,
-                            ptrdiff_t out_stride, const REAL **q, int group, ptrdiff_t n,
+                            const REAL *scale, const REAL *weights, int weighted, const REAL *values, int use,
+                            REAL edge, REAL *out, ptrdiff_t out_stride, const REAL **q, int queries, ptrdiff_t n,
                             double (*sums)[3])
 {
     const REAL factor = (iso ? inverse[0] * inverse[0] : 1) * (REAL)(kernel == GAUSSIAN ? -0.7213475204444817 : 1);
-    const N(strip) strip = {keys, stride, d, inverse, factor, scale, rhs, values ? rhs + stride : rhs,
-                            edge, out, out_stride};
-    for (int a = group; a < FASTNW_GROUP; a++)
+    N(strip) strip = {keys, stride, d, inverse, factor, scale, weights, values, edge, out, out_stride};
+    const N(fused_function) wide = N(choose_wide)(kernel, d, iso, use), one = N(choose)(kernel, d, iso, weighted, use);
+    for (int a = queries; a < 2 * FASTNW_GROUP; a++)
         q[a] = q[0];
-    N(choose)(kernel, d, iso, weighted, values)(&strip, q, n, sums);
+    if (queries > FASTNW_GROUP && wide) {
+        wide(&strip, q, n, sums);
+        return;
+    }
+    one(&strip, q, n, sums);
+    strip.out += FASTNW_GROUP * out_stride;
+    if (queries > FASTNW_GROUP)
+        one(&strip, q + FASTNW_GROUP, n, sums + FASTNW_GROUP);
+}
+
+/* totals[a][k] += sum_i g[a][i] rows[i][k] for a group of queries, k < c; rows of c filled up with zeros to whole vectors.
+ * As fast as the multiplications allow, and without BLAS's packing (a third faster than sgemm at c = 64). */
+INLINE void N(weigh_chunk)(const int vectors, const REAL *g, ptrdiff_t g_stride, const REAL *rows, ptrdiff_t stride,
+                           ptrdiff_t n, REAL *out, ptrdiff_t out_stride)
+{
+    const ptrdiff_t lanes = sizeof(VEC) / sizeof(REAL);
+    VEC sum[4][FASTNW_GROUP];
+    for (int v = 0; v < vectors; v++)
+        EACH(a) sum[v][a] = N(set)(0);
+    for (ptrdiff_t i = 0; i < n; i++, rows += stride) {
+        VEC factor[FASTNW_GROUP];
+        EACH(a) factor[a] = N(set)(g[a * g_stride + i]);
+        for (int v = 0; v < vectors; v++) {
+            const VEC row = N(load)(rows + v * lanes);
+            EACH(a) sum[v][a] = factor[a] * row + sum[v][a];
+        }
+    }
+    for (int v = 0; v < vectors; v++)
+        EACH(a) N(store)(out + a * out_stride + v * lanes, sum[v][a]);
+}
+
+static void N(fastnw_weigh_group)(const REAL *g, ptrdiff_t g_stride, const REAL *rows, ptrdiff_t stride, ptrdiff_t c,
+                                  ptrdiff_t n, REAL *out, ptrdiff_t out_stride)
+{
+    const ptrdiff_t lanes = sizeof(VEC) / sizeof(REAL);
+    ptrdiff_t k = 0;
+    for (; k + 3 * lanes < c; k += 4 * lanes)
+        N(weigh_chunk)(4, g, g_stride, rows + k, stride, n, out + k, out_stride);
+    for (; k < c; k += lanes)
+        N(weigh_chunk)(1, g, g_stride, rows + k, stride, n, out + k, out_stride);
 }

@@ -147,57 +147,46 @@ static inline double fastnw_cosine_f64(double s)
 }
 
 #define FASTNW_REDUCTIONS(T, SUFFIX)                                                                                   \
-    /* out[k] += sum_i g[i] r[k][i] for `rows` rows r[k], `stride` apart */                                            \
-    static inline void fastnw_weigh_##SUFFIX(const T *g, const T *r, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t n,    \
-                                             double *mass, double *total)                                              \
+    /* mass += sum_i g_i w_i, and with values (v not NULL) total += sum_i g_i v_i */                                   \
+    static inline void fastnw_weigh_##SUFFIX(const T *g, const T *w, const T *v, ptrdiff_t n, double *mass,            \
+                                             double *total)                                                            \
     {                                                                                                                  \
-        ptrdiff_t k = 2;                                                                                               \
         T a = 0, b = 0, c = 0, e = 0;                                                                                  \
-        if (rows == 1) {                                                                                               \
+        if (!v) {                                                                                                      \
             SIMD_LOOP("omp simd reduction(+ : a)")                                                                     \
             for (ptrdiff_t i = 0; i < n; i++)                                                                          \
-                a += g[i] * r[i];                                                                                      \
+                a += g[i] * w[i];                                                                                      \
             *mass += a;                                                                                                \
             return;                                                                                                    \
         }                                                                                                              \
         /* in two halves: one accumulator a row would wait for its own addition (4 cycles, 8 % of a Gaussian tile) */  \
         const ptrdiff_t half = n / 2;                                                                                  \
-        const T *later = r + half, *g2 = g + half;                                                                     \
+        const T *g2 = g + half, *w2 = w + half, *v2 = v + half;                                                        \
         SIMD_LOOP("omp simd reduction(+ : a, b, c, e)")                                                                \
         for (ptrdiff_t i = 0; i < half; i++) {                                                                         \
-            a += g[i] * r[i];                                                                                          \
-            b += g[i] * r[stride + i];                                                                                 \
-            c += g2[i] * later[i];                                                                                     \
-            e += g2[i] * later[stride + i];                                                                            \
+            a += g[i] * w[i];                                                                                          \
+            b += g[i] * v[i];                                                                                          \
+            c += g2[i] * w2[i];                                                                                        \
+            e += g2[i] * v2[i];                                                                                        \
         }                                                                                                              \
         if (n % 2) {                                                                                                   \
-            a += g[n - 1] * r[n - 1];                                                                                  \
-            b += g[n - 1] * r[stride + n - 1];                                                                         \
+            a += g[n - 1] * w[n - 1];                                                                                  \
+            b += g[n - 1] * v[n - 1];                                                                                  \
         }                                                                                                              \
         *mass += a + c;                                                                                                \
-        total[0] += b + e;                                                                                             \
-        for (; k + 4 <= rows; k += 4) {                                                                                \
-            const T *p = r + k * stride;                                                                               \
-            a = b = c = e = 0;                                                                                         \
-            SIMD_LOOP("omp simd reduction(+ : a, b, c, e)")                                                            \
-            for (ptrdiff_t i = 0; i < n; i++) {                                                                        \
-                a += g[i] * p[i];                                                                                      \
-                b += g[i] * p[stride + i];                                                                             \
-                c += g[i] * p[2 * stride + i];                                                                         \
-                e += g[i] * p[3 * stride + i];                                                                         \
-            }                                                                                                          \
-            total[k - 1] += a;                                                                                         \
-            total[k] += b;                                                                                             \
-            total[k + 1] += c;                                                                                         \
-            total[k + 2] += e;                                                                                         \
-        }                                                                                                              \
-        for (; k < rows; k++) {                                                                                        \
-            a = 0;                                                                                                     \
-            SIMD_LOOP("omp simd reduction(+ : a)")                                                                     \
-            for (ptrdiff_t i = 0; i < n; i++)                                                                          \
-                a += g[i] * r[k * stride + i];                                                                         \
-            total[k - 1] += a;                                                                                         \
-        }                                                                                                              \
+        *total += b + e;                                                                                               \
+    }                                                                                                                  \
+    /* total[k] += sum_i g_i rows[i][k] for k < c, through `sums` (c,) */                                              \
+    static inline void fastnw_weigh_rows_##SUFFIX(const T *g, const T *rows, ptrdiff_t stride, ptrdiff_t c,            \
+                                                  ptrdiff_t n, T *sums, double *total)                                 \
+    {                                                                                                                  \
+        for (ptrdiff_t k = 0; k < c; k++)                                                                              \
+            sums[k] = 0;                                                                                               \
+        for (ptrdiff_t i = 0; i < n; i++, rows += stride)                                                              \
+            for (ptrdiff_t k = 0; k < c; k++)                                                                          \
+                sums[k] += g[i] * rows[k];                                                                             \
+        for (ptrdiff_t k = 0; k < c; k++)                                                                              \
+            total[k] += sums[k];                                                                                       \
     }                                                                                                                  \
     /* the weight of the keys that may lie within the support */                                                       \
     static inline T fastnw_within_##SUFFIX(const T *s, const T *w, ptrdiff_t n, T edge)                                \

@@ -10,6 +10,7 @@
 from cython cimport floating as real
 from libc.math cimport INFINITY, exp, sqrt
 from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
 
 cdef extern from "<math.h>" nogil:
     float sqrtf(float)
@@ -21,8 +22,10 @@ cdef extern from "_simd.h" nogil:
     double fastnw_exp2_f64(double)
     float fastnw_cosine_f32(float)
     double fastnw_cosine_f64(double)
-    void fastnw_weigh_f32(const float*, const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t, double*, double*)
-    void fastnw_weigh_f64(const double*, const double*, Py_ssize_t, Py_ssize_t, Py_ssize_t, double*, double*)
+    void fastnw_weigh_f32(const float*, const float*, const float*, Py_ssize_t, double*, double*)
+    void fastnw_weigh_f64(const double*, const double*, const double*, Py_ssize_t, double*, double*)
+    void fastnw_weigh_rows_f32(const float*, const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t, float*, double*)
+    void fastnw_weigh_rows_f64(const double*, const double*, Py_ssize_t, Py_ssize_t, Py_ssize_t, double*, double*)
     float fastnw_within_f32(const float*, const float*, Py_ssize_t, float)
     double fastnw_within_f64(const double*, const double*, Py_ssize_t, double)
     float fastnw_smallest_f32(const float*, Py_ssize_t)
@@ -34,15 +37,22 @@ cdef extern from "_fused.h" nogil:
         GAUSSIAN, LAPLACIAN, MATERN32, MATERN52, LOGISTIC, DOT
         BOXCAR, TRIANGULAR, EPANECHNIKOV, BIWEIGHT, TRIWEIGHT, TRICUBE, COSINE
         CAUCHY, CONSTANT
-    void fastnw_fused_f32(int, const float*, Py_ssize_t, Py_ssize_t, const float*, int, const float*, const float*, int, int,
-                          float, float*, Py_ssize_t, const float**, int, Py_ssize_t, double (*)[3])
-    void fastnw_fused_f64(int, const double*, Py_ssize_t, Py_ssize_t, const double*, int, const double*, const double*, int,
-                          int, double, double*, Py_ssize_t, const double**, int, Py_ssize_t, double (*)[3])
+    void fastnw_fused_f32(
+        int, const float*, Py_ssize_t, Py_ssize_t, const float*, int, const float*, const float*, int, const float*, int,
+        float, float*, Py_ssize_t, const float**, int, Py_ssize_t, double (*)[3])
+    void fastnw_fused_f64(
+        int, const double*, Py_ssize_t, Py_ssize_t, const double*, int, const double*, const double*, int, const double*,
+        int, double, double*, Py_ssize_t, const double**, int, Py_ssize_t, double (*)[3])
+    void fastnw_weigh_group_f32(
+        const float*, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t)
+    void fastnw_weigh_group_f64(
+        const double*, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, Py_ssize_t, double*, Py_ssize_t)
 
 cdef enum:
     STRIP = 1024        # longest strip, in keys
-    STRIP_BYTES = 20480
-    GROUP = 8           # at least FASTNW_GROUP
+    STRIP_BYTES = 98304
+    SUM_STRIP = 256     # longest strip whose keys are added one after another, where there are many values
+    GROUP = 8           # at least twice FASTNW_GROUP
     LANES = 32          # two vectors at most, and a divisor of every full strip
 
 cdef double NEAR = 2.0**-60  # a mass above this needs no shift: what exp's clamp adds or takes is far below it
@@ -254,12 +264,19 @@ cdef inline real _within(const real* s, const real* w, Py_ssize_t n, real edge) 
 
 
 cdef inline void _weigh(
-    const real* g, const real* rhs, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t n, double* mass, double* total
+    const real* g, const real* w, const real* values, Py_ssize_t value_stride, Py_ssize_t c, Py_ssize_t n, real* sums,
+    double* mass, double* total
 ) noexcept nogil:
+    """Add mass and totals of the kernel values g (n,)."""
+    cdef const real* one = values if c == 1 else NULL
     if real is float:
-        fastnw_weigh_f32(g, rhs, stride, rows, n, mass, total)
+        fastnw_weigh_f32(g, w, one, n, mass, total)
+        if c > 1:
+            fastnw_weigh_rows_f32(g, values, value_stride, c, n, sums, total)
     else:
-        fastnw_weigh_f64(g, rhs, stride, rows, n, mass, total)
+        fastnw_weigh_f64(g, w, one, n, mass, total)
+        if c > 1:
+            fastnw_weigh_rows_f64(g, values, value_stride, c, n, sums, total)
 
 
 cdef inline void _rescale(double factor, double* mass, double* total, Py_ssize_t c, double* mass_error) noexcept nogil:
@@ -270,16 +287,17 @@ cdef inline void _rescale(double factor, double* mass, double* total, Py_ssize_t
         total[j] *= factor
 
 
-cdef inline Py_ssize_t _strip(Py_ssize_t bytes_per_key) noexcept nogil:
-    """Keys in a strip: its rows fill half of L1, within what float32 may sum before it is folded to float64."""
-    cdef Py_ssize_t n = STRIP_BYTES // bytes_per_key // 32 * 32
-    return 64 if n < 64 else (STRIP if n > STRIP else n)
+cdef inline Py_ssize_t _strip(Py_ssize_t bytes_per_key, Py_ssize_t c) noexcept nogil:
+    """Keys in a strip: what a tile passes over again and again fits L2 with room to spare (of 20, 40, 96 and 256 KiB, 96
+    was best at d = 8 to 768), within what float32 may sum before it is folded to float64."""
+    cdef Py_ssize_t n = STRIP_BYTES // bytes_per_key // 32 * 32, most = STRIP if c < 2 else SUM_STRIP
+    return 64 if n < 64 else (most if n > most else n)
 
 
 cdef inline void _staged(
-    int kernel, const real* q, const real* inv, const real* scale, const real* keys, const real* rhs, Py_ssize_t stride,
-    Py_ssize_t d, Py_ssize_t c, Py_ssize_t n, Py_ssize_t self_at,
-    double* shift, double* mass, double* total, double* mass_error, double error, double sensitivity,
+    int kernel, const real* q, const real* inv, const real* scale, const real* keys, Py_ssize_t stride, Py_ssize_t d,
+    const real* weights, const real* values, Py_ssize_t value_stride, Py_ssize_t c, Py_ssize_t n, Py_ssize_t self_at,
+    real* sums, double* shift, double* mass, double* total, double* mass_error, double error, double sensitivity,
 ) noexcept nogil:
     """Add the sums of n <= STRIP keys to one query's state; key `self_at`, if any, is left out."""
     cdef real s[STRIP]
@@ -303,14 +321,14 @@ cdef inline void _staged(
         _log_profile(kernel, &s[0], n, z0)
     else:
         if sensitivity > 0:
-            inside = _within(&s[0], rhs, n, <real>(1 + 2 * error))
+            inside = _within(&s[0], weights, n, <real>(1 + 2 * error))
             if inside == 0:
                 return
             mass_error[0] += sensitivity * error * inside
         _profile(kernel, &s[0], n)
     if self_at >= 0:
         s[self_at] = 0
-    _weigh(&s[0], rhs, stride, 1 + c, n, mass, total)
+    _weigh(&s[0], weights, values, value_stride, c, n, sums, mass, total)
     if kernel < DOT and shift[0] != 0 and mass[0] * exp(shift[0]) >= NEAR:
         _rescale(exp(shift[0]), mass, total, c, mass_error)
         shift[0] = 0
@@ -326,54 +344,71 @@ cdef inline bint _is_iso(const real* inv, Py_ssize_t d) noexcept nogil:
 
 
 cdef void _fused(
-    int kernel, const real* inv, bint iso, const real* scale, const real* keys, const real* rhs, bint weighted,
-    Py_ssize_t stride, Py_ssize_t d, Py_ssize_t c, Py_ssize_t n, const real** q, const Py_ssize_t* member, int group,
+    int kernel, const real* inv, bint iso, const real* scale, const real* keys, Py_ssize_t stride, Py_ssize_t d,
+    const real* weights, bint weighted, const real* values, Py_ssize_t value_stride, Py_ssize_t c, Py_ssize_t n,
+    const real** q, const Py_ssize_t* member, int group, real* sums, real* kappa,
     double* shift, double* mass, double* total, double* mass_error, const double* error, double sensitivity,
 ) noexcept nogil:
     """Add the sums of n <= STRIP keys to the states of a group of queries; what fills no vector goes through `_staged`."""
+    cdef double found[GROUP][3]
     cdef real edge = 1
-    cdef real kappa[GROUP * STRIP]
-    cdef double sums[GROUP][3]
-    cdef int a, values = 2 if c > 1 else <int>c
-    cdef Py_ssize_t i, done, whole = n // LANES * LANES
+    cdef int a, use = 2 if c > 1 else <int>c
+    cdef Py_ssize_t i, k, done, whole = n // LANES * LANES, width = (c + LANES - 1) // LANES * LANES
     for a in range(group):
-        sums[a][0] = 0
+        found[a][0] = 0
         edge = max(edge, <real>(1 + 2 * error[member[a]]))
     if whole > 0:
         if real is float:
-            fastnw_fused_f32(kernel, keys, stride, d, inv, iso, scale, rhs, weighted, values, edge, &kappa[0], STRIP, q,
-                             group, whole, sums)
+            fastnw_fused_f32(kernel, keys, stride, d, inv, iso, scale, weights, weighted, values, use, edge, kappa, STRIP, q,
+                             group, whole, found)
         else:
-            fastnw_fused_f64(kernel, keys, stride, d, inv, iso, scale, rhs, weighted, values, edge, &kappa[0], STRIP, q,
-                             group, whole, sums)
+            fastnw_fused_f64(kernel, keys, stride, d, inv, iso, scale, weights, weighted, values, use, edge, kappa, STRIP, q,
+                             group, whole, found)
+        if c > 1:
+            a = 0
+            while a < group:
+                if real is float:
+                    fastnw_weigh_group_f32(kappa + a * STRIP, STRIP, values, value_stride, c, whole, sums + a * width, width)
+                else:
+                    fastnw_weigh_group_f64(kappa + a * STRIP, STRIP, values, value_stride, c, whole, sums + a * width, width)
+                a += FASTNW_GROUP
     for a in range(group):
         i = member[a]
-        done = whole if sums[a][0] == sums[a][0] else 0  # NaN: see _fused_body.h
+        done = whole if found[a][0] == found[a][0] else 0  # NaN: see _fused_body.h
         if done > 0:
-            if values == 2:
-                _weigh(&kappa[a * STRIP], rhs, stride, 1 + c, whole, mass + i, total + i * c)
-            else:
-                mass[i] += sums[a][0]
-                if values == 1:
-                    total[i] += sums[a][1]
-            mass_error[i] += sensitivity * error[i] * sums[a][2]
+            mass[i] += found[a][0]
+            mass_error[i] += sensitivity * error[i] * found[a][2]
+            if c == 1:
+                total[i] += found[a][1]
+            elif c > 1:
+                for k in range(c):
+                    total[i * c + k] += sums[a * width + k]
+    for a in range(group):  # after the last use of the group's sums
+        i = member[a]
+        done = whole if found[a][0] == found[a][0] else 0
         if done < n:
-            _staged(kernel, q[a], inv, scale + done if scale != NULL else NULL, keys + done, rhs + done, stride, d, c,
-                    n - done, -1, shift + i, mass + i, total + i * c, mass_error + i, error[i], sensitivity)
+            _staged(kernel, q[a], inv, scale + done if scale != NULL else NULL, keys + done, stride, d, weights + done,
+                    values + done * (value_stride if c > 1 else 1), value_stride, c, n - done, -1, sums,
+                    shift + i, mass + i, total + i * c, mass_error + i, error[i], sensitivity)
 
 
-cdef void _sum_tile(
+cdef int _sum_tile(
     int kernel, const real* queries, Py_ssize_t m, const real* inv, const real* scale, const real* keys,
-    const real* rhs, bint weighted, Py_ssize_t stride, Py_ssize_t d, Py_ssize_t c, Py_ssize_t n, const int64_t* own,
+    Py_ssize_t stride, Py_ssize_t d, const real* weights, bint weighted, const real* values, Py_ssize_t value_stride,
+    Py_ssize_t c, Py_ssize_t n, const int64_t* own,
     double* shift, double* mass, double* total, double* mass_error, const double* error, double sensitivity,
 ) noexcept nogil:
     cdef const real* q[GROUP]
     cdef Py_ssize_t member[GROUP]
     cdef Py_ssize_t i, start = 0, length, self_at
-    cdef Py_ssize_t longest = _strip(sizeof(real) * (d + 1 + c))
+    cdef Py_ssize_t longest = _strip(sizeof(real) * (d + 1 + c), c)
     cdef int group
     cdef bint iso = _is_iso(inv, d), fusable = FASTNW_GROUP > 0 and kernel != DOT
     cdef const real* scales = NULL
+    cdef real* kappa = <real*>malloc(GROUP * (STRIP + c + LANES) * sizeof(real))
+    cdef real* sums = kappa + GROUP * STRIP
+    if kappa == NULL:
+        return -1
     while start < n:
         length = longest if n - start > longest else n - start
         if scale != NULL:
@@ -387,39 +422,45 @@ cdef void _sum_tile(
                 q[group], member[group] = queries + i * d, i
                 group += 1
             else:
-                _staged(kernel, queries + i * d, inv, scales, keys + start, rhs + start, stride, d, c, length, self_at,
-                        shift + i, mass + i, total + i * c, mass_error + i, error[i], sensitivity)
-            if group > 0 and (group == FASTNW_GROUP or i == m - 1):
-                _fused(kernel, inv, iso, scales, keys + start, rhs + start, weighted, stride, d, c, length, &q[0],
-                       &member[0], group, shift, mass, total, mass_error, error, sensitivity)
+                _staged(kernel, queries + i * d, inv, scales, keys + start, stride, d, weights + start, values, value_stride,
+                        c, length, self_at, sums, shift + i, mass + i, total + i * c, mass_error + i, error[i], sensitivity)
+            if group > 0 and (group == 2 * FASTNW_GROUP or i == m - 1):
+                _fused(kernel, inv, iso, scales, keys + start, stride, d, weights + start, weighted, values, value_stride, c,
+                       length, &q[0], &member[0], group, sums, kappa, shift, mass, total, mass_error, error, sensitivity)
                 group = 0
         start += length
+        values += length * (value_stride if c > 1 else c)
+    free(kappa)
+    return 0
 
 
 def sum_tile(
     int kernel, const real[:, ::1] queries, const real[::1] inv, const real[::1] scale, const real[:, :] keys,
-    const real[:, :] rhs, bint weighted, const int64_t[::1] own, double[::1] shift, double[::1] mass, double[:, ::1] total,
-    double[::1] mass_error, const double[::1] error, double sensitivity,
+    const real[::1] weights, bint weighted, const real[:, :] values, const int64_t[::1] own, double[::1] shift,
+    double[::1] mass, double[:, ::1] total, double[::1] mass_error, const double[::1] error, double sensitivity,
 ):
     """Add the key block's sums to the state of a query block, in place; shapes as in backends/compiled.py."""
-    cdef Py_ssize_t m = queries.shape[0], d = queries.shape[1], n = keys.shape[1], c = total.shape[1]
+    cdef Py_ssize_t m = queries.shape[0], d = queries.shape[1], n = keys.shape[1], c = total.shape[1], size = sizeof(real)
     cdef double nothing = 0
+    cdef real none = 0
     cdef const real* scales = NULL
     cdef const int64_t* owns = NULL
-    # a single row's stride means nothing, and NumPy may say anything
-    cdef Py_ssize_t stride = (keys.strides[0] if d > 1 else rhs.strides[0]) // <Py_ssize_t>sizeof(real)
+    cdef int status
     if m == 0 or n == 0:
         return
-    if d > 1 and c > 0 and rhs.strides[0] != keys.strides[0] or n > 1 and not keys.strides[1] == rhs.strides[1] == sizeof(real):
-        raise ValueError("keys and rhs must have contiguous rows of one stride")
+    if n > 1 and (keys.strides[1] != size or c == 1 and values.strides[1] != size) or c > 1 and values.strides[0] != size:
+        raise ValueError("keys and a single value must be in rows, several values in columns")
     if scale is not None:
         scales = &scale[0]
     if own is not None:
         owns = &own[0]
     with nogil:
-        _sum_tile(kernel, &queries[0, 0], m, &inv[0], scales, &keys[0, 0], &rhs[0, 0], weighted,
-                  stride, d, c, n, owns, &shift[0], &mass[0], &total[0, 0] if c > 0 else &nothing, &mass_error[0], &error[0],
-                  sensitivity)
+        status = _sum_tile(
+            kernel, &queries[0, 0], m, &inv[0], scales, &keys[0, 0], keys.strides[0] // size, d, &weights[0], weighted,
+            &values[0, 0] if c > 0 else &none, values.strides[1] // size if c > 1 else 0, c, n, owns, &shift[0], &mass[0],
+            &total[0, 0] if c > 0 else &nothing, &mass_error[0], &error[0], sensitivity)
+    if status:
+        raise MemoryError("no memory for a tile")
 
 
 def score_tile(

@@ -33,6 +33,7 @@ typedef __m128i vec_bits;
 #define SHIFT_BITS(size) X86(slli_##size)
 #define INLINE static inline __attribute__((always_inline))
 #define EACH(a) for (int a = 0; a < FASTNW_GROUP; a++)
+#define ALL(a) for (int a = 0; a < queries; a++)
 
 #define FASTNW_VECTOR_BASICS(T, S, P)                                                                                  \
     INLINE vec_##S load_##S(const T *p) { return X86(loadu_##P)(p); }                                                  \

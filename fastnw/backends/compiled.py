@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw._hardware import cpu_levels
-from fastnw._pack import KeyBlock
+from fastnw._pack import KeyBlock, RowBlock
 from fastnw._state import PoolState
 from fastnw.kernels import Kernel
 
@@ -92,8 +92,9 @@ def sum_tile(
         inverse,
         keys.scale,
         keys.coords,
-        keys.rhs,
+        keys.weights,
         keys.weighted,
+        keys.values,
         own,
         state.shift,
         state.mass,
@@ -101,6 +102,54 @@ def sum_tile(
         state.mass_error,
         error,
         kernel.window_sensitivity,
+    )
+
+
+def has_products() -> bool:
+    """Whether `product_tile` runs here."""
+    return _active is not None and isa() != "plain"
+
+
+def product_tile(
+    kernel: Kernel,
+    queries: NDArray[Any],
+    scaled: NDArray[Any],
+    half: NDArray[Any],
+    keys: RowBlock,
+    inverse_squared: NDArray[Any],
+    own: NDArray[np.int64] | None,
+    state: PoolState,
+    strip: int,
+) -> float:
+    """Add the sums of rows of keys to the state, in place, by matrix products.
+
+    The exponent of 2 of a query and a key is ``scaled`` (m, d) · key + ``half`` (m,) − log2(e)/2 Σ_j key_j² v_j, with v
+    the ``inverse_squared`` (d,); for inner products just the first term. ``strip`` keys are worked on at a time.
+
+    Returns
+    -------
+    norm : float
+        The largest Σ_j key_j² v_j, or 0 where there were so few queries that squared differences were summed instead.
+    """
+    products = importlib.import_module(f"fastnw.backends._products_{isa()}")
+    return float(
+        products.product_tile(
+            kernel.inner_product,
+            queries,
+            scaled,
+            half,
+            keys.keys,
+            keys.values,
+            keys.weights,
+            inverse_squared,
+            own,
+            state.shift,
+            state.mass,
+            state.total,
+            keys.centre,
+            keys.spread,
+            strip,
+        )
     )
 
 

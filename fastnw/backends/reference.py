@@ -49,24 +49,25 @@ def sum_tile(
             if own is not None:
                 mine = np.flatnonzero((own >= first) & (own < first + part.size))
                 present[mine, own[mine] - first] = False
-            sums = _sums(kernel, u2, present, part.rhs.astype(np.float64), error)
+            sums = _sums(kernel, u2, present, part, error)
             state.put(slice(None), state.merge(sums))
 
 
 def _sums(
-    kernel: Kernel, u2: NDArray[Any], present: NDArray[np.bool_], rhs: NDArray[Any], error: NDArray[np.float64]
+    kernel: Kernel, u2: NDArray[Any], present: NDArray[np.bool_], keys: KeyBlock, error: NDArray[np.float64]
 ) -> PoolState:
     weights, shift = _weights(kernel, u2, present)
+    w, values = keys.weights.astype(np.float64), keys.values.astype(np.float64)
     if kernel.facts is None:
         # what the profile does within the error of u², at a slope or at a cliff
         steps = np.maximum(u2, 1) * error[:, None]
         nudged = [_weights(kernel, np.maximum(u2 + by, 0), present, shift)[0] for by in (steps, -steps)]
-        mass_error = np.maximum(*(np.abs(other - weights) for other in nudged)) @ rhs[0]
+        mass_error = np.maximum(*(np.abs(other - weights) for other in nudged)) @ w
     elif kernel.window_sensitivity > 0:
-        mass_error = (present & (u2 <= 1 + 2 * error[:, None])) @ rhs[0] * (kernel.window_sensitivity * error)
+        mass_error = (present & (u2 <= 1 + 2 * error[:, None])) @ w * (kernel.window_sensitivity * error)
     else:
         mass_error = np.zeros(len(u2))
-    return PoolState(shift, weights @ rhs[0], weights @ rhs[1:].T, mass_error, np.zeros(len(u2)))
+    return PoolState(shift, weights @ w, weights @ values.T, mass_error, np.zeros(len(u2)))
 
 
 def _weights(

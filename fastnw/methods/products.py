@@ -1,0 +1,164 @@
+"""The matrix-product form of `exact`: exponents of the Gaussian and of `dot` by BLAS, from rows as the user keeps them.
+
+    −u²/2 = q·k/h² − |q/h|²/2 − |k/h|²/2
+
+Nothing is packed, which is what few queries need, and in many coordinates BLAS is as fast as arithmetic gets. But the
+three terms may cancel, so the error of an exponent is absolute: some roundings of |q||k|/h². Where that breaks the
+promise, as for data far from 0, differences are taken instead.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw._pack import RAW_VALUES, RowBlock, are_rows, keeps_values, pack_rows
+from fastnw._state import PoolState
+from fastnw._threads import Meter, one_blas_thread, run
+from fastnw._validation import Problem
+
+if TYPE_CHECKING:
+    from fastnw._plan import Plan
+
+Floats = NDArray[np.float64]
+
+LOG2E = 1.4426950408889634
+TILE = 256  # queries a tile: BLAS needs that many (of 64, 128, 256: 0.28, 0.29, 0.31 Gp/s at d = c = 64)
+STRIP = 256  # keys a product: what float32 adds up one after another, and 256 KiB of exponents
+PANEL = 128  # coordinates a product adds up; _products.pxi
+FEW = 4  # queries up to which differences are taken; _products.pxi
+TASK_FLOPS = 2e8  # 2 to 5 ms
+COPY_BYTES = 8 << 20  # of keys and values a span, where they cannot be read in place
+GROUPS, FEW_TILES = 16, 16  # parts of the keys with a state each, where there are fewer query tiles
+
+# Nanoseconds a pair and thread: (exponential, a coordinate, a value); and to read an element of keys and values.
+# Measured on one Zen 4 core with its OpenBLAS (SkylakeX kernels): tiles of 256 queries, d = 32 to 768, c = 0 to 64.
+NANOSECONDS = {"float32": (0.30, 0.0235, 0.0235), "float64": (0.80, 0.050, 0.050)}
+READ, COPY = 0.10, 1.0
+
+
+def can(problem: Problem, tiles: Any) -> bool:
+    """Whether the kernel and the bandwidth are a quadratic form of raw coordinates."""
+    exponential = problem.kernel.facts is not None and problem.kernel.name in ("gaussian", "dot")
+    plain = problem.key_scale is None and problem.metric.cholesky is None
+    return exponential and plain and tiles.NAME == "compiled" and tiles.has_products()
+
+
+def seconds(problem: Problem, dtype: np.dtype[Any]) -> float:
+    """Predicted, on one thread."""
+    base, per_coordinate, per_value = NANOSECONDS[dtype.name]
+    in_place = are_rows(problem.keys, dtype) and keeps_values(problem, dtype)
+    read = problem.n * (problem.d + problem.c) * (READ if in_place else COPY)
+    pair = base + per_coordinate * problem.d + per_value * problem.c
+    return 1e-9 * (read + problem.m * float(problem.n) * pair)
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """Queries as the products want them."""
+
+    plain: NDArray[Any]
+    scaled: NDArray[Any]
+    half: NDArray[Any]
+    norm: Floats  # (m,) |q/h|²
+
+    @classmethod
+    def of(cls, problem: Problem, positions: NDArray[np.intp], dtype: Any) -> _Queries:
+        queries, inverse = problem.queries[positions].astype(np.float64), problem.metric.inverse
+        norm = np.square(queries * inverse).sum(axis=1)
+        inner = problem.kernel.inner_product
+        factor = inverse if inner else inverse * inverse
+        half = np.zeros_like(norm) if inner else -0.5 * LOG2E * norm
+        scaled = queries * (LOG2E * factor)
+        return cls(queries.astype(dtype), scaled.astype(dtype), half.astype(dtype), norm)
+
+
+def exponent_error(problem: Problem, query_norm: Any, key_norm: Any, dtype: np.dtype[Any]) -> Any:
+    """Bound on the error of exponents of e: products of up to PANEL terms, norms, and the sum of the three."""
+    unit = float(np.finfo(dtype).eps) / 2
+    product = np.sqrt(query_norm * key_norm)
+    if problem.kernel.inner_product:  # norms are those of q/h and k/h, the product is of q/h and k
+        inverse = problem.metric.inverse
+        product = product / float(inverse.min())
+        return unit * (min(problem.d, PANEL) + problem.d / PANEL + 12) * product
+    norms = (query_norm + key_norm) / 2
+    return unit * ((min(problem.d, PANEL) + problem.d / PANEL + 12) * product + (problem.d / 16 + 16) * norms)
+
+
+def promising(problem: Problem, dtype: np.dtype[Any], limit: float) -> bool:
+    """Whether a look at some queries and keys says that most will be certified."""
+    norms = []
+    for points in (problem.queries, problem.keys):
+        some = points[:: max(len(points) // 256, 1)].astype(np.float64)
+        with np.errstate(over="ignore"):
+            norms.append(np.square(some * problem.metric.inverse).sum(axis=1))
+    error = exponent_error(problem, norms[0], 1.5 * norms[1].max(), dtype)
+    return bool(np.mean(error <= limit) > 0.9)
+
+
+def sweep(problem: Problem, plan: Plan, positions: NDArray[np.intp], dtype: np.dtype[Any], meter: Meter) -> Any:
+    """The state of those queries, and (m,) the largest squared norm of a key, 0 where differences were taken."""
+    queries = _Queries.of(problem, positions, dtype)
+    inverse_squared = np.square(problem.metric.inverse).astype(dtype)
+    m, width = len(positions), problem.d + problem.c
+    tiles = [slice(i, min(i + TILE, m)) for i in range(0, m, TILE)]
+    groups = 1 if len(tiles) >= FEW_TILES else GROUPS
+    block = max(int(TASK_FLOPS / (2 * min(m, TILE) * width)) // STRIP * STRIP, STRIP)
+    block = min(block, max(math.ceil(problem.n / groups / STRIP), 1) * STRIP)
+    in_place = are_rows(problem.keys, dtype) and keeps_values(problem, dtype)
+    copied = 64 if in_place else max(COPY_BYTES // (block * width * dtype.itemsize), 1)
+    span = max(copied // groups, 1) * groups if in_place else copied
+    states = [PoolState.empty(m, problem.c) for _ in range(groups)]
+    norms = np.zeros((groups, len(tiles)))
+    strip = STRIP if width <= 1024 else max(STRIP * 1024 // width // 32 * 32, 32)
+    for first in range(0, problem.n, span * block):
+        starts = range(first, min(first + span * block, problem.n), block)
+        blocks = _blocks(problem, plan, starts, block, dtype)
+        per_group = math.ceil(len(blocks) / groups)
+
+        def tile(task: int, blocks: list[RowBlock] = blocks, per_group: int = per_group) -> float:
+            number, group = task // groups, task % groups
+            rows = tiles[number]
+            state = states[group].rows(rows)
+            for keys in blocks[group * per_group : (group + 1) * per_group]:
+                own = (positions[rows] - keys.start).astype(np.int64) if problem.exclude_self else None
+                norm = plan.tiles.product_tile(
+                    problem.kernel,
+                    queries.plain[rows],
+                    queries.scaled[rows],
+                    queries.half[rows],
+                    keys,
+                    inverse_squared,
+                    own,
+                    state,
+                    strip,
+                )
+                norms[group, number] = max(norms[group, number], norm)
+            return float(rows.stop - rows.start) * sum(
+                keys.size for keys in blocks[group * per_group : (group + 1) * per_group]
+            )
+
+        with one_blas_thread:
+            run(tile, len(tiles) * groups, plan.n_threads, meter)
+    largest = np.repeat(norms.max(axis=0), TILE)[:m]
+    return PoolState.merged(states), largest, queries.norm
+
+
+def _blocks(problem: Problem, plan: Plan, starts: range, block: int, dtype: np.dtype[Any]) -> list[RowBlock]:
+    blocks: list[RowBlock] = [None] * len(starts)  # type: ignore[list-item]
+
+    def pack(i: int) -> float:
+        blocks[i] = pack_rows(problem, starts[i], min(starts[i] + block, problem.n), dtype)
+        return 0.0
+
+    run(pack, len(starts), min(plan.n_threads, 4), Meter(False, 0, ""))
+    return blocks
+
+
+def values_spread(problem: Problem, dtype: np.dtype[Any]) -> float:
+    """What errors of totals are multiplied with: values that were not normalised are up to so many times larger."""
+    return 1.0 + RAW_VALUES if keeps_values(problem, dtype) else 1.0
