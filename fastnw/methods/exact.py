@@ -22,7 +22,7 @@ from fastnw._pack import KeyBlock, coordinates, pack_inverse, pack_keys, pack_qu
 from fastnw._state import PoolState
 from fastnw._threads import Meter, run
 from fastnw._validation import Problem, row_blocks
-from fastnw.methods import Cost, tails
+from fastnw.methods import Cost, products, tails
 
 if TYPE_CHECKING:
     from fastnw._plan import Plan
@@ -46,19 +46,20 @@ LIMIT, FLOOR = 4e-12, 2e-13
 SEQUENTIAL = {np.dtype(np.float32): 264, np.dtype(np.float64): 520}
 CLAMP = {np.dtype(np.float32): 80.0, np.dtype(np.float64): 690.0}  # exp stops at e^-CLAMP
 
-# Nanoseconds a pair and thread: (kernels without exp, kernels with it, more a coordinate, more a value), by instruction
-# set and type. Measured with tiles of 64 × 65536 on one Zen 4 core (a shared one: ±30 %), fitted over d = 1 to 64.
-NANOSECONDS: dict[tuple[str, str], tuple[float, float, float, float]] = {
-    ("v4", "float32"): (0.28, 0.30, 0.08, 0.08),
-    ("v4", "float64"): (0.60, 0.80, 0.15, 0.12),
-    ("v3", "float32"): (0.45, 0.45, 0.08, 0.10),
-    ("v3", "float64"): (0.90, 1.10, 0.15, 0.20),
-    ("v2", "float32"): (0.80, 1.20, 0.14, 0.20),
-    ("v2", "float64"): (1.40, 3.80, 0.30, 0.40),
-    ("plain", "float32"): (0.80, 1.20, 0.14, 0.20),
-    ("plain", "float64"): (1.40, 3.80, 0.30, 0.40),
-    ("numpy", "float32"): (5.0, 5.0, 0.6, 0.15),
-    ("numpy", "float64"): (5.0, 5.0, 1.2, 0.2),
+# Nanoseconds a pair and thread: (kernels without exp, kernels with it, more a coordinate, more a value), and to pack an
+# element of keys and values; by instruction set and type. Measured with tiles of 64 queries on one Zen 4 core (a shared
+# one: ±30 %), fitted over d = 1 to 256, c = 1 to 64.
+NANOSECONDS: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
+    ("v4", "float32"): (0.10, 0.14, 0.022, 0.020, 3.0),
+    ("v4", "float64"): (0.20, 0.42, 0.046, 0.045, 3.0),
+    ("v3", "float32"): (0.14, 0.25, 0.050, 0.045, 3.0),
+    ("v3", "float64"): (0.30, 0.80, 0.120, 0.095, 3.0),
+    ("v2", "float32"): (0.30, 0.70, 0.130, 0.120, 3.0),
+    ("v2", "float64"): (0.60, 2.60, 0.300, 0.270, 3.0),
+    ("plain", "float32"): (0.80, 1.20, 0.140, 0.200, 3.0),
+    ("plain", "float64"): (1.40, 3.80, 0.300, 0.400, 3.0),
+    ("numpy", "float32"): (5.0, 5.0, 0.6, 0.15, 3.0),
+    ("numpy", "float64"): (5.0, 5.0, 1.2, 0.20, 3.0),
 }
 
 
@@ -86,15 +87,31 @@ def layout(problem: Problem, m: int, dtype: np.dtype[Any]) -> Layout:
 
 def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost:
     """Every pair; never refused."""
-    plain, with_exp, per_coordinate, per_value = NANOSECONDS[backend.isa(), dtype.name]
     pairs = float(problem.m) * problem.n
-    base = with_exp if problem.kernel.works_on_logs else plain
     tiles = max(math.ceil(problem.m / TILE) * math.ceil(problem.n / 32768), 1)
-    seconds = pairs * 1e-9 * (base + per_coordinate * problem.d + per_value * problem.c) / min(n_threads, tiles)
+    by_products = _by_products(problem, backend, dtype)
+    one = products.seconds(problem, dtype) if by_products else _seconds(problem, backend, dtype)
+    seconds = one / min(n_threads, tiles)
     shape = layout(problem, problem.m, dtype)
     packed = min(shape.span * shape.block, problem.n) * dtype.itemsize * (problem.d + 1 + problem.c)
     states = min(shape.panel, problem.m) * (shape.groups + 1) * 8 * (4 + problem.c)
     return Cost(pairs, seconds, packed + states)
+
+
+def _seconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:
+    """Predicted for differences, on one thread: packing keys and summing pairs."""
+    plain, with_exp, per_coordinate, per_value, per_element = NANOSECONDS[backend.isa(), dtype.name]
+    base = with_exp if problem.kernel.works_on_logs else plain
+    pair = base + per_coordinate * problem.d + per_value * problem.c
+    return 1e-9 * problem.n * (problem.m * pair + per_element * (problem.d + problem.c))
+
+
+def _by_products(problem: Problem, tiles: Any, dtype: np.dtype[Any]) -> bool:
+    return (
+        products.can(problem, tiles)
+        and products.seconds(problem, dtype) < _seconds(problem, tiles, dtype)
+        and products.promising(problem, dtype, 0.75 * problem.promise)
+    )
 
 
 @dataclass
@@ -126,6 +143,11 @@ class Summary:
         return blocks
 
     @cached_property
+    def by_products(self) -> bool:
+        """Whether the first sweep takes matrix products rather than differences."""
+        return _by_products(self.problem, self.plan.tiles, self.plan.dtype)
+
+    @cached_property
     def extent(self) -> tuple[NDArray[np.float64], float]:
         """Largest |k_j| of the (whitened) keys, and the largest factor that a key scale puts on a score."""
         problem = self.problem
@@ -148,12 +170,17 @@ class Summary:
             reach, factor = self.extent
             size = np.abs(queries).astype(np.float64) @ (reach * problem.metric.inverse) * factor
             return (problem.d + 4 + scaled) * unit * size + _whitening_error(problem, dtype) * size
-        relative = (12 + problem.d / 4 + scaled) * unit
+        relative = _relative_error(problem, dtype)
         if problem.metric.cholesky is None:
             return np.full(len(queries), relative)
         reach, factor = self.extent
         size = np.sqrt(np.square(queries, dtype=np.float64).sum(axis=1)) + np.sqrt(np.square(reach).sum())
         return relative + 2 * _whitening_error(problem, dtype) * size * max(factor, 1.0)
+
+
+def _relative_error(problem: Problem, dtype: np.dtype[Any]) -> float:
+    """Bound on the relative error of u² from differences of raw coordinates."""
+    return (12 + problem.d / 4 + (0 if problem.key_scale is None else 3)) * float(np.finfo(dtype).eps) / 2
 
 
 def summarise(problem: Problem, plan: Plan) -> Summary:
@@ -169,8 +196,8 @@ def accumulate(summary: Summary, rows: slice, meter: Meter) -> PoolState:
     """The sums of those queries, each with a certified bound."""
     problem, plan = summary.problem, summary.plan
     positions = np.arange(rows.start, rows.stop)
-    state = _sweep(summary, positions, plan.dtype, meter)
-    if plan.dtype == np.float32:
+    state = _first_sweep(summary, positions, meter)
+    if plan.dtype == np.float32 or summary.by_products:
         again = np.flatnonzero(~_accurate(problem, state, problem.promise))
         if len(again):
             state.put(again, _sweep(summary, positions[again], np.dtype(np.float64), meter))
@@ -189,6 +216,22 @@ def _accurate(problem: Problem, state: PoolState, limit: float) -> NDArray[np.bo
     # No mass: certainly empty only if no key of a compact kernel is near its edge. Else it may have underflowed.
     lost = state.is_empty & ((problem.kernel.support is None) | (state.mass_error > 0))
     return (np.maximum(state.relative_mass_error(), bound) <= limit) & ~lost
+
+
+def _first_sweep(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
+    """Sums over all keys in the plan's compute type and the form that takes less time."""
+    if not summary.by_products:
+        return _sweep(summary, positions, summary.plan.dtype, meter)
+    problem, dtype = summary.problem, summary.plan.dtype
+    state, key_norm, query_norm = products.sweep(problem, summary.plan, positions, dtype, meter)
+    few = key_norm == 0  # there differences were taken, and their error is relative
+    relative = np.full(len(positions), _relative_error(problem, dtype))
+    exponent = np.where(
+        few,
+        _exponent_error(problem, relative, state.log_mass()),
+        products.exponent_error(problem, query_norm, key_norm, dtype),
+    )
+    return _certified(problem, state, exponent, dtype, products.values_spread(problem, dtype))
 
 
 def _sweep(summary: Summary, positions: NDArray[np.intp], dtype: np.dtype[Any], meter: Meter) -> PoolState:
@@ -217,7 +260,11 @@ def _sweep(summary: Summary, positions: NDArray[np.intp], dtype: np.dtype[Any], 
 
         threads = plan.n_threads if m * problem.n > SERIAL_PAIRS else 1
         run(tile, len(tiles) * shape.groups, threads, meter)
-    return _certified(problem, PoolState.merged(states), error, dtype)
+    merged = PoolState.merged(states)
+    kernel = problem.kernel
+    if kernel.facts is not None and kernel.works_on_logs:
+        error = _exponent_error(problem, error, merged.log_mass())
+    return _certified(problem, merged, error, dtype)
 
 
 def _whitening_error(problem: Problem, dtype: np.dtype[Any]) -> float:
@@ -227,21 +274,27 @@ def _whitening_error(problem: Problem, dtype: np.dtype[Any]) -> float:
     return float(np.finfo(dtype).eps) / 2 + (problem.d + 3) * 2.0**-53 * float(np.linalg.cond(cholesky))
 
 
-def _certified(problem: Problem, state: PoolState, error: NDArray[np.float64], dtype: np.dtype[Any]) -> PoolState:
-    """The state with bounds on the rounding of its sums. Compact and user kernels fill `mass_error` in the tiles."""
+def _certified(
+    problem: Problem, state: PoolState, error: NDArray[np.float64], dtype: np.dtype[Any], spread: float = 1.0
+) -> PoolState:
+    """The state with bounds on the rounding of its sums. Compact and user kernels fill `mass_error` in the tiles.
+
+    `error` (m,) is that of exponents, for kernels that work on logs, or the relative one of u²; values lie within
+    [−spread, spread].
+    """
     unit = float(np.finfo(dtype).eps) / 2
     relative = np.full(len(state.mass), (SEQUENTIAL[dtype] + 12) * unit)
     kernel = problem.kernel
     with np.errstate(all="ignore"):
         if kernel.facts is not None and kernel.works_on_logs:
-            relative += _exponent_error(problem, error, state.log_mass())
+            relative += error
             # what exp adds below its clamp, with the polynomials of the Matérn kernels
             clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2 * (1 + np.abs(state.shift)) ** 2
             relative += clamped / state.mass
         elif kernel.facts is not None and kernel.support is None and kernel.facts.sensitivity:
             relative += error
         mass_error = state.mass_error + relative * state.mass
-        total_error = mass_error + 4 * unit * state.mass
+        total_error = mass_error + ((spread - 1) * (SEQUENTIAL[dtype] + 12) + 4 * spread) * unit * state.mass
     return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
 
 

@@ -31,6 +31,7 @@ TILE = 256  # queries a tile: BLAS needs that many (of 64, 128, 256: 0.28, 0.29,
 STRIP = 256  # keys a product: what float32 adds up one after another, and 256 KiB of exponents
 PANEL = 128  # coordinates a product adds up; _products.pxi
 FEW = 4  # queries up to which differences are taken; _products.pxi
+LEAST_D = 32  # in fewer coordinates errors exceed twice those of differences, whose sums still are short
 TASK_FLOPS = 2e8  # 2 to 5 ms
 COPY_BYTES = 8 << 20  # of keys and values a span, where they cannot be read in place
 GROUPS, FEW_TILES = 16, 16  # parts of the keys with a state each, where there are fewer query tiles
@@ -45,7 +46,7 @@ def can(problem: Problem, tiles: Any) -> bool:
     """Whether the kernel and the bandwidth are a quadratic form of raw coordinates."""
     exponential = problem.kernel.facts is not None and problem.kernel.name in ("gaussian", "dot")
     plain = problem.key_scale is None and problem.metric.cholesky is None
-    return exponential and plain and tiles.NAME == "compiled" and tiles.has_products()
+    return exponential and plain and problem.d >= LEAST_D and tiles.NAME == "compiled" and tiles.has_products()
 
 
 def seconds(problem: Problem, dtype: np.dtype[Any]) -> float:
