@@ -28,6 +28,8 @@
 #define FASTNW_GROUP 0
 #define fastnw_fused_f32(...) ((void)0)
 #define fastnw_fused_f64(...) ((void)0)
+#define fastnw_vector_exp2_f32(...) ((void)0)
+#define fastnw_vector_exp2_f64(...) ((void)0)
 #define fastnw_weigh_group_f32(...) ((void)0)
 #define fastnw_weigh_group_f64(...) ((void)0)
 #endif

@@ -296,3 +296,19 @@ static void N(fastnw_weigh_group)(const REAL *g, ptrdiff_t g_stride, const REAL 
     for (; k < c; k += lanes)
         N(weigh_chunk)(1, g, g_stride, rows + k, stride, n, out + k, out_stride);
 }
+
+/* out = 2^x, for tests of its accuracy */
+static void N(fastnw_vector_exp2)(const REAL *x, REAL *out, ptrdiff_t n)
+{
+    const ptrdiff_t lanes = sizeof(VEC) / sizeof(REAL);
+    for (ptrdiff_t i = 0; i < n; i += FASTNW_GROUP * lanes) {
+        REAL part[FASTNW_GROUP * sizeof(VEC) / sizeof(REAL)] = {0};
+        const ptrdiff_t count = n - i < FASTNW_GROUP * lanes ? n - i : FASTNW_GROUP * lanes;
+        VEC s[FASTNW_GROUP];
+        memcpy(part, x + i, count * sizeof(REAL));
+        EACH(a) s[a] = N(load)(part + a * lanes);
+        N(exp2)(s, N(set)(1));
+        EACH(a) N(store)(part + a * lanes, s[a]);
+        memcpy(out + i, part, count * sizeof(REAL));
+    }
+}

@@ -123,8 +123,8 @@ INLINE void exp2_f32(vec_f32 *x, vec_f32 factor)
     EACH(a) t[a] = _mm512_permutex2var_ps(low, _mm512_castps_si512(sum[a]), high);
     EACH(a) p[a] = x[a] * set_f32(2.40228268e-1f) + set_f32(6.93157344e-1f);
     EACH(a) t[a] = _mm512_scalef_ps(t[a], r[a]);
-    EACH(a) p[a] = x[a] * p[a] + set_f32(1.0f);
-    EACH(a) x[a] = p[a] * t[a];
+    EACH(a) p[a] = x[a] * p[a];
+    EACH(a) x[a] = p[a] * t[a] + t[a]; /* not (1 + p) t: one rounding less */
 }
 
 INLINE void exp2_f64(vec_f64 *x, vec_f64 factor)
@@ -142,8 +142,8 @@ INLINE void exp2_f64(vec_f64 *x, vec_f64 factor)
     EACH(a) p[a] = x[a] * p[a] + set_f64(5.55041086520935722e-2);
     EACH(a) p[a] = x[a] * p[a] + set_f64(2.40226506959100847e-1);
     EACH(a) p[a] = x[a] * p[a] + set_f64(6.93147180559946863e-1);
-    EACH(a) p[a] = x[a] * p[a] + set_f64(1.0);
-    EACH(a) x[a] = p[a] * t[a];
+    EACH(a) p[a] = x[a] * p[a];
+    EACH(a) x[a] = p[a] * t[a] + t[a];
 }
 #else
 /* v2, v3: |f| <= 1/2, the exponent added to the bits of 1 + f p(f); polynomials as in _simd.h. Below the clamp the result

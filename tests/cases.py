@@ -78,6 +78,21 @@ CASES = [
     Case("one key", m=7, n=1, d=2),
     Case("one query", m=1, n=300, d=3),
     Case("many keys", m=30, n=2500, d=3, weights=True),
+    # long enough for strips that go through the fused loops: one function each for the first few d, with one bandwidth
+    # or several, with and without weights, and for one value, several and many
+    Case("d1 long", m=21, n=1500, d=1),
+    Case("d1 long weights scale", m=21, n=1500, d=1, weights=True, key_scale=True),
+    Case("d2 long", m=21, n=1500, d=2),
+    Case("d2 long vector", m=9, n=1500, d=2, bandwidth="vector"),
+    Case("d3 long", m=21, n=1500, d=3),
+    Case("d3 long vector columns", m=21, n=1500, d=3, bandwidth="vector", columns=3),
+    Case("d3 long without self", m=700, n=700, d=3, exclude_self=True),
+    Case("d4 long", m=21, n=1500, d=4),
+    Case("d4 long vector", m=21, n=1500, d=4, bandwidth="vector"),
+    Case("d5 long weights columns", m=21, n=1500, d=5, weights=True, columns=37),
+    Case("d9 long matrix scale", m=21, n=1500, d=9, bandwidth="matrix", key_scale=True),
+    Case("d60 long", m=21, n=900, d=60),
+    Case("d60 long columns", m=21, n=900, d=60, columns=70),
     Case("many queries", m=700, n=33, d=2, bandwidth="vector"),
 ]
 CENTRED = [
