@@ -93,27 +93,31 @@ def _within_range(factors: Array, dtype: Any) -> Array:
     return np.ascontiguousarray(np.clip(factors, -largest, largest), dtype=dtype)
 
 
-def normalised_values(problem: Problem, rows: slice) -> Array:
+def normalised_values(problem: Problem, rows: Rows) -> Array:
     """(c, B) float64 values t ∈ [−1, 1]; a column without spread is all zeros."""
-    centre, half = problem.values_centre
     block = problem.values[rows]
     values = np.empty((problem.c, len(block)))
-    for j in range(problem.c):  # by column: no temporaries of the whole block
-        values[j] = block[:, j]
-        values[j] -= centre[j]
-        values[j] /= half[j] if half[j] > 0 else 1.0
+    for j in range(problem.c):
+        values[j] = _normalised(problem, block, j)
+    return values
+
+
+def _normalised(problem: Problem, block: Array, j: int) -> Array:
+    centre, half = problem.values_centre
+    column = block[:, j].astype(np.float64)
     # keys without weight lie outside the range: clipped, they cannot overflow
-    return np.clip(values, -1.0, 1.0, out=values)
+    np.clip(column, problem.values_range[0][j], problem.values_range[1][j], out=column)
+    column -= centre[j]
+    column /= half[j] if half[j] > 0 else 1.0
+    return np.clip(column, -1.0, 1.0, out=column)
 
 
 def _rhs(problem: Problem, rows: slice, dtype: Any) -> Array:
-    """w and w·t in float64, rounded once."""
-    values = normalised_values(problem, rows)
-    rhs = np.empty((1 + problem.c, values.shape[1]), dtype)
-    weights = problem.weights_at(rows)
-    if weights is None:
-        rhs[0], rhs[1:] = 1.0, values
-    else:
-        weights /= problem.largest_weight
-        rhs[0], rhs[1:] = weights, values * weights
+    """w and w·t in float64, rounded once; by column, without a float64 copy of the whole block."""
+    block, weights = problem.values[rows], problem.weights_at(rows)
+    rhs = np.empty((1 + problem.c, len(block)), dtype)
+    rhs[0] = 1.0 if weights is None else weights
+    for j in range(problem.c):
+        column = _normalised(problem, block, j)
+        rhs[1 + j] = column if weights is None else column * weights
     return rhs

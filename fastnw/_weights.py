@@ -244,7 +244,10 @@ class _Sweep:
                 logs = kernel.log_profile(argument)
             else:
                 logs = np.log(np.maximum(kernel.profile(argument), 0.0))
-            logs = np.where(inside, logs, -np.inf) + np.log(keys.rhs[0])
+            logs = np.where(inside, logs, -np.inf)
+        log_weights = self.problem.log_weights_at(slice(keys.start, keys.start + keys.size))
+        if log_weights is not None:
+            logs += log_weights
         if self.problem.exclude_self:
             own = np.arange(rows.start, rows.stop) - keys.start
             here = np.flatnonzero((own >= 0) & (own < keys.size))
