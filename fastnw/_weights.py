@@ -206,7 +206,8 @@ class _Sweep:
             rows = slice(start, min(start + step, problem.m))
             state = exact.accumulate(summary, rows, meter)
             log_mass[rows], empty[rows] = state.log_mass(), state.is_empty
-            far[rows] = exact.exponent_error(summary, rows, log_mass[rows]) > exact.LIMIT
+            error = exact.exponent_error(summary, rows, log_mass[rows])
+            far[rows] = error > exact.exponent_limit(summary, rows, log_mass[rows])
         return cls(summary, log_mass, empty, far & ~empty)
 
     @property
