@@ -60,11 +60,18 @@ def negate(x: Pair) -> Pair:
 
 
 def total(x: Pair) -> Pair:
-    """Sum over the last axis."""
-    result = (np.zeros(np.shape(x[0])[:-1]), np.zeros(np.shape(x[0])[:-1]))
-    for j in range(np.shape(x[0])[-1]):
-        result = add(result, (x[0][..., j], x[1][..., j]))
-    return result
+    """Sum over the last axis, by halves: few calls of NumPy, however many terms."""
+    first, second = x
+    if np.shape(first)[-1] == 0:
+        return np.zeros(np.shape(first)[:-1]), np.zeros(np.shape(first)[:-1])
+    while (n := np.shape(first)[-1]) > 1:
+        half = n // 2
+        sums = add((first[..., :half], second[..., :half]), (first[..., -half:], second[..., -half:]))
+        middle = slice(half, n - half)  # the odd one out, or none
+        first, second = (
+            np.concatenate([s, part[..., middle]], axis=-1) for s, part in zip(sums, (first, second), strict=True)
+        )
+    return first[..., 0], second[..., 0]
 
 
 def _renormalise(a: Any, b: Any) -> Pair:

@@ -52,7 +52,7 @@ def _overall_mean(problem: Problem) -> NDArray[np.float64]:
     for rows in row_blocks(problem.values):
         values = normalised_values(problem, rows)
         weights = problem.weights_at(rows)
-        total += (values if weights is None else values * (weights / problem.largest_weight)).sum(axis=1)
+        total += (values if weights is None else values * weights).sum(axis=1)
     (low, high), (centre, half) = problem.values_range, problem.values_centre
     return np.clip(centre + half * (total / problem.total_weight), low, high)
 
@@ -93,7 +93,8 @@ def nearest(problem: Problem, plan: Plan, rows: NDArray[np.intp]) -> NDArray[np.
         for first in range(0, len(rows), tile):
             mine = slice(first, first + tile)
             u2 = plan.tiles.score_tile(problem.kernel, queries[mine], keys, inverse)
-            u2[:, keys.weights == 0] = np.inf
+            if problem.weights is not None:
+                u2[:, problem.weights[start : start + block] == 0] = np.inf
             if problem.exclude_self:
                 own = rows[mine] - start
                 here = np.flatnonzero((own >= 0) & (own < keys.size))

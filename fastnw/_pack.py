@@ -19,6 +19,7 @@ from fastnw._validation import Problem
 Array = NDArray[Any]
 
 RAW_VALUES = 3.0  # |centre|/half up to which values are summed as they are
+PART = 1 << 15  # values normalised at a time
 VECTOR = 16  # elements of the longest vector: rows of values are filled up to a multiple
 
 
@@ -125,7 +126,7 @@ def pack_rows(problem: Problem, start: int, stop: int, dtype: Any) -> RowBlock:
     rows = slice(start, stop)
     weights = problem.weights_at(rows)
     if weights is not None:
-        weights = (weights / problem.largest_weight).astype(dtype)
+        weights = weights.astype(dtype)
     keys = problem.keys[rows] if are_rows(problem.keys, dtype) else np.ascontiguousarray(problem.keys[rows], dtype)
     if keeps_values(problem, dtype):
         centre, half = problem.values_centre
@@ -175,28 +176,29 @@ def _within_range(factors: Array, dtype: Any) -> Array:
     return np.ascontiguousarray(np.clip(factors, -largest, largest), dtype=dtype)
 
 
-def normalised_values(problem: Problem, rows: slice) -> Array:
+def normalised_values(problem: Problem, rows: Rows) -> Array:
     """(c, B) float64 values t ∈ [−1, 1]; a column without spread is all zeros."""
     centre, half = problem.values_centre
+    low, high = problem.values_range
     values = problem.values[rows].astype(np.float64, order="C")
-    with np.errstate(over="ignore"):  # keys without weight lie outside the range: clipped, they cannot overflow
-        values -= centre
-        values /= np.where(half > 0, half, 1.0)
+    # keys without weight lie outside the range: clipped, they cannot overflow
+    np.clip(values, low, high, out=values)
+    values -= centre
+    values /= np.where(half > 0, half, 1.0)
     return np.clip(values, -1.0, 1.0, out=values).T
 
 
 def _weights_and_values(problem: Problem, rows: slice, dtype: Any) -> tuple[Array, Array]:
     """w and w·t in float64, rounded once; several values as columns of rows filled up with zeros to whole vectors."""
-    values = normalised_values(problem, rows)
-    count, length = values.shape
+    length, count = rows.stop - rows.start, problem.c
     weights = problem.weights_at(rows)
-    if weights is not None:
-        weights /= problem.largest_weight
-        values *= weights
     if count < 2:
-        packed = values.astype(dtype)
+        packed = np.empty((count, length), dtype)
     else:
-        padded = np.zeros((length, -(-count // VECTOR) * VECTOR), dtype)
-        padded[:, :count] = values.T
-        packed = padded.T[:count]
+        packed = np.zeros((length, -(-count // VECTOR) * VECTOR), dtype).T[:count]
+    step = max(PART // max(count, 1), 1)  # no float64 copy of a whole block
+    for first in range(0, length if count else 0, step):
+        part = slice(first, min(first + step, length))
+        values = normalised_values(problem, slice(rows.start + part.start, rows.start + part.stop))
+        packed[:, part] = values if weights is None else values * weights[part]
     return (np.ones(length, dtype) if weights is None else weights.astype(dtype)), packed

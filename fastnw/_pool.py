@@ -198,21 +198,29 @@ def log_density(
     """(m,) density of a checked problem without values, or its logarithm."""
     from fastnw._integrals import log_integral
 
-    size = problem.total_weight * problem.largest_weight
-    own = problem.weights_at(slice(None)) if problem.exclude_self else None
+    log_total = _log_total(problem)
     log_volume = log_integral(problem.kernel, problem.d) + problem.metric.log_volume
     problem = replace(problem, by_volume=problem.key_scale is not None)
     plan = make_plan(problem, method, backend, n_jobs)
     logs = np.empty(problem.m)
     run(problem, plan, progress, np.empty((problem.m, 0)), log_mass=logs)
-    if problem.exclude_self:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            others = np.log(size - (1.0 if own is None else own))
-            logs = np.where(np.isfinite(logs), logs - others, logs)
-    else:
-        logs = logs - math.log(size or 1.0)
-    logs = logs - log_volume
+    logs = np.where(np.isfinite(logs), logs - log_total - log_volume, logs)
     return (logs if log else np.exp(logs)).astype(problem.dtype)
+
+
+def _log_total(problem: Problem) -> Any:
+    """log Σ w, a number; with `exclude_self` (m,), each without the query's own."""
+    largest, total = problem.log_largest_weight, problem.total_weight
+    if not problem.exclude_self:
+        return largest + math.log(total or 1.0)
+    weights = problem.weights_at(slice(None))
+    weights = np.ones(problem.n) if weights is None else weights
+    with np.errstate(divide="ignore"):
+        logs = largest + np.log(np.maximum(total - weights, 0.0))
+        for row in np.flatnonzero(weights > total / 2):  # one at most, and nearly all of the sum: nothing to subtract
+            others = problem.log_weights_at(np.delete(np.arange(problem.n), row))
+            logs[row] = largest + np.logaddexp.reduce(np.zeros(0) if others is None else others, initial=-np.inf)
+    return logs
 
 
 def plan(
@@ -281,7 +289,7 @@ def run(
             if error is not None:
                 error[rows] = bound
             if log_mass is not None:
-                logs = state.log_mass() + math.log(problem.largest_weight)
+                logs = state.log_mass() + problem.log_largest_weight
                 lowest = float(np.finfo(log_mass.dtype).min)  # -inf means empty, in float32 too
                 log_mass[rows] = np.where(np.isfinite(logs), np.maximum(logs, lowest), logs)
             late = np.flatnonzero(bound > _promised(problem) * (1 + 1e-9))  # NaN, where empty, is not

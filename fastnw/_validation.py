@@ -82,44 +82,60 @@ class Problem:
         """The factor of range(V) that errors may reach."""
         return self.tol if self.tol else DEFAULT_TOL[self.dtype]
 
-    def weights_at(self, rows: slice) -> Floats | None:
-        """Those keys' weights in float64, or None if all are 1. Made block by block, like everything of n rows."""
-        weights = None if self.weights is None else self.weights[rows].astype(np.float64)
-        if not self.by_volume:
-            return weights
-        assert self.key_scale is not None
-        per_volume = self.key_scale[rows].astype(np.float64) ** -float(self.d)
-        return per_volume if weights is None else weights * per_volume
-
-    def _weight_blocks(self) -> Iterator[Floats]:
-        for rows in row_blocks(self.keys):
-            weights = self.weights_at(rows)
-            assert weights is not None
-            yield weights
-
     @property
     def weighted(self) -> bool:
         return self.weights is not None or self.by_volume
 
+    def weights_at(self, rows: slice) -> Floats | None:
+        """Those keys' weights relative to the largest, in float64, or None if all are 1. Made block by block, like
+        everything of n rows. Those below 1e-308 vanish here; `log_weights_at` has them."""
+        if self.by_volume:
+            logs = self.log_weights_at(rows)
+            return None if logs is None else np.exp(logs)
+        return None if self.weights is None else self.weights[rows].astype(np.float64) / self._largest_weight
+
+    def log_weights_at(self, rows: slice | NDArray[np.intp]) -> Floats | None:
+        """log of those keys' weights relative to the largest, or None if all weights are 1."""
+        return self._logs_at(rows) - self.log_largest_weight if self.weighted else None
+
+    def _logs_at(self, rows: slice | NDArray[np.intp]) -> Floats:
+        logs = np.zeros(len(self.keys[rows]))
+        if self.weights is not None:
+            with np.errstate(divide="ignore"):
+                np.log(self.weights[rows].astype(np.float64), out=logs)
+        if self.by_volume:
+            assert self.key_scale is not None
+            logs -= self.d * np.log(self.key_scale[rows].astype(np.float64))
+        return logs
+
     @cached_property
-    def largest_weight(self) -> float:
-        """1 without any weight."""
-        return max(float(block.max()) for block in self._weight_blocks()) or 1.0 if self.weighted else 1.0
+    def _largest_weight(self) -> float:
+        assert self.weights is not None
+        return float(self.weights.max()) or 1.0
+
+    @cached_property
+    def log_largest_weight(self) -> float:
+        """0 without any weight."""
+        if not self.by_volume:
+            return 0.0 if self.weights is None else math.log(self._largest_weight)
+        largest = max(float(self._logs_at(rows).max()) for rows in row_blocks(self.keys))
+        return largest if largest > -math.inf else 0.0
 
     @cached_property
     def least_weight(self) -> float:
-        """Smallest positive weight, in units of the largest."""
+        """Smallest positive weight, in units of the largest; 0 if it is too small for float64."""
         if not self.weighted:
             return 1.0
-        least = min(float(b.min(initial=self.largest_weight, where=b > 0)) for b in self._weight_blocks())
-        return least / self.largest_weight
+        blocks = (self.log_weights_at(rows) for rows in row_blocks(self.keys))
+        return math.exp(min(float(b.min(initial=0.0, where=b > -np.inf)) for b in blocks if b is not None))
 
     @cached_property
     def total_weight(self) -> float:
         """Σ w, in units of the largest weight."""
         if not self.weighted:
             return float(self.n)
-        return math.fsum(float(block.sum()) for block in self._weight_blocks()) / self.largest_weight
+        blocks = (self.weights_at(rows) for rows in row_blocks(self.keys))
+        return math.fsum(float(block.sum()) for block in blocks if block is not None)
 
     @cached_property
     def values_range(self) -> tuple[Floats, Floats]:

@@ -91,7 +91,7 @@ def attention_weights(
         exclude_self=exclude_self,
     )
     plan = replace(make_plan(problem, method, backend, n_jobs), dtype=np.dtype(np.float64))
-    with progress_meter(progress, plan.seconds, plan.pairs, "fastnw") as meter:
+    with progress_meter(progress, plan.seconds, 2 * plan.pairs, "fastnw") as meter:  # masses, then weights
         if top_k is None:
             return restore(_dense(problem, plan, empty, meter))
         indices, weights = _largest(problem, plan, _check_top_k(top_k, problem.n), empty, meter)
@@ -120,7 +120,7 @@ def _dense(problem: Problem, plan: Plan, empty: Empty, meter: Meter) -> Array:
             positions, shares = tails.weights_of(sweep.summary, row)
             weights[row] = 0
             weights[row, positions] = shares
-        return 0.0
+        return sweep.pairs(rows)
 
     run(task, sweep.n_tasks, plan.n_threads, meter)
     rows = np.flatnonzero(sweep.empty)
@@ -149,6 +149,7 @@ def _largest(problem: Problem, plan: Plan, k: int, empty: Empty, meter: Meter) -
         best, at = np.full((count, k), -np.inf), np.full((count, k), -1)
         for start, logs in sweep.blocks(rows):
             # equal weights go to the smaller index, so a later key must be strictly better than the worst one kept
+            # (few rows improve on a block: merging all of them at once, padded or by np.partition, was no faster)
             better = logs > best[:, -1:]
             for row in np.flatnonzero(better.any(axis=1)):
                 new = np.flatnonzero(better[row])
@@ -161,7 +162,7 @@ def _largest(problem: Problem, plan: Plan, k: int, empty: Empty, meter: Meter) -
         for row in np.flatnonzero(sweep.far[rows]):
             at[row], shares[row] = _far_largest(sweep.summary, int(rows.start + row), at[row])
         indices[rows], weights[rows] = at, shares
-        return 0.0
+        return sweep.pairs(rows)
 
     run(task, sweep.n_tasks, plan.n_threads, meter)
     rows = np.flatnonzero(sweep.empty)
@@ -206,7 +207,8 @@ class _Sweep:
             rows = slice(start, min(start + step, problem.m))
             state = exact.accumulate(summary, rows, meter)
             log_mass[rows], empty[rows] = state.log_mass(), state.is_empty
-            far[rows] = exact.exponent_error(summary, rows, log_mass[rows]) > exact.LIMIT
+            error = exact.exponent_error(summary, rows, log_mass[rows])
+            far[rows] = error > exact.exponent_limit(summary, rows, log_mass[rows])
         return cls(summary, log_mass, empty, far & ~empty)
 
     @property
@@ -216,6 +218,9 @@ class _Sweep:
     @property
     def n_tasks(self) -> int:
         return math.ceil(self.problem.m / ROWS)
+
+    def pairs(self, rows: slice) -> float:
+        return float(rows.stop - rows.start) * self.problem.n
 
     def rows(self, task: int) -> slice:
         return slice(task * ROWS, min((task + 1) * ROWS, self.problem.m))
@@ -238,13 +243,19 @@ class _Sweep:
         """log w κ; −inf beyond the support, without weight, and for a left-out own key."""
         kernel = self.problem.kernel
         with np.errstate(all="ignore"):
-            inside = np.ones(u2.shape, bool) if kernel.support is None else u2 <= kernel.support**2
+            if kernel.support is not None:
+                inside = u2 <= kernel.support**2
+            else:  # polynomials times exponentials are NaN where u² has overflowed
+                inside = u2 < np.inf if kernel.works_on_logs else np.ones(u2.shape, bool)
             argument = np.where(inside, u2, 0.0)
             if kernel.log_profile is not None:
                 logs = kernel.log_profile(argument)
             else:
                 logs = np.log(np.maximum(kernel.profile(argument), 0.0))
-            logs = np.where(inside, logs, -np.inf) + np.log(keys.weights)
+            logs = np.where(inside, logs, -np.inf)
+        log_weights = self.problem.log_weights_at(slice(keys.start, keys.start + keys.size))
+        if log_weights is not None:
+            logs += log_weights
         if self.problem.exclude_self:
             own = np.arange(rows.start, rows.stop) - keys.start
             here = np.flatnonzero((own >= 0) & (own < keys.size))

@@ -24,7 +24,7 @@ class Facts:
     """What is known of a built-in kernel beyond its profile."""
 
     aliases: tuple[str, ...] = ()
-    # log κ(u) − log κ(u₀) from (u² − u₀², u₀²), without cancellation; marks the kernels that "work on logs".
+    # log κ(u) − log κ(u₀) from (u − u₀, u₀), without cancellation, up to u₀ = 1e307; scores for inner products.
     log_ratio: Formula | None = None
     # κ from 1 − u², where κ goes to 0 at u = 1: given that difference accurately, all of κ's digits.
     edge: Formula | None = None
@@ -164,25 +164,25 @@ def _on_arrays(name: str, what: str, formula: Formula, u2: np.ndarray) -> Formul
     return formula if same else one_by_one
 
 
-def _logistic_log_ratio(e: Any, u0_squared: Any) -> Any:
-    u, u0 = np.sqrt(u0_squared + e), np.sqrt(u0_squared)
-    return -_root_difference(e, u0_squared) + 2.0 * (np.log1p(np.exp(-u0)) - np.log1p(np.exp(-u)))
+def _logistic_log_ratio(delta: Any, u0: Any) -> Any:
+    return -delta + 2.0 * (np.log1p(np.exp(-u0)) - np.log1p(np.exp(-(u0 + delta))))
 
 
-def _root_difference(e: Any, u0_squared: Any) -> Any:
-    """u − u₀ from u² − u₀²: divided by the sum, not a difference of roots."""
-    total = np.sqrt(np.maximum(u0_squared + e, 0.0)) + np.sqrt(u0_squared)
-    return e / np.where(total > 0, total, 1.0)
-
-
-def _matern32_log_ratio(e: Any, u0_squared: Any) -> Any:
-    z0, dz = SQRT3 * np.sqrt(u0_squared), SQRT3 * _root_difference(e, u0_squared)
+def _matern32_log_ratio(delta: Any, u0: Any) -> Any:
+    z0, dz = SQRT3 * u0, SQRT3 * delta
     return np.log1p(dz / (1.0 + z0)) - dz
 
 
-def _matern52_log_ratio(e: Any, u0_squared: Any) -> Any:
-    z0, dz = SQRT5 * np.sqrt(u0_squared), SQRT5 * _root_difference(e, u0_squared)
-    return np.log1p((dz + 5.0 * e / 3.0) / (1.0 + z0 + z0 * z0 / 3.0)) - dz
+def _matern52_log_ratio(delta: Any, u0: Any) -> Any:
+    # z0² and dz² overflow long before z0 and dz do; a logarithm cut off at 690 is lost in a dz of 1e150 and more
+    z0, dz = SQRT5 * u0, SQRT5 * delta
+    polynomial = 1.0 + z0 * (z0 / (1.0 + z0)) / 3.0  # over 1 + z0
+    growth = dz / (1.0 + z0) * ((3.0 + 2.0 * z0 + dz) / (3.0 * polynomial))
+    return np.log1p(np.minimum(growth, 1e300)) - dz
+
+
+def _cauchy_log_ratio(delta: Any, u0: Any) -> Any:
+    return 2.0 * np.log(np.hypot(1.0, u0) / np.hypot(1.0, u0 + delta))
 
 
 def _one_minus_u(y: Any) -> Any:
@@ -206,9 +206,11 @@ _KERNELS = {
             "gaussian",
             lambda u2: np.exp(-0.5 * u2),
             log_profile=lambda u2: -0.5 * u2,
-            log_ratio=lambda e, u0_squared: -0.5 * e,
+            log_ratio=lambda delta, u0: -delta * (u0 + delta / 2),
         ),
-        _builtin("boxcar", lambda u2: u2 * 0.0 + 1.0, "uniform", "tophat", support=1.0, sensitivity=0.0),
+        _builtin(
+            "boxcar", lambda u2: u2 * 0.0 + 1.0, "uniform", "tophat", support=1.0, sensitivity=0.0, edge=np.ones_like
+        ),
         _builtin("triangular", lambda u2: 1.0 - np.sqrt(u2), "linear", support=1.0, sensitivity=0.5, edge=_one_minus_u),
         _builtin("epanechnikov", lambda u2: 1.0 - u2, support=1.0, sensitivity=1.0, edge=lambda y: y),
         _builtin("biweight", lambda u2: (1.0 - u2) ** 2, "quartic", support=1.0, sensitivity=0.5, edge=lambda y: y**2),
@@ -233,7 +235,7 @@ _KERNELS = {
             lambda u2: np.exp(-np.sqrt(u2)),
             "exponential",
             log_profile=lambda u2: -np.sqrt(u2),
-            log_ratio=lambda e, u0_squared: -_root_difference(e, u0_squared),
+            log_ratio=lambda delta, u0: -delta,
         ),
         _builtin(
             "matern32",
@@ -244,10 +246,17 @@ _KERNELS = {
         _builtin(
             "matern52",
             lambda u2: (1.0 + SQRT5 * np.sqrt(u2) + 5.0 * u2 / 3.0) * np.exp(-SQRT5 * np.sqrt(u2)),
-            log_profile=_log(lambda z: np.log1p(z + z * z / 3.0) - z, SQRT5),
+            # 1 + z + z²/3 in two factors, since z² overflows before u² does
+            log_profile=_log(lambda z: np.log1p(z) + np.log1p(z * (z / (1.0 + z)) / 3.0) - z, SQRT5),
             log_ratio=_matern52_log_ratio,
         ),
-        _builtin("cauchy", lambda u2: 1.0 / (1.0 + u2), max_density_dim=1, sensitivity=0.25),
+        _builtin(
+            "cauchy",
+            lambda u2: 1.0 / (1.0 + u2),
+            max_density_dim=1,
+            sensitivity=0.25,
+            log_ratio=_cauchy_log_ratio,
+        ),
         _builtin(
             "logistic",
             lambda u2: 4.0 * np.exp(-np.sqrt(u2)) / (1.0 + np.exp(-np.sqrt(u2))) ** 2,
@@ -259,7 +268,7 @@ _KERNELS = {
             "dot",
             lambda score: np.exp(score),
             log_profile=lambda score: score,
-            log_ratio=lambda e, score0: e,
+            log_ratio=lambda delta, score0: delta,
             inner_product=True,
             max_density_dim=0,
         ),

@@ -53,6 +53,7 @@ MP_LOG_KAPPA = {
     "logistic": lambda u: mpmath.log(4 / (mpmath.exp(u) + 2 + mpmath.exp(-u))),
     "dot": lambda score: score,
 }
+MP_CAUCHY = {"cauchy": lambda u: -mpmath.log(1 + u**2)}  # does not work on logs, but needs them where u² overflows
 
 
 def inverse_factor(bandwidth, d):
@@ -173,9 +174,9 @@ def _mp_scaled(query, key, kernel, inverse):
 
 
 def mp_weights(queries, keys, kernel, bandwidth=1.0, sample_weight=None, key_scale=None, exclude_self=False, digits=50):
-    """Weights w κ / mass as lists of mpf, a row a query, and log_mass as mpf; for kernels that work on logs."""
+    """Weights w κ / mass as lists of mpf, a row a query, and log_mass as mpf; for kernels of the two tables."""
     n, d = np.shape(keys)
-    rows, log_masses = [], []
+    rows, log_masses, log_kappa = [], [], (MP_LOG_KAPPA | MP_CAUCHY)[kernel]
     with mpmath.workdps(digits):
         if np.ndim(bandwidth) == 2:
             inverse = mpmath.matrix([[_mp(x) for x in row] for row in np.asarray(bandwidth)]) ** -1
@@ -187,7 +188,7 @@ def mp_weights(queries, keys, kernel, bandwidth=1.0, sample_weight=None, key_sca
         for i, query in enumerate(np.asarray(queries)):
             q = [_mp(x) for x in query]
             kept = [j for j in range(n) if w[j] > 0 and not (exclude_self and i == j)]
-            logs = {j: MP_LOG_KAPPA[kernel](_mp_scaled(q, points[j], kernel, inverse) / scale[j]) for j in kept}
+            logs = {j: log_kappa(_mp_scaled(q, points[j], kernel, inverse) / scale[j]) for j in kept}
             top = max(logs.values())
             terms = {j: w[j] * mpmath.exp(logs[j] - top) for j in kept}
             mass = mpmath.fsum(terms.values())

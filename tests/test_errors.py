@@ -291,6 +291,15 @@ def test_environment_variables(variable, text, words):
     assert "Traceback" not in fresh.run("import fastnw", **{variable: text})  # the import itself asks nothing
 
 
+@pytest.mark.parametrize(("variable", "text"), [("FASTNW_CPU", "v9"), ("FASTNW_NUM_THREADS", "two")])
+def test_the_report_says_what_is_wrong_with_a_variable(variable, text):
+    """It is asked for when something does not work."""
+    report = fresh.run("import fastnw; fastnw.show_config()", **{variable: text, "PYTHONUTF8": "1"})
+    assert f"{variable} must be" in report
+    assert fastnw.__version__ in report
+    assert "numpy" in report
+
+
 BAD_KERNELS = {
     "no function": ({"profile": 1.0}, TypeError, "profile of kernel 'mine' must be callable, got float"),
     "no log function": ({"log_profile": "log"}, TypeError, "log_profile of kernel 'mine' must be callable, got str"),

@@ -46,6 +46,16 @@ def states(text):
     return [state for state in text.replace("\n", "\r").split("\r") if state.strip()]
 
 
+@pytest.mark.parametrize("call", ["attention_weights", "top_k"])
+def test_weights_count_both_of_their_passes(call, monkeypatch):
+    """The masses take one, the weights another: at half of the time the bar stands at half."""
+    added = []
+    monkeypatch.setattr(_threads.Meter, "add", lambda self, pairs: added.append((pairs, self._pairs)))
+    CALLS[call](progress=True, n_jobs=1)
+    pairs, totals = zip(*added, strict=True)
+    assert sum(pairs) == max(totals) == 2 * len(QUERIES) * len(KEYS)
+
+
 @pytest.mark.parametrize("call", CALLS)
 def test_on_request_it_ends_at_100_percent(call, capsys):
     CALLS[call](progress=True)

@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from cases import LOG_KERNELS
-from oracle import MP_LOG_KAPPA, mp_pool
+from oracle import MP_LOG_KAPPA, mp_pool, naive_pool
 
 import fastnw
+from fastnw.methods import tails
 
 DISTANCES = {
-    "float64": (1.0, 10.0, 1e2, 1e3, 1e4, 1e6, 1e7, 1e9),
+    "float64": (1.0, 10.0, 1e2, 190.0, 1e3, 1e4, 1e6, 1e7, 1e9),
     "float32": (1.0, 30.0, 1e3, 1e6, 1e9),
     "beyond": (1e12, 1e20, 1e100),  # where even the difference of two keys' u² is nothing float64 could subtract
 }
@@ -204,6 +205,18 @@ def test_many_keys_far_away(backend):
     # u² in long double is right to 1e-9 at 1e5 bandwidths, where the nearest key alone remains
     assert np.all(abs(got - exact) <= 1e-9 * np.ptp(values))
     np.testing.assert_allclose(log_mass, (log.max(axis=1) + np.log(weights.sum(axis=1))).astype(float), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("kernel", "bandwidth"), [("gaussian", 1.0), ("gaussian", 0.5), ("dot", 768**0.5)])
+def test_ordinary_data_in_many_coordinates_is_no_far_tail(kernel, bandwidth, monkeypatch):
+    """Each query would take a hundred times as long there, for digits that nobody was promised."""
+    rng = np.random.default_rng(8)
+    queries, keys, values = rng.normal(size=(20, 768)), rng.normal(size=(300, 768)), rng.normal(size=300)
+    f, _ = naive_pool(queries, keys, values, kernel, bandwidth)
+    monkeypatch.setattr(tails, "accumulate", None)
+    got, bound = fastnw.pool(queries, keys, values, kernel=kernel, bandwidth=bandwidth, return_error=True)
+    assert np.all(abs(got - f) <= 1e-12 * np.ptp(values))
+    assert np.all(bound <= 1e-8 * np.ptp(values))
 
 
 @pytest.mark.parametrize("kernel", LOG_KERNELS)

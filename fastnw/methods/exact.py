@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw._pack import KeyBlock, coordinates, pack_inverse, pack_keys, pack_queries
-from fastnw._state import PoolState
+from fastnw._state import PoolState, Rows
 from fastnw._threads import Meter, run
 from fastnw._validation import Problem, row_blocks
 from fastnw.methods import Cost, products, tails
@@ -31,17 +31,22 @@ TILE = 64  # queries a tile
 TASK_PAIRS = 1 << 24  # a query tile on a whole span: 10 ms compiled, 0.2 s in NumPy, after which Ctrl-C is heard
 BLOCK_BYTES = 1 << 20  # a packed block: stays in L2 while a query tile passes over it
 SPAN_BYTES = 16 << 20  # blocks packed at a time
-PANEL_BYTES = (
-    4 << 20
-)  # coordinates and states of the queries worked on at a time; there are at most MAX_GROUPS + 1 of them
+PANEL_BYTES = 4 << 20  # coordinates and states of the queries worked on at a time
+STATE_BYTES = 16 << 20  # of all groups' states
 MAX_GROUPS = 4
 FEW_TILES = 32  # below this many query tiles the keys are split, too
 
+PACKERS = 4  # threads that whiten blocks, each with up to 6 MiB of copies
+
 SERIAL_PAIRS = 1 << 20  # work below a millisecond is not worth a thread's start
 
-# Float64 sums count as accurate up to this bound. It is a worst case: errors are some tenth of it, within the 1e-12 of
-# the tails' promise. FLOOR is what plain sums themselves may lose; nothing is gained by asking tails for less.
-LIMIT, FLOOR = 4e-12, 2e-13
+# In a far tail float64 sums count as accurate up to LIMIT. It is a worst case: errors are some tenth of it, within the
+# 1e-12 of the tails' promise. FLOOR is what plain sums themselves may lose; nothing is gained by asking tails for less.
+# A far tail is where the keys that count lie DEEP nats below κ(0). What float64 loses of an exponent does not grow with
+# d (the bound does): measured for d from 1 to 200, 2e-13 of the range at 5e3 nats, 8e-13 at 5e4, 8e-12 at 5e5.
+LIMIT, FLOOR, DEEP = 4e-12, 2e-13, 2e4
+LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and κ may vanish
+VANISHING = -680.0  # log mass below which κ, which is not much larger, may be no normal number
 # Terms that one lane may add in sequence before they are folded to float64: a strip of 1024 in 4 lanes (2 for float64).
 SEQUENTIAL = {np.dtype(np.float32): 264, np.dtype(np.float64): 520}
 CLAMP = {np.dtype(np.float32): 80.0, np.dtype(np.float64): 690.0}  # exp stops at e^-CLAMP
@@ -76,12 +81,13 @@ class Layout:
 def layout(problem: Problem, m: int, dtype: np.dtype[Any]) -> Layout:
     """For `m` queries in that compute type. A function of the problem alone."""
     per_key = dtype.itemsize * (problem.d + 1 + problem.c + (problem.key_scale is not None))
-    block = min(max(BLOCK_BYTES // per_key // 256 * 256, 512), 32768, problem.n)
+    per_query = 8 * (4 + problem.c)
+    block = min(max(BLOCK_BYTES // per_key // 32 * 32, 32), 32768, problem.n)
     span = max(min(SPAN_BYTES // (per_key * block), TASK_PAIRS // (TILE * block)), 1)
-    panel = max(PANEL_BYTES // (8 * (4 + problem.c + 3 * problem.d)) // TILE * TILE, TILE)
+    panel = max(PANEL_BYTES // (per_query + 24 * problem.d) // TILE * TILE, TILE)
     tiles = math.ceil(min(m, panel) / TILE)
-    blocks = min(span, math.ceil(problem.n / block))
-    groups = 1 if tiles >= FEW_TILES else min(blocks, MAX_GROUPS if tiles > 8 else 4 * MAX_GROUPS)
+    groups = min(MAX_GROUPS if tiles > 8 else 4 * MAX_GROUPS, max(STATE_BYTES // (tiles * TILE * per_query), 1))
+    groups = 1 if tiles >= FEW_TILES else min(span, math.ceil(problem.n / block), groups)
     return Layout(block, span, panel, groups)
 
 
@@ -137,7 +143,9 @@ class Summary:
             blocks[i] = pack_keys(self.problem, starts[i], min(starts[i] + shape.block, n), dtype)
             return 0.0
 
-        run(pack, len(starts), self.plan.n_threads, Meter(False, 0, ""))
+        # a matrix whitens in float64: fewer at a time, so that its copies stay small for any number of threads
+        threads = self.plan.n_threads if self.problem.metric.cholesky is None else min(self.plan.n_threads, PACKERS)
+        run(pack, len(starts), threads, Meter(False, 0, ""))
         if len(starts) * shape.block >= n:
             self._kept = {key: blocks}
         return blocks
@@ -174,7 +182,8 @@ class Summary:
         if problem.metric.cholesky is None:
             return np.full(len(queries), relative)
         reach, factor = self.extent
-        size = np.sqrt(np.square(queries, dtype=np.float64).sum(axis=1)) + np.sqrt(np.square(reach).sum())
+        with np.errstate(over="ignore"):  # such a query goes to `tails`
+            size = np.sqrt(np.square(queries, dtype=np.float64).sum(axis=1)) + np.sqrt(np.square(reach).sum())
         return relative + 2 * _whitening_error(problem, dtype) * size * max(factor, 1.0)
 
 
@@ -202,16 +211,28 @@ def accumulate(summary: Summary, rows: slice, meter: Meter) -> PoolState:
         if len(again):
             state.put(again, _sweep(summary, positions[again], np.dtype(np.float64), meter))
     if tails.known(problem.kernel):
-        limit = problem.promise
-        if problem.kernel.works_on_logs and plan.dtype == np.float64:
-            limit = max(problem.tol, FLOOR) if problem.tol else LIMIT
+        limit = exponent_limit(summary, positions, state.log_mass()) if plan.dtype == np.float64 else problem.promise
         again = np.flatnonzero(~_accurate(problem, state, limit))
         if len(again):
             state.put(again, tails.accumulate(summary, positions[again], meter))
     return state
 
 
-def _accurate(problem: Problem, state: PoolState, limit: float) -> NDArray[np.bool_]:
+def exponent_limit(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) -> Any:
+    """(rows,) or a number: the bound up to which float64 sums count as accurate."""
+    problem = summary.problem
+    if not problem.kernel.works_on_logs:
+        return problem.promise
+    if problem.tol:
+        return max(problem.tol, FLOOR)
+    depth = math.log(problem.total_weight or 1.0) - log_mass
+    if problem.kernel.inner_product:  # the terms of a product may be large where their sum is not
+        depth = summary.score_error(pack_queries(problem, rows, np.float64), np.dtype(np.float64))
+        depth /= (problem.d + 4) * 2.0**-53
+    return np.where(depth > DEEP, LIMIT, problem.promise)
+
+
+def _accurate(problem: Problem, state: PoolState, limit: Any) -> NDArray[np.bool_]:
     bound = np.where(state.is_empty, 0.0, state.finalise()[1] / 2) if problem.c else 0.0
     # No mass: certainly empty only if no key of a compact kernel is near its edge. Else it may have underflowed.
     lost = state.is_empty & ((problem.kernel.support is None) | (state.mass_error > 0))
@@ -293,16 +314,25 @@ def _certified(
             relative += clamped / state.mass
         elif kernel.facts is not None and kernel.support is None and kernel.facts.sensitivity:
             relative += error
-        mass_error = state.mass_error + relative * state.mass
+        mass_error = state.mass_error + relative * state.mass + _vanished(problem, dtype)
         total_error = mass_error + ((spread - 1) * (SEQUENTIAL[dtype] + 12) + 4 * spread) * unit * state.mass
     return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
 
 
-def exponent_error(summary: Summary, rows: slice, log_mass: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(rows,) Bound on the weights' mean relative error from float64 exponents; 0 for kernels that have none."""
+def _vanished(problem: Problem, dtype: np.dtype[Any]) -> float:
+    """Bound on terms that are lost, or lose digits, below the smallest normal number."""
+    facts = problem.kernel.facts
+    slow = facts is not None and facts.log_ratio is not None and not problem.kernel.works_on_logs  # κ ~ 1/u²
+    return problem.n * float(np.finfo(dtype).tiny) if slow or problem.least_weight < LEAST_WEIGHT else 0.0
+
+
+def exponent_error(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(rows,) Bound on the weights' mean relative error from float64 exponents, or, without them, where κ vanishes."""
     problem = summary.problem
     if problem.kernel.facts is None or problem.kernel.facts.log_ratio is None:
         return np.zeros(len(log_mass))
+    if not problem.kernel.works_on_logs:
+        return np.where(log_mass < VANISHING, np.inf, 0.0)
     queries = pack_queries(problem, rows, np.float64)
     return _exponent_error(problem, summary.score_error(queries, np.dtype(np.float64)), log_mass)
 

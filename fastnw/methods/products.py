@@ -34,6 +34,7 @@ FEW = 4  # queries up to which differences are taken; _products.pxi
 LEAST_D = 32  # in fewer coordinates errors exceed twice those of differences, whose sums still are short
 TASK_FLOPS = 2e8  # 2 to 5 ms
 COPY_BYTES = 8 << 20  # of keys and values a span, where they cannot be read in place
+STATE_BYTES = 16 << 20  # of all groups' states
 GROUPS, FEW_TILES = 16, 16  # parts of the keys with a state each, where there are fewer query tiles
 
 # Nanoseconds a pair and thread: (exponential, a coordinate, a value); and to read an element of keys and values.
@@ -107,7 +108,7 @@ def sweep(problem: Problem, plan: Plan, positions: NDArray[np.intp], dtype: np.d
     inverse_squared = np.square(problem.metric.inverse).astype(dtype)
     m, width = len(positions), problem.d + problem.c
     tiles = [slice(i, min(i + TILE, m)) for i in range(0, m, TILE)]
-    groups = 1 if len(tiles) >= FEW_TILES else GROUPS
+    groups = 1 if len(tiles) >= FEW_TILES else min(GROUPS, max(STATE_BYTES // (8 * m * (4 + problem.c)), 1))
     block = max(int(TASK_FLOPS / (2 * min(m, TILE) * width)) // STRIP * STRIP, STRIP)
     block = min(block, max(math.ceil(problem.n / groups / STRIP), 1) * STRIP)
     in_place = are_rows(problem.keys, dtype) and keeps_values(problem, dtype)
