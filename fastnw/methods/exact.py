@@ -85,7 +85,7 @@ def layout(problem: Problem, m: int, dtype: np.dtype[Any]) -> Layout:
     block = min(max(BLOCK_BYTES // per_key // 32 * 32, 32), 32768, problem.n)
     span = max(min(SPAN_BYTES // (per_key * block), TASK_PAIRS // (TILE * block)), 1)
     panel = max(PANEL_BYTES // (per_query + 24 * problem.d) // TILE * TILE, TILE)
-    tiles = math.ceil(min(m, panel) / TILE)
+    tiles = max(math.ceil(min(m, panel) / TILE), 1)
     groups = min(MAX_GROUPS if tiles > 8 else 4 * MAX_GROUPS, max(STATE_BYTES // (tiles * TILE * per_query), 1))
     groups = 1 if tiles >= FEW_TILES else min(span, math.ceil(problem.n / block), groups)
     return Layout(block, span, panel, groups)
@@ -348,4 +348,5 @@ def _exponent_error(problem: Problem, error: NDArray[np.float64], log_mass: NDAr
         return error
     depth = np.maximum(math.log(problem.total_weight or 1.0) - log_mass, 0.0)
     # the 1.2 is for whitened coordinates, whose error does not vanish with u: |d log κ/du| is at most √5, or u
-    return error * (depth + 1.2)
+    with np.errstate(over="ignore"):  # such a query goes to `tails`
+        return error * (depth + 1.2)

@@ -108,7 +108,7 @@ def sweep(problem: Problem, plan: Plan, positions: NDArray[np.intp], dtype: np.d
     inverse_squared = np.square(problem.metric.inverse).astype(dtype)
     m, width = len(positions), problem.d + problem.c
     tiles = [slice(i, min(i + TILE, m)) for i in range(0, m, TILE)]
-    groups = 1 if len(tiles) >= FEW_TILES else min(GROUPS, max(STATE_BYTES // (8 * m * (4 + problem.c)), 1))
+    groups = 1 if len(tiles) >= FEW_TILES else min(GROUPS, max(STATE_BYTES // (8 * max(m, 1) * (4 + problem.c)), 1))
     block = max(int(TASK_FLOPS / (2 * min(m, TILE) * width)) // STRIP * STRIP, STRIP)
     block = min(block, max(math.ceil(problem.n / groups / STRIP), 1) * STRIP)
     in_place = are_rows(problem.keys, dtype) and keeps_values(problem, dtype)
