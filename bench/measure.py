@@ -1,0 +1,174 @@
+"""Systems take turns on one case, on the same cores; each answer is checked before it is timed, and again after."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from statistics import median
+
+import numpy as np
+
+from bench import truth
+from bench.cases import CEILING, FASTNW, Case
+from bench.ceiling import Ceiling, ceiling
+from bench.peers import PEERS, Peer, Work
+
+FIRST_QUERIES = 16  # to find out how many queries fit the budget
+SHORTEST = 0.02  # s: shorter works are repeated within one round
+PAUSE = 0.02  # s: a runtime's threads spin for a while after their work, on the next system's cores
+CEILING_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long the measurement may take."""
+
+    rounds: int
+    budget: float  # s a call; slower systems get fewer queries
+
+
+@dataclass
+class Timing:
+    """One system on one case; `seconds` are those of `m` queries, one entry a round."""
+
+    case: str
+    system: str
+    what: str
+    pairs: float  # of one call
+    m: int
+    m_asked: int
+    status: str  # timed, wrong, failed, refused, missing
+    reason: str = ""
+    note: str = ""
+    error: float | None = None
+    tolerance: float | None = None
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def extrapolated(self) -> bool:
+        return self.m < self.m_asked
+
+    def rate(self, seconds: float) -> float:
+        return self.pairs / seconds
+
+    @property
+    def median_rate(self) -> float:
+        return self.rate(median(self.seconds))
+
+    @classmethod
+    def from_json(cls, content: dict) -> Timing:
+        return cls(**{key: value for key, value in content.items() if key != "extrapolated"})
+
+    def as_json(self) -> dict:
+        return asdict(self) | {"extrapolated": self.extrapolated}
+
+
+def compare(case: Case, systems: tuple[str, ...], effort: Effort, with_ceiling: bool = True) -> list[Timing]:
+    """Every system on one case, those that could not be timed included; the ceiling takes its turns among them."""
+    timings, works = [], {}
+    for name in systems:
+        timing, work = _ready(PEERS[name], case, effort.budget)
+        timings.append(timing)
+        if work is not None:
+            works[name] = work
+    seconds = {name: [] for name in works}
+    ceilings: list[Ceiling] = []
+    answers = {}
+    for turn in range(effort.rounds):
+        for name in _rotated(list(works), turn):
+            taken, answers[name] = _timed(works[name])
+            seconds[name].append(taken)
+        if with_ceiling and (found := ceiling(case, CEILING_SECONDS)) is not None:
+            ceilings.append(found)
+    for timing in timings:
+        if timing.system in works:
+            timing.seconds = seconds[timing.system]
+            _check(timing, PEERS[timing.system], case.with_queries(timing.m), answers[timing.system])
+    if ceilings:
+        timings.append(_ceiling_timing(case, ceilings))
+    return timings
+
+
+def _rotated(names: list[str], turn: int) -> list[str]:
+    """Nobody always comes after the same neighbour's heat."""
+    turn %= max(len(names), 1)
+    return names[turn:] + names[:turn]
+
+
+def _ready(peer: Peer, case: Case, budget: float) -> tuple[Timing, Work | None]:
+    """The work with as many queries as fit the budget, called at least once and found right."""
+    timing = Timing(case.name, peer.name, peer.what(), 0.0, 0, case.m, "timed")
+    for status, reason in (("missing", peer.missing()), ("refused", peer.refuses(case))):
+        if reason:
+            timing.status, timing.reason = status, reason
+            return timing, None
+    try:
+        work, m, answer = _sized(peer, case, budget)
+    except Exception as failure:  # a peer's failure is a result, not the end of the run
+        timing.status, timing.reason = "failed", f"{type(failure).__name__}: {failure}".splitlines()[0][:200]
+        return timing, None
+    timing.m, timing.pairs, timing.note = m, float(m) * case.n, work.note
+    _check(timing, peer, case.with_queries(m), answer)
+    return timing, work if timing.status == "timed" else None
+
+
+def _sized(peer: Peer, case: Case, budget: float) -> tuple[Work, int, np.ndarray]:
+    """Grow the number of queries until a call takes about the budget, or all are in."""
+    m = case.m if case.fitted else min(case.m, FIRST_QUERIES)  # where there are few, their number is the point
+    while True:
+        work = peer.prepare(case.with_queries(m))
+        work()
+        taken, answer = _once(work)
+        if m == case.m or taken > 0.6 * budget:
+            return work, m, answer
+        m = min(case.m, max(int(m * min(budget / taken, 16)), m + 1))
+
+
+def _check(timing: Timing, peer: Peer, case: Case, answer: np.ndarray) -> None:
+    timing.tolerance = peer.tolerance[case.dtype]
+    timing.error = truth.error(peer.answers(case), answer, peer.what())
+    if not timing.error <= timing.tolerance:
+        timing.status, timing.seconds = "wrong", []
+        timing.reason = f"error {timing.error:.1e} where {timing.tolerance:.0e} is allowed"
+
+
+def _timed(work: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
+    """Seconds a call, as the mean of enough calls to see, and the answer of the last."""
+    time.sleep(PAUSE)
+    total, calls = 0.0, 0
+    while total < SHORTEST:
+        taken, answer = _once(work)
+        total, calls = total + taken, calls + 1
+    return total / calls, answer
+
+
+def _once(work: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # empty windows and the like are checked, not printed
+        start = time.perf_counter()
+        answer = work()
+        return time.perf_counter() - start, answer
+
+
+def _ceiling_timing(case: Case, found: list[Ceiling]) -> Timing:
+    """As if the ceiling had done the whole case."""
+    pairs = float(case.m) * case.n
+    timing = Timing(case.name, CEILING, "regression", pairs, case.m, case.m, "timed")
+    timing.seconds = [pairs / each.pairs_per_second for each in found]
+    clock = median(each.clock_hz for each in found) / 1e9
+    timing.note = f"{clock:.2f} GHz, {found[-1].share_of_pipes:.0%} of the pipes' slots"
+    return timing
+
+
+def share(timings: list[Timing], system: str, against: str) -> float | None:
+    """Rate of one system over that of another, medians of both; None if either was not timed."""
+    rates = {timing.system: timing.median_rate for timing in timings if timing.seconds}
+    if system not in rates or against not in rates:
+        return None
+    return rates[system] / rates[against]
+
+
+def fastnw_over(timings: list[Timing], against: str) -> float | None:
+    return share(timings, FASTNW, against)
