@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import median
 
 import matplotlib as mpl
+import numpy as np
+from sklearn.isotonic import isotonic_regression
 
 mpl.use("Agg")  # before pyplot: no display is needed
 import matplotlib.pyplot as plt
@@ -31,22 +33,24 @@ COLOURS = {
 LABEL_GAP = 0.045  # of the height of the axes: room for a line of text
 
 
-def draw(timings: list[Timing], sweeps: dict[str, list[Timing]], folder: Path) -> list[Path]:
-    """Write every picture there are data for; returns the paths."""
+def draw(timings: list[Timing], sweeps: dict[str, list[Timing]], folder: Path) -> dict[Path, str]:
+    """Write every picture there are data for; returns the paths, and what each shows."""
     works = {case.name: case for case in (*cases.BY_DIMENSION, *cases.BY_KEYS)}
-    lines = {
-        "by_dimension": (_by_dimension, [(works[t.case].d, t) for t in sweeps.get("by_dimension", []) if t.seconds]),
-        "by_keys": (_by_keys, [(works[t.case].n, t) for t in sweeps.get("by_keys", []) if t.seconds]),
-    }
-    figures = {f"bench_{name}": picture(points) for name, (picture, points) in lines.items() if points}
-    if any(timing.system == cases.CEILING for timing in timings):
-        figures["bench_ceiling"] = _ceiling_share(timings)
-    paths = []
-    for name, figure in figures.items():
-        paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=130)
-        plt.close(figure)
-    return paths
+    by_dimension = [(works[t.case].d, t) for t in sweeps.get("by_dimension", []) if t.seconds]
+    by_keys = [(works[t.case].n, t) for t in sweeps.get("by_keys", []) if t.seconds]
+    ceilings = [t for t in timings if t.system == cases.CEILING]
+    drawn = {}
+    for name, title, picture, data in (
+        ("bench_by_dimension", "Throughput of each system by dimension", _by_dimension, by_dimension),
+        ("bench_by_keys", "Time of each system by number of keys", _by_keys, by_keys),
+        ("bench_ceiling", "Share of what the processor's pipes allow", _ceiling_share, timings if ceilings else []),
+    ):
+        if data:
+            figure = picture(data)
+            drawn[folder / f"{name}.png"] = title
+            figure.savefig(folder / f"{name}.png", dpi=130)
+            plt.close(figure)
+    return drawn
 
 
 def _by_dimension(points: list[tuple[int, Timing]]) -> plt.Figure:
@@ -56,7 +60,9 @@ def _by_dimension(points: list[tuple[int, Timing]]) -> plt.Figure:
     ax.set_xticks(dimensions, map(str, dimensions))
     ax.set_xlabel("coordinates d")
     ax.set_ylabel("query–key pairs a second")
-    ax.set_title("Throughput: Gaussian, float32, 10,000 queries, 100,000 keys, one value", loc="left")
+    ax.set_title(
+        "Throughput: Gaussian, float32, 10,000 queries, 100,000 keys, one value (dashed: densities)", loc="left"
+    )
     return figure
 
 
@@ -67,7 +73,7 @@ def _by_keys(points: list[tuple[int, Timing]]) -> plt.Figure:
     _lines(ax, seconds, {t.system: t.what for _, t in points})
     ax.set_xlabel("keys n")
     ax.set_ylabel("seconds")
-    ax.set_title("Time for 10,000 queries: Gaussian, float32, d = 3, one value", loc="left")
+    ax.set_title("Time for 10,000 queries: Gaussian, float32, d = 3, one value (dashed: densities)", loc="left")
     return figure
 
 
@@ -91,39 +97,35 @@ def _lines(ax: Axes, heights: dict[tuple[int, str], float], what: dict[str, str]
             linewidth=2.8 if mine else 1.4,
             zorder=3 if mine else 2,
         )
-        text = f"{system} (density)" if what[system] == "density" and "KDE" not in system else system
-        ends[system] = (xs[-1], ys[-1], text)
+        ends[system] = (xs[-1], ys[-1])
     ax.grid(which="major", color="#e5e5e5", linewidth=0.8)
     ax.spines[["top", "right"]].set_visible(False)
     _label_ends(ax, ends)
 
 
-def _label_ends(ax: Axes, ends: dict[str, tuple[float, float, str]]) -> None:
-    """Names right of the axes, each joined to its line's end, moved apart where they would touch."""
-    to_axes = ax.transData + ax.transAxes.inverted()
+def _label_ends(ax: Axes, ends: dict[str, tuple[float, float]]) -> None:
+    """Names right of the axes, each joined to its line's end, moved apart as little as keeps them from touching."""
     ax.set_ylim(*ax.get_ylim())  # what is placed now must stay where it is
     ax.set_xlim(*ax.get_xlim())
-    wanted = sorted((to_axes.transform((x, y))[1], system) for system, (x, y, _) in ends.items())
-    places, lowest = {}, -1.0
-    for height, system in wanted:
-        lowest = max(height, lowest + LABEL_GAP)
-        places[system] = lowest
-    excess = max(lowest - 1.0, 0.0)
-    highest = 2.0
-    for _, system in reversed(wanted):  # and back down, from the top
-        highest = min(places[system] - (excess if highest == 2.0 else 0.0), highest - LABEL_GAP)
-        places[system] = highest
-    for system, (x, y, text) in ends.items():
+    to_axes = ax.transData + ax.transAxes.inverted()
+    systems = sorted(ends, key=lambda system: ends[system][1])
+    wanted = [to_axes.transform(ends[system])[1] for system in systems]
+    # least squares under "at least a gap between neighbours" is an isotonic regression
+    gaps = LABEL_GAP * np.arange(len(systems))
+    places = isotonic_regression(wanted - gaps, y_min=0, y_max=1 - gaps[-1]) + gaps
+    for system, place in zip(systems, places, strict=True):
+        colour = COLOURS[system]
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "relpos": (0, 0.5), "shrinkA": 1}
         ax.annotate(
-            text,
-            (x, y),
-            xytext=(1.03, places[system]),
+            system,
+            ends[system],
+            xytext=(1.05, place),
             textcoords="axes fraction",
-            color=COLOURS[system],
+            color=colour,
             fontweight="bold" if system == cases.FASTNW else "normal",
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": COLOURS[system], "linewidth": 0.5, "alpha": 0.6, "shrinkA": 1},
+            arrowprops=line,
         )
 
 
@@ -135,20 +137,30 @@ def _ceiling_share(timings: list[Timing]) -> plt.Figure:
     named = [case for case in cases.CASES if share(by_case.get(case.name, []), cases.FASTNW, cases.CEILING) is not None]
     figure, ax = plt.subplots(figsize=(9.5, 0.75 * len(named) + 1.8), layout="constrained")
     for offset, system in ((-0.2, cases.FASTNW), (0.2, cases.SDPA)):
-        shares = [(i, share(by_case[case.name], system, cases.CEILING)) for i, case in enumerate(named)]
-        places, widths = zip(*[(i + offset, s) for i, s in shares if s is not None] or [(0, 0)], strict=True)
-        bars = ax.barh(places, widths, height=0.38, color=COLOURS[system], label=system)
-        ax.bar_label(bars, fmt=lambda number: f"{number:.0%}", padding=4)
-    for i, case in enumerate(named):
-        for goal in case.goals:
-            if goal.against == cases.CEILING:
-                ax.plot([goal.factor] * 2, [i - 0.42, i + 0.02], color="black", linewidth=2)
-                ax.text(goal.factor, i + 0.06, "goal", ha="center", va="top", fontsize=8)
-    ax.set_yticks(range(len(named)), [f"{case.name}, {case.dtype}".replace("float64, ", "") for case in named])
+        shares = [share(by_case[case.name], system, cases.CEILING) or 0.0 for case in named]
+        ax.barh(np.arange(len(named)) + offset, shares, height=0.38, color=COLOURS[system], label=system)
+        for i, number in enumerate(shares):
+            _label_bar(ax, number, i + offset)
+    aims = [(i, goal.factor) for i, case in enumerate(named) for goal in case.goals if goal.against == cases.CEILING]
+    for i, factor in aims:
+        ax.plot(
+            [factor] * 2, [i - 0.44, i + 0.02], color="black", linewidth=2.5, label="goal" * ((i, factor) == aims[0])
+        )
+    ax.set_yticks(
+        range(len(named)), [case.name if case.dtype in case.name else f"{case.name} {case.dtype}" for case in named]
+    )
     ax.invert_yaxis()
-    ax.set_xlim(0, 1.1)
+    ax.set_xlim(0, max(1.0, ax.get_xlim()[1]))
     ax.xaxis.set_major_formatter(lambda number, _: f"{number:.0%}")
     ax.set_xlabel("share of the pairs a second that the processor's pipes allow")
     ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    figure.legend(loc="outside upper right", ncols=3, frameon=False)
     return figure
+
+
+def _label_bar(ax: Axes, number: float, height: float) -> None:
+    """Inside the bar where there is room: outside stand the goals."""
+    if number > 0:
+        inside = number > 0.12
+        place = {"ha": "right", "color": "white"} if inside else {"ha": "left", "color": "black"}
+        ax.text(number + (-0.01 if inside else 0.01), height, f"{number:.0%}", va="center", **place)

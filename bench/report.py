@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 import warnings
@@ -17,6 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # at the end: the fastnw that is installed must win over the source tree, which may have no compiled kernels
 sys.path.append(str(ROOT))
+if os.environ.get("FASTNW_NUM_THREADS"):
+    os.environ["OMP_NUM_THREADS"] = os.environ["FASTNW_NUM_THREADS"]  # read when BLAS and OpenMP are loaded
 
 from bench import cases, ceiling, checks, machine, measure, table  # noqa: E402
 from bench.cases import FASTNW, Case  # noqa: E402
@@ -24,7 +27,7 @@ from bench.checks import Check  # noqa: E402
 from bench.measure import Effort, Timing  # noqa: E402
 from bench.peers import PEERS  # noqa: E402
 
-FULL, QUICK, SWEEP = Effort(rounds=7, budget=1.0), Effort(rounds=3, budget=0.15), Effort(rounds=3, budget=0.4)
+FULL, QUICK, SWEEP = Effort(rounds=5, budget=1.0), Effort(rounds=3, budget=0.15), Effort(rounds=3, budget=0.4)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,8 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     results = _load(path)
     print("\n" + table.text(**results["table"]) + "\n", flush=True)
     if not partial:
-        table.write_readme(ROOT / "README.md", table.text(**results["table"], folded=True))
-        _draw(results)
+        pictures = _draw(results)
+        table.write_readme(ROOT / "README.md", table.text(**results["table"], folded=True) + "\n\n" + pictures)
+        print("wrote the tables into README.md")
     return int(any(timing.system == FASTNW and not timing.seconds for timing in results["table"]["timings"]))
 
 
@@ -138,15 +142,18 @@ def _load(path: Path) -> dict:
     }
 
 
-def _draw(results: dict) -> None:
-    print("wrote the tables into README.md")
+def _draw(results: dict) -> str:
+    """Write the pictures; returns Markdown that shows them."""
     try:
         from bench import pictures
     except ImportError as error:
         print(f"no pictures: {error}")
-        return
-    for path in pictures.draw(results["table"]["timings"], results["sweeps"], ROOT / "docs"):
+        return ""
+    links = []
+    for path, title in pictures.draw(results["table"]["timings"], results["sweeps"], ROOT / "docs").items():
         print(f"wrote {path.relative_to(ROOT)}")
+        links.append(f"![{title}]({path.relative_to(ROOT).as_posix()})")
+    return "\n".join(links)
 
 
 if __name__ == "__main__":
