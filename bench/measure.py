@@ -65,30 +65,32 @@ class Timing:
         return asdict(self) | {"extrapolated": self.extrapolated}
 
 
-def compare(case: Case, systems: tuple[str, ...], effort: Effort, with_ceiling: bool = True) -> list[Timing]:
+def compare(case: Case, systems: tuple[str, ...], effort: Effort) -> list[Timing]:
     """Every system on one case, those that could not be timed included; the ceiling takes its turns among them."""
-    timings, works = [], {}
-    for name in systems:
-        timing, work = _ready(PEERS[name], case, effort.budget)
-        timings.append(timing)
-        if work is not None:
-            works[name] = work
-    seconds = {name: [] for name in works}
+    ready = {name: _ready(PEERS[name], case, effort.budget) for name in systems}
+    works = {name: work for name, (_, work) in ready.items() if work is not None}
+    timings = {name: timing for name, (timing, _) in ready.items()}
     ceilings: list[Ceiling] = []
     answers = {}
     for turn in range(effort.rounds):
         for name in _rotated(list(works), turn):
-            taken, answers[name] = _timed(works[name])
-            seconds[name].append(taken)
-        if with_ceiling and (found := ceiling(case, CEILING_SECONDS)) is not None:
+            try:
+                taken, answers[name] = _timed(works[name])
+                timings[name].seconds.append(taken)
+            except Exception as failure:
+                del works[name]
+                _give_up(timings[name], failure)
+        if (found := ceiling(case, CEILING_SECONDS)) is not None:
             ceilings.append(found)
-    for timing in timings:
-        if timing.system in works:
-            timing.seconds = seconds[timing.system]
-            _check(timing, PEERS[timing.system], case.with_queries(timing.m), answers[timing.system])
-    if ceilings:
-        timings.append(_ceiling_timing(case, ceilings))
-    return timings
+    for name in works:
+        _check(timings[name], PEERS[name], case.with_queries(timings[name].m), answers[name])
+    return [*timings.values(), *([_ceiling_timing(case, ceilings)] if ceilings else [])]
+
+
+def _give_up(timing: Timing, failure: Exception) -> None:
+    """A peer's failure is a result, not the end of the run."""
+    timing.status, timing.seconds = "failed", []
+    timing.reason = f"{type(failure).__name__}: {failure}".splitlines()[0][:200]
 
 
 def _rotated(names: list[str], turn: int) -> list[str]:
@@ -106,8 +108,8 @@ def _ready(peer: Peer, case: Case, budget: float) -> tuple[Timing, Work | None]:
             return timing, None
     try:
         work, m, answer = _sized(peer, case, budget)
-    except Exception as failure:  # a peer's failure is a result, not the end of the run
-        timing.status, timing.reason = "failed", f"{type(failure).__name__}: {failure}".splitlines()[0][:200]
+    except Exception as failure:
+        _give_up(timing, failure)
         return timing, None
     timing.m, timing.pairs, timing.note = m, float(m) * case.n, work.note
     _check(timing, peer, case.with_queries(m), answer)

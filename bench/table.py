@@ -77,7 +77,7 @@ def notes(timings: list[Timing], absent: dict[str, str]) -> str:
 def heading(machine: dict, rounds: int) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     return (
-        f"{machine['cpu']}, {machine['isa']}, {machine['threads']} threads, {machine['date'][:10]}; Python "
+        f"{machine['cpu']}, {machine['isa']}, threads: {machine['threads']}, {machine['date'][:10]}; Python "
         f"{machine['python']}, {versions}. Systems take turns, {rounds} rounds; medians. Every answer is checked "
         "against a NumPy oracle before and after. Gp/s: 10⁹ query–key pairs a second."
     )
