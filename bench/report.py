@@ -1,6 +1,6 @@
 """``python bench/report.py``: fastnw and its peers in turns, as a table, as JSON and as pictures.
 
-The full form takes some fifteen minutes, writes the tables into README.md and the pictures into docs/. ``--quick``
+The full form takes some twenty minutes, writes the tables into README.md and the pictures into docs/. ``--quick``
 takes under two minutes on two cores: fewer rounds, fewer queries (rates are extrapolated, and marked so), no README, no
 pictures. The exit status is 1 if fastnw gave a wrong answer; missed goals are in the table.
 """
@@ -27,7 +27,7 @@ from bench.checks import Check  # noqa: E402
 from bench.measure import Effort, Timing  # noqa: E402
 from bench.peers import PEERS  # noqa: E402
 
-FULL, QUICK, SWEEP = Effort(rounds=5, budget=1.0), Effort(rounds=3, budget=0.15), Effort(rounds=3, budget=0.4)
+FULL, QUICK, SWEEP = Effort(rounds=5, budget=1.0), Effort(rounds=3, budget=0.15), Effort(rounds=3, budget=0.25)
 
 
 def main(arguments: list[str] | None = None) -> int:
