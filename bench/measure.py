@@ -125,7 +125,9 @@ def _sized(peer: Peer, case: Case, budget: float) -> tuple[Work, int, np.ndarray
         taken, answer = _once(work)
         if m == case.m or taken > 0.6 * budget:
             return work, m, answer
-        m = min(case.m, max(int(m * min(budget / taken, 16)), m + 1))
+        m = max(int(m * min(budget / taken, 16)), m + 1)
+        if 2 * m >= case.m:
+            m = case.m  # twice the budget is better than a rate that is extrapolated
 
 
 def _check(timing: Timing, peer: Peer, case: Case, answer: np.ndarray) -> None:
