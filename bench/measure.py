@@ -161,8 +161,9 @@ def _ceiling_timing(case: Case, found: list[Ceiling]) -> Timing:
     pairs = float(case.m) * case.n
     timing = Timing(case.name, CEILING, "regression", pairs, case.m, case.m, "timed")
     timing.seconds = [pairs / each.pairs_per_second for each in found]
-    clock = median(each.clock_hz for each in found) / 1e9
-    timing.note = f"{clock:.2f} GHz, {found[-1].share_of_pipes:.0%} of the pipes' slots"
+    clock, pipes = found[-1].clock_hz / 1e9, found[-1].share_of_pipes
+    parts = [(clock, f"{clock:.2f} GHz"), (pipes, f"{pipes:.0%} of the busier pipes' slots")]
+    timing.note = ", ".join(text for number, text in parts if number == number)  # NaN: not known
     return timing
 
 
