@@ -80,7 +80,8 @@ def compare(case: Case, systems: tuple[str, ...], effort: Effort) -> list[Timing
             except Exception as failure:
                 del works[name]
                 _give_up(timings[name], failure)
-        if (found := ceiling(case, CEILING_SECONDS)) is not None:
+        # a compact kernel's arithmetic is another
+        if case.kernel == "gaussian" and (found := ceiling(case, CEILING_SECONDS)) is not None:
             ceilings.append(found)
     for name in works:
         _check(timings[name], PEERS[name], case.with_queries(timings[name].m), answers[name])
@@ -122,8 +123,13 @@ def _sized(peer: Peer, case: Case, budget: float) -> tuple[Work, int, np.ndarray
     while True:
         work = peer.prepare(case.with_queries(m))
         work()
+        enough = 0.6 * budget
         taken, answer = _once(work)
-        if m == case.m or taken > 0.6 * budget:
+        for _ in range(2):  # one call that others disturbed must not end the growth
+            if taken > enough:
+                again, answer = _once(work)
+                taken = min(taken, again)
+        if m == case.m or taken > enough:
             return work, m, answer
         m = max(int(m * min(budget / taken, 16)), m + 1)
         if 2 * m >= case.m:
