@@ -30,6 +30,7 @@ class FastNW(Peer):
 
         queries, keys, values = case.problem()
         options = {"bandwidth": case.bandwidth, "kernel": self.kernel(case), "method": "exact", "empty": 0.0}
+        options["backend"] = "compiled"  # an error where it is missing, not a slower one in its place
         if case.fitted:
             # few queries: keys are prepared once, in fit, as the peers' are in their `prepare`
             model = fastnw.NadarayaWatsonRegressor(**options).fit(keys, values)

@@ -16,10 +16,12 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# at the end: the fastnw that is installed must win over the source tree, which may have no compiled kernels
-sys.path.append(str(ROOT))
 if os.environ.get("FASTNW_NUM_THREADS"):
     os.environ["OMP_NUM_THREADS"] = os.environ["FASTNW_NUM_THREADS"]  # read when BLAS and OpenMP are loaded
+
+import fastnw  # noqa: E402, F401 (before the next line: what is installed counts, not a source tree without kernels)
+
+sys.path.append(str(ROOT))
 
 from bench import cases, ceiling, checks, machine, measure, table  # noqa: E402
 from bench.cases import FASTNW, Case  # noqa: E402
