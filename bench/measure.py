@@ -15,7 +15,6 @@ from bench.cases import CEILING, FASTNW, Case
 from bench.ceiling import Ceiling, ceiling
 from bench.peers import PEERS, Peer, Work
 
-FIRST_QUERIES = 16  # to find out how many queries fit the budget
 SHORTEST = 0.02  # s: shorter works are repeated within one round
 PAUSE = 0.02  # s: a runtime's threads spin for a while after their work, on the next system's cores
 CEILING_SECONDS = 0.3
@@ -49,6 +48,11 @@ class Timing:
     @property
     def extrapolated(self) -> bool:
         return self.m < self.m_asked
+
+    @property
+    def disturbed(self) -> bool:
+        """Rounds this far apart say that something else ran: no ratio to it can be believed."""
+        return bool(self.seconds) and max(self.seconds) > 2 * min(self.seconds)
 
     def rate(self, seconds: float) -> float:
         return self.pairs / seconds
@@ -119,7 +123,7 @@ def _ready(peer: Peer, case: Case, budget: float) -> tuple[Timing, Work | None]:
 
 def _sized(peer: Peer, case: Case, budget: float) -> tuple[Work, int, np.ndarray]:
     """Grow the number of queries until a call takes about the budget, or all are in."""
-    m = case.m if case.fitted else min(case.m, FIRST_QUERIES)  # where there are few, their number is the point
+    m = case.m if case.fitted else min(case.m, peer.first_queries)  # where there are few, their number is the point
     while True:
         work = peer.prepare(case.with_queries(m))
         work()

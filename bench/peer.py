@@ -32,6 +32,7 @@ class Peer:
     name: str
     module: str = "numpy"
     tolerance = EXACT
+    first_queries = 16  # timed at least, if the case has as many
     note: str = ""  # what a reader has to know of the comparison
 
     def what(self) -> str:

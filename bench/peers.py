@@ -21,6 +21,7 @@ MAX_DENSITY_D = 16  # trees and products of one-dimensional kernels are not mean
 class FastNW(Peer):
     name = cases.FASTNW
     module = "fastnw"
+    first_queries = 256  # as SDPA
 
     def refuses(self, case):
         return None

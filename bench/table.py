@@ -37,6 +37,8 @@ def goals(cases: list[Case], timings: list[Timing], checks: list[Check]) -> str:
             if ratio is not None:
                 found = f"{ratio:.0%}" if goal.against == CEILING else f"{_short(ratio)} ×"
                 reached = ratio >= goal.factor
+                if any(timing.disturbed and timing.system in (FASTNW, goal.against) for timing in of_case):
+                    found, reached = f"{found} (disturbed: rounds differ by more than 2 ×)", None
             rows.append([_title(case), goal.against, found, asked, _word(reached)])
     for check in checks:
         found = check.reason if check.found is None else f"{check.found:.3g} {check.unit}"
@@ -63,6 +65,7 @@ def _rate_cells(timing: Timing, of_case: list[Timing]) -> list[str]:
     ratio = fastnw_over(of_case, timing.system) if timing.system != FASTNW else None
     notes = ["density only"] if timing.what == "density" else []
     notes += [timing.note] if timing.note else []
+    notes += ["disturbed"] if timing.disturbed else []
     notes += [f"extrapolated from {timing.m:,} queries"] if timing.extrapolated else []
     return [rate, "" if ratio is None else f"{_short(ratio)} ×", "; ".join(notes)]
 

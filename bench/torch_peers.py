@@ -60,6 +60,7 @@ class TorchSDPA(Peer):
     module = "torch"
     note = "keys, values and queries packed before; the fastest layout of several; loses digits far from the origin"
     tolerance = BY_PRODUCT
+    first_queries = 256
     trial_queries = 1024  # it splits over blocks of queries: fewer would not show its speed
 
     def prepare(self, case):
