@@ -1,4 +1,9 @@
-"""What the processor's pipes allow: ``ceiling.c`` does a pair's arithmetic on registers, and nothing else."""
+"""What the processor's pipes allow: a pair's arithmetic on registers, and nothing else (ceiling_source.py).
+
+The ceiling is the best of several orders of the same instructions. It is honest if the pipes were nearly full: the
+vector instructions of its innermost loop, counted in its disassembly, need so many cycles of the pipes they run on;
+`share_of_pipes` is that over the cycles that passed.
+"""
 
 from __future__ import annotations
 
@@ -13,86 +18,98 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from bench.cases import Case
+from bench.ceiling_source import source
+from fastnw._cpu import x86_level
 from fastnw._hardware import n_threads
 
-SOURCE = Path(__file__).with_name("ceiling.c")
-# the kernels' own vectors and exp2 are in src_cython
-FLAGS = ["-O3", "-march=native", "-pthread", "-I", str(SOURCE.parents[1] / "src_cython")]
+FLAGS = ["-O3", "-march=x86-64-v4", "-pthread"]
+ORDERS = [(group, flag) for group in (2, 3, 4) for flag in ("-fschedule-insns2", "-fno-schedule-insns2")]
+TRIAL = 0.05  # s for each order, once
 
 
 @dataclass(frozen=True)
 class Ceiling:
     """What was measured on all threads together.
 
-    `instructions` counts vector instructions a step, by the pipes they run on where the program could be disassembled;
-    `share_of_pipes` is the share of their slots that the program filled (1: nothing is left).
+    `instructions` counts vector instructions a step, by the pipes they run on; `share_of_pipes` is NaN where the
+    program could not be disassembled.
     """
 
     pairs_per_second: float
-    instructions: dict[str, float]
+    instructions: dict[str, int]
     share_of_pipes: float
     clock_hz: float
 
 
 def ceiling(case: Case, seconds: float = 1.0) -> Ceiling | None:
-    """Run the program for the case's type and d; None where `missing` says why."""
-    program = _program()[0]
-    if program is None:
+    """Run the best program for the case's type and d; None where `refusal` says why."""
+    if refusal(case) is not None:
         return None
-    options = {"--type": case.dtype, "--d": case.d, "--threads": n_threads(), "--seconds": seconds}
-    arguments = [str(part) for option in options.items() for part in option]
     try:
-        done = subprocess.run(
-            [program, *arguments], capture_output=True, text=True, timeout=60 + 10 * seconds, check=True
-        )
-        found = json.loads(done.stdout)
-        instructions = {key: found[key] for key in ("vector_instructions_per_step", "pairs_per_step") if key in found}
-        if "function" in found:
-            instructions |= loop_instructions(program, found["function"]) or {}
-        share = found["pipes_share"] if "pipes_share" in found else _share_of_pipes(found, instructions)
-        return Ceiling(float(found["pairs_per_second"]), instructions, share, float(found.get("clock_hz", "nan")))
-    except (OSError, subprocess.SubprocessError, ValueError, KeyError):
-        return None  # it refuses types and d that it has no kernel for
+        program = _best_program(case.dtype, case.d)
+        found = _run(program, seconds)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    instructions = loop_instructions(program, "loop") or {}
+    cycles = n_threads() * found["clock_hz"] / (found["pairs_per_second"] / found["pairs_per_step"])
+    share = pipe_cycles(instructions) / cycles if instructions else float("nan")
+    return Ceiling(found["pairs_per_second"], instructions, share, found["clock_hz"])
 
 
-def _share_of_pipes(found: dict, instructions: dict[str, float]) -> float:
-    """Share of the cycles in which the busier kind of pipe works; NaN where that cannot be told.
-
-    As on Zen 4: two pipes multiply and two add, each 32 bytes wide, so that 64 bytes take one twice as long.
-    """
-    try:
-        steps = found["pairs_per_second"] / found["threads"] / found["pairs_per_step"]
-        cycles = max(instructions["multiply"], instructions["add"]) / 2 * max(found["vector_bytes"] / 32, 1)
-        share = cycles * steps / found["clock_hz"]
-    except (KeyError, ZeroDivisionError):
-        return float("nan")
-    return share if share <= 1.1 else float("nan")  # more: the pipes are wider, or there are more of them
+def refusal(case: Case) -> str | None:
+    """Why there is no ceiling for the case, or None."""
+    if case.kernel != "gaussian" or case.d > 4 or case.c != 1:
+        return "written for the Gaussian, d up to 4 and one value"
+    return missing()
 
 
 def missing() -> str | None:
     """Why there is no ceiling here, or None."""
-    return _program()[1]
+    if x86_level() < 4:
+        return "written for AVX-512"
+    return None if _compiler() else "no C compiler was found"
 
 
-@lru_cache(maxsize=1)
-def _program() -> tuple[str | None, str | None]:
-    """The compiled program, or why there is none."""
-    return compile_program(SOURCE)
+def pipe_cycles(instructions: dict[str, int]) -> float:
+    """Cycles that Zen 4's four vector pipes need at least: each takes a 512-bit instruction every second cycle.
+
+    Two pipes multiply, two others add; a scale is two additions, a shuffle of two registers one and a quarter of any
+    (measured one kind at a time, and in pairs). No pipe can do more, so this is a lower bound.
+    """
+    multiply = instructions["multiply"]
+    add = instructions["add"] + 2 * instructions["scale"]
+    return max(multiply, add, (multiply + add + 1.25 * instructions["shuffle"] + instructions["integer"]) / 2)
 
 
-def compile_program(source: Path) -> tuple[str | None, str | None]:
-    """Path of the program, or why there is none; it goes with this process."""
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "cc", "gcc", "clang"))), None)
-    if not source.exists():
-        return None, f"{source.name} is not there"
-    if compiler is None:
-        return None, "no C compiler was found"
-    program = str(Path(_folder().name) / source.stem)
-    command = [compiler, *FLAGS, str(source), "-o", program, "-lm"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return None, f"{source.name} does not compile: {(done.stderr.splitlines() or ['no message'])[0]}"
-    return program, None
+def _run(program: str, seconds: float) -> dict[str, float]:
+    command = [program, str(n_threads()), str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60 + 10 * seconds, check=True)
+    return json.loads(done.stdout)
+
+
+@cache
+def _best_program(dtype: str, d: int) -> str:
+    """The fastest order of the instructions, compiled."""
+    programs = [_compiled(dtype, d, group, flag) for group, flag in ORDERS]
+    return max(programs, key=lambda program: max(_run(program, TRIAL)["pairs_per_second"] for _ in range(3)))
+
+
+def _compiled(dtype: str, d: int, group: int, flag: str) -> str:
+    """Path of the program; it goes with this process."""
+    path = Path(_folder().name) / f"ceiling-{dtype}-{d}-{group}{flag}"
+    return compile_program(source(dtype, d, group), path, flag)
+
+
+def compile_program(text: str, path: Path, *flags: str) -> str:
+    """Compile C to a program at `path`."""
+    path.with_suffix(".c").write_text(text)
+    command = [str(_compiler()), *FLAGS, *flags, str(path.with_suffix(".c")), "-o", str(path), "-lm"]
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    return str(path)
+
+
+def _compiler() -> str | None:
+    return next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "cc", "gcc", "clang"))), None)
 
 
 @lru_cache(maxsize=1)
@@ -103,8 +120,9 @@ def _folder() -> tempfile.TemporaryDirectory:
 # Where a vector instruction of x86 runs. The first pattern that fits counts; a memory operand is a load on top.
 # Zen and Intel's server cores alike have two pipes that multiply; Zen has two others that only add.
 PIPES = {
-    "multiply": r"vf(n?madd|n?msub|maddsub|msubadd)|vmul|vmax|vmin",
-    "add": r"vadd|vsub|vrndscale|vround|vscalef|vcvt|vreduce|vgetexp|vgetmant",
+    "multiply": r"vf(n?madd|n?msub|maddsub|msubadd)|vmul",
+    "scale": r"vscalef",
+    "add": r"vadd|vsub|vmax|vmin|vrndscale|vround|vcvt|vreduce|vgetexp|vgetmant",
     "shuffle": r"vperm|vshuf|vunpck|vpunpck|vpshuf|vpalign|valign|vinsert|vextract|vcompress|vexpand",
     "load": r"vmov|vbroadcast|vpbroadcast|vlddqu",
     "integer": r"vp",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import platform
 import shutil
+import subprocess
 
 import pytest
 
 from bench import ceiling
+from bench.ceiling_source import TERMS, source
 
 pytestmark = [
     pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86"),
@@ -39,31 +41,29 @@ int main(int count, char **arguments) { float a[64] = {0}; return (int)nested(a,
 """
 
 
-@pytest.fixture
-def compiled(tmp_path):
-    def build(text):
-        source = tmp_path / "small.c"
-        source.write_text(text)
-        return ceiling.compile_program(source)
-
-    return build
-
-
-def test_instructions_of_the_innermost_loop(compiled):
-    program, reason = compiled(PROGRAM)
-    assert reason is None
-    counts = ceiling.loop_instructions(program, "nested")
+def test_instructions_of_the_innermost_loop(tmp_path):
+    counts = ceiling.loop_instructions(ceiling.compile_program(PROGRAM, tmp_path / "small"), "nested")
     # a compiler may load before it subtracts or in the same instruction, and may copy registers ("other")
     expected = {"multiply": 2, "add": 1, "shuffle": 1, "load": 2, "integer": 1}
     assert {pipe: counts[pipe] for pipe in expected} == expected
 
 
-def test_what_is_not_there_is_said(compiled, monkeypatch):
-    assert ceiling.loop_instructions(compiled(PROGRAM)[0], "no_such_function") is None
-    program, reason = compiled("int main( {")
-    assert program is None
-    assert "does not compile" in reason
+def test_what_is_not_there_is_said(tmp_path, monkeypatch):
+    program = ceiling.compile_program(PROGRAM, tmp_path / "small")
+    assert ceiling.loop_instructions(program, "no_such_function") is None
+    with pytest.raises(subprocess.CalledProcessError):
+        ceiling.compile_program("int main( {", tmp_path / "broken")
     monkeypatch.setenv("PATH", "")
-    program, reason = compiled(PROGRAM)
-    assert program is None
-    assert "no C compiler" in reason
+    assert "no C compiler" in str(ceiling.missing()) or "AVX-512" in str(ceiling.missing())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("d", [1, 3])
+def test_the_loop_holds_the_pairs_arithmetic(dtype, d, tmp_path):
+    """d differences and squares, the exponential, two sums; nothing optimised away, nothing from memory."""
+    text = source(dtype, d, group=2)
+    counts = ceiling.loop_instructions(ceiling.compile_program(text, tmp_path / "loop"), "loop")
+    terms = TERMS[dtype]
+    assert counts["multiply"] == 2 * (d + 2 + (terms - 1) + 2 + 1)
+    assert counts["add"] == 2 * (d + 1 + 1)
+    assert (counts["scale"], counts["shuffle"]) == (2, 2)
