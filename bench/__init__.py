@@ -1,0 +1,1 @@
+"""Benchmarks: ``python bench/report.py`` compares systems, ``pytest bench --benchmark-only`` times fastnw alone."""

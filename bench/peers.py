@@ -1,0 +1,248 @@
+"""One adaptor for each system: what it needs, what it cannot do, and the work that is timed.
+
+`prepare(case)` does what a user does once for a set of keys (packing, trees, compilation) and returns a `Work`, a call
+without arguments that answers all queries of the case. Every system may use the same number of threads.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+
+from bench import cases
+from bench.peer import BY_PRODUCT, Peer, Work, query_blocks
+from bench.torch_peers import TorchCdist, TorchSDPA
+
+MAX_DENSITY_D = 16  # trees and products of one-dimensional kernels are not meant for more
+
+
+class FastNW(Peer):
+    name = cases.FASTNW
+    module = "fastnw"
+    first_queries = 256  # as SDPA
+
+    def refuses(self, case):
+        return None
+
+    def prepare(self, case):
+        import fastnw
+
+        queries, keys, values = case.problem()
+        options = {"bandwidth": case.bandwidth, "kernel": self.kernel(case), "method": "exact", "empty": 0.0}
+        options["backend"] = "compiled"  # an error where it is missing, not a slower one in its place
+        if case.fitted:
+            # few queries: keys are prepared once, in fit, as the peers' are in their `prepare`
+            model = fastnw.NadarayaWatsonRegressor(**options).fit(keys, values)
+            return Work(lambda: model.predict(queries), "keys prepared by fit")
+        return Work(lambda: fastnw.pool(queries, keys, values, progress=False, **options))
+
+    def kernel(self, case):
+        return case.kernel
+
+
+class FastNWGaussian(FastNW):
+    """What compact kernels have to be faster than, on the same data and bandwidth."""
+
+    name = cases.FASTNW_GAUSSIAN
+
+    def answers(self, case):
+        return replace(case, kernel="gaussian")
+
+    def kernel(self, case):
+        return "gaussian"
+
+
+class NumPyDifferences(Peer):
+    name = cases.NUMPY
+    note = "blocks of (queries, keys, d) differences"
+
+    def prepare(self, case):
+        queries, keys, values = case.problem()
+        scale = keys.dtype.type(-0.5 / case.bandwidth**2)
+
+        def call():
+            means = []
+            for rows in query_blocks(case.m, case.n * case.d):
+                weights = np.exp(scale * ((queries[rows, None] - keys) ** 2).sum(axis=2))
+                means.append((weights @ values) / _column(weights.sum(axis=1), values))
+            return np.concatenate(means)
+
+        return Work(call)
+
+
+class NumPyProduct(Peer):
+    name = cases.NUMPY_PRODUCT
+    note = "|q|² + |k|² − 2 q·k; loses digits far from the origin"
+    tolerance = BY_PRODUCT
+
+    def prepare(self, case):
+        queries, keys, values = case.problem()
+        scale = keys.dtype.type(-0.5 / case.bandwidth**2)
+        squares = (keys**2).sum(axis=1)  # once for a set of keys
+
+        def call():
+            means = []
+            for rows in query_blocks(case.m, case.n):
+                q = queries[rows]
+                weights = q @ keys.T
+                weights *= -2
+                weights += squares
+                weights += (q**2).sum(axis=1)[:, None]
+                weights *= scale
+                np.exp(weights, out=weights)
+                means.append((weights @ values) / _column(weights.sum(axis=1), values))
+            return np.concatenate(means)
+
+        return Work(call, "|k|² packed once")
+
+
+def _column(mass: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return mass if values.ndim == 1 else mass[:, None]
+
+
+class RBFKernel(Peer):
+    name = cases.RBF_KERNEL
+    module = "sklearn"
+    note = "blocks of rbf_kernel, then a product with the values"
+    tolerance = BY_PRODUCT
+
+    def prepare(self, case):
+        from sklearn.metrics.pairwise import rbf_kernel
+
+        queries, keys, values = case.problem()
+        gamma = 0.5 / case.bandwidth**2
+
+        def call():
+            means = []
+            for rows in query_blocks(case.m, case.n):
+                weights = rbf_kernel(queries[rows], keys, gamma=gamma)
+                means.append((weights @ values) / _column(weights.sum(axis=1), values))
+            return np.concatenate(means)
+
+        return Work(call)
+
+
+class KeOps(Peer):
+    name = cases.KEOPS
+    module = "pykeops"
+    note = "compiles a formula for 10 to 60 s at its first use: not timed"
+    max_d = 128  # its formulas are unrolled over the coordinates
+
+    def missing(self):
+        import shutil
+
+        if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+            return "pykeops needs a C++ compiler"
+        return super().missing()
+
+    def refuses(self, case):
+        if case.d > self.max_d:
+            return f"its formulas are unrolled: not compiled for d > {self.max_d}"
+        return super().refuses(case)
+
+    def prepare(self, case):
+        from pykeops.numpy import LazyTensor
+
+        queries, keys, values = case.problem()
+        q, k = LazyTensor(queries[:, None].copy()), LazyTensor(keys[None].copy())
+        v = LazyTensor(values.reshape(1, case.n, case.c).copy())
+        exponent = ((q - k) ** 2).sum(-1) * (-0.5 / case.bandwidth**2)
+        return Work(lambda: exponent.sumsoftmaxweight(v, axis=1))
+
+
+class KernelReg(Peer):
+    name = cases.KERNEL_REG
+    module = "statsmodels.nonparametric.kernel_regression"
+    note = "float64; one thread"
+
+    def refuses(self, case):
+        if case.c > 1:
+            return "one value a key"
+        return super().refuses(case)
+
+    def prepare(self, case):
+        from statsmodels.nonparametric.kernel_regression import KernelReg
+
+        queries, keys, values = (array.astype(float) for array in case.problem())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its random state, which a given bandwidth does not use
+            model = KernelReg(values, keys, "c" * case.d, reg_type="lc", bw=[case.bandwidth] * case.d)
+        return Work(lambda: model.fit(queries)[0])
+
+
+class DensityPeer(Peer):
+    """Sums the kernel only: less work for each pair than a regression."""
+
+    def what(self):
+        return "density"
+
+    def refuses(self, case):
+        if case.d > MAX_DENSITY_D:
+            return f"not meant for d > {MAX_DENSITY_D}"
+        return super().refuses(case)
+
+
+class SklearnDensity(DensityPeer):
+    name = cases.SKLEARN_KDE
+    module = "sklearn"
+    note = "density only, float64, rtol=1e-4; one thread; its tree is built before"
+    tolerance = {"float32": 3e-4, "float64": 3e-4}
+
+    def prepare(self, case):
+        from sklearn.neighbors import KernelDensity
+
+        queries, keys = (array.astype(float) for array in case.problem()[:2])
+        model = KernelDensity(bandwidth=case.bandwidth, rtol=1e-4).fit(keys)
+        return Work(lambda: np.exp(model.score_samples(queries)))
+
+
+class Mlpack(DensityPeer):
+    name = cases.MLPACK
+    module = "mlpack"
+    note = "density only, float64, dual tree, rel_error=1e-3; the keys' tree is built before"
+    tolerance = {"float32": 1e-3, "float64": 1e-3}
+
+    def prepare(self, case):
+        import mlpack
+
+        queries, keys = (array.astype(float) for array in case.problem()[:2])
+        # the options count at every call: with a model given, missing ones fall back to their defaults;
+        # without copies mlpack reorders the caller's arrays
+        options = {"bandwidth": case.bandwidth, "kernel": "gaussian", "rel_error": 1e-3, "copy_all_inputs": True}
+        model = mlpack.kde(reference=keys, query=queries[:1], **options)["output_model"]
+        return Work(lambda: mlpack.kde(input_model=model, query=queries, **options)["predictions"].ravel())
+
+
+class KDEpyTree(DensityPeer):
+    name = cases.KDEPY
+    module = "KDEpy"
+    note = "density only, float64, its default cut of the tails (errors of 1e-2); one thread"
+    tolerance = {"float32": 2e-2, "float64": 2e-2}
+
+    def prepare(self, case):
+        from KDEpy import TreeKDE
+
+        queries, keys = (array.astype(float) for array in case.problem()[:2])
+        model = TreeKDE(kernel="gaussian", bw=case.bandwidth).fit(keys)
+        return Work(lambda: model.evaluate(queries))
+
+
+PEERS: dict[str, Peer] = {
+    peer.name: peer
+    for peer in (
+        FastNW(),
+        FastNWGaussian(),
+        TorchSDPA(),
+        KeOps(),
+        TorchCdist(),
+        NumPyDifferences(),
+        NumPyProduct(),
+        RBFKernel(),
+        KernelReg(),
+        SklearnDensity(),
+        Mlpack(),
+        KDEpyTree(),
+    )
+}
