@@ -1,8 +1,8 @@
 """C for the ceiling: a Gaussian pair's arithmetic on registers alone, written out instruction by instruction.
 
 The instructions are those of the tiles for AVX-512 (`fused` in src_cython/_fused_body.h, exp2 in src_cython/_vector.h),
-for one bandwidth, no weights and one value. Keys and the value stay in registers; an empty asm says that they have changed,
-and costs nothing. What is left out is memory, loop ends and calls.
+for one bandwidth, no weights and one value. Keys and the value stay in registers; an empty asm says that they have
+changed, and costs nothing. What is left out is memory, loop ends and calls.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def _woven(first: list[str], second: list[str]) -> list[str]:
 
 
 PROGRAM = """
+#define _GNU_SOURCE
 #include <immintrin.h>
+#include <sched.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -125,8 +127,25 @@ static double deadline;
 static volatile double sink;
 static long steps[1024][8]; /* a cache line each */
 
+/* Each thread on a processor of its own: two short-lived ones may otherwise share one for a while. */
+static void pin(long number)
+{
+#ifdef __linux__
+    cpu_set_t allowed, one;
+    CPU_ZERO(&one);
+    if (sched_getaffinity(0, sizeof allowed, &allowed))
+        return;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &allowed) && number-- == 0)
+            CPU_SET(cpu, &one);
+    if (CPU_COUNT(&one))
+        sched_setaffinity(0, sizeof one, &one);
+#endif
+}
+
 static void *work(void *mine)
 {
+    pin((long)((long (*)[8])mine - steps));
     while (now() < deadline) {
         sink = loop(20000, QUERIES);
         *(long *)mine += 20000;
