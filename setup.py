@@ -1,4 +1,5 @@
-"""The extensions: one tile body per instruction set, and the processor's detection. All else is in pyproject.toml."""
+"""The extensions: one body per instruction set of tiles and of products, and the processor's detection. All else is in
+pyproject.toml."""
 
 import os
 import platform
@@ -30,10 +31,10 @@ def is_x86_64() -> bool:
     )
 
 
-def tiles(level: str) -> Extension:
+def compiled(kind: str, level: str) -> Extension:
     return Extension(
-        f"fastnw.backends._tiles_{level}",
-        [str(SOURCE / f"_tiles_{level}.pyx")],
+        f"fastnw.backends._{kind}_{level}",
+        [str(SOURCE / f"_{kind}_{level}.pyx")],
         depends=[str(path) for path in SOURCE.glob("_*.[hp]*")],
         include_dirs=[str(SOURCE)],
     )
@@ -41,11 +42,15 @@ def tiles(level: str) -> Extension:
 
 def level_of(extension: Extension) -> str | None:
     """By name: cythonize returns new objects, which would lose an attribute."""
-    return extension.name.partition("_tiles_")[2] or None
+    return next((level for level in LEVELS if extension.name.endswith(f"_{level}")), None)
 
 
 class BuildLevels(build_ext):
-    """Adds the flags; drops a level that the compiler does not know."""
+    """Adds the flags; drops a level that the compiler does not know; compiles side by side."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
     def build_extensions(self) -> None:
         if self.compiler.compiler_type == "msvc":
@@ -72,7 +77,9 @@ class BuildLevels(build_ext):
 
 # Other processors, and MSVC (whose C front end has none of these flags), get the plain body.
 levels = ["plain"] if not is_x86_64() or sys.platform == "win32" else ["v2", "v3", "v4"]
-extensions = [Extension("fastnw._cpu", [str(SOURCE / "_cpu.pyx")]), *map(tiles, levels)]
+# products need vectors, which the plain body does without
+kinds = [("tiles", level) for level in levels] + [("products", level) for level in levels if level != "plain"]
+extensions = [Extension("fastnw._cpu", [str(SOURCE / "_cpu.pyx")]), *(compiled(*kind) for kind in kinds)]
 setup(
     ext_modules=cythonize(extensions, build_dir="build/cython", include_path=[str(SOURCE)]),
     cmdclass={"build_ext": BuildLevels},
