@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, check_non_negative, validate_data
 
 from fastnw import bandwidth, kernels
-from fastnw._validation import check_bandwidth
+from fastnw._validation import check_bandwidth, trusted
 from fastnw.kernels import Kernel
 
 FLOATS = [np.float64, np.float32]
@@ -42,21 +42,28 @@ class KernelEstimator(BaseEstimator):
         self.bandwidth_ = float(h) if h.ndim == 0 else h
         self._keys, self._weights = X, weights
 
+    def _values_kept(self) -> np.ndarray | None:
+        """The values that stay the same from one prediction to the next."""
+        return None
+
+    def _remember(self) -> None:
+        """Keep the keys as a checked problem, and what takes a pass over them to know, so that predictions do not."""
+        kernel = kernels.get(self.kernel)
+        self._problem = trusted(self._keys, self._values_kept(), kernel, self.bandwidth_, self._weights, None)
+        _ = self._problem.values_centre, self._problem.least_weight, self._problem.total_weight
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_problem"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_keys" in state:
+            self._remember()
+
     def _check_queries(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         # no queries, no predictions: not an error, here as in fastnw.pool
         return validate_data(self, X, dtype=FLOATS, reset=False, ensure_min_samples=0)
-
-    def _options(self) -> dict[str, Any]:
-        """Keyword arguments that `pool` and `density` have in common."""
-        return {
-            "kernel": self.kernel,
-            "bandwidth": self.bandwidth_,
-            "sample_weight": self._weights,
-            "method": self.method,
-            "backend": self.backend,
-            "n_jobs": self.n_jobs,
-        }
 
 
 def _checked_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray:

@@ -114,8 +114,37 @@ def pool(
         exclude_self=exclude_self,
         tol=tol,
     )
+    results = pooled(
+        problem,
+        method,
+        backend,
+        n_jobs,
+        flat=np.ndim(values) == 1,
+        empty=empty,
+        return_mass=return_mass,
+        return_error=return_error,
+        out=out,
+        progress=progress,
+    )
+    restored = tuple(result if result is out else restore(result) for result in results)
+    return restored if len(restored) > 1 else restored[0]
+
+
+def pooled(
+    problem: Problem,
+    method: str,
+    backend: str,
+    n_jobs: int | None,
+    *,
+    flat: bool,
+    empty: Empty,
+    return_mass: bool = False,
+    return_error: bool = False,
+    out: Array | None = None,
+    progress: bool | None = None,
+) -> tuple[Array, ...]:
+    """`pool` of a checked problem: the means, (m,) if `flat`, and what else was asked for."""
     plan = make_plan(problem, method, backend, n_jobs)
-    flat = np.ndim(values) == 1
     result = _output(out, (problem.m,) if flat else (problem.m, problem.c), problem.dtype)
     # results are written while later ones are computed: never over what is still read
     read = (problem.queries, problem.keys, problem.values, problem.weights, problem.key_scale)
@@ -126,10 +155,7 @@ def pool(
     run(problem, plan, progress, mean.reshape(problem.m, problem.c), empty=empty, log_mass=log_mass, error=error)
     if overlaps:
         result[...] = mean
-    if out is None:
-        result = restore(result)
-    extras = tuple(restore(extra) for extra in (log_mass, error) if extra is not None)
-    return (result, *extras) if extras else result
+    return (result, *(extra for extra in (log_mass, error) if extra is not None))
 
 
 def density(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -76,6 +76,15 @@ class Problem:
     @property
     def c(self) -> int:
         return self.values.shape[1]
+
+    def asked(self, queries: Array, **changes: Any) -> Problem:
+        """The same keys, asked at other queries (checked ones); what was found out about them stays known."""
+        other = replace(self, queries=queries, **changes)
+        other = replace(other, dtype=_result_dtype(queries, other.keys, other.values))
+        known = ["_largest_weight", "log_largest_weight", "least_weight", "total_weight"]
+        known += [] if "values" in changes else ["values_range", "values_centre"]
+        other.__dict__.update({name: self.__dict__[name] for name in known if name in self.__dict__})
+        return other
 
     @property
     def promise(self) -> float:
@@ -198,6 +207,17 @@ def build(
         _result_dtype(queries, keys, values),
         check_tol(tol),
     )
+
+
+def trusted(
+    keys: Array, values: Array | None, kernel: Kernel, bandwidth: Any, weights: Array | None, tol: float | None
+) -> Problem:
+    """A problem of arrays that an estimator has checked, without queries yet."""
+    values = np.empty((len(keys), 0), np.float32) if values is None else values.reshape(len(keys), -1)
+    d, queries = keys.shape[1], keys[:0]
+    shape = metric(check_bandwidth(bandwidth, d), d)
+    dtype = _result_dtype(queries, keys, values)
+    return Problem(queries, keys, values, kernel, shape, weights, None, False, dtype, check_tol(tol))
 
 
 def check_bandwidth(bandwidth: Any, d: int) -> Floats:

@@ -13,8 +13,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
+from fastnw import kernels
 from fastnw._estimator import COMMON_CONSTRAINTS, FLOATS, KernelEstimator
-from fastnw._pool import pool
+from fastnw._pool import pooled
+from fastnw._validation import check_empty, check_tol
 from fastnw._warnings import EmptyWindowWarning
 from fastnw.kernel_density import KernelDensity
 from fastnw.kernels import Kernel
@@ -55,8 +57,11 @@ class _NadarayaWatson(MultiOutputMixin, KernelEstimator):
         self.n_jobs = n_jobs
         self.random_state = random_state
 
-    def _pool(self, X: np.ndarray, values: np.ndarray, **options: Any) -> Any:
-        return pool(X, self._keys, values, tol=self.tol, **{"empty": self.empty, **self._options(), **options})
+    def _pool(self, X: np.ndarray, flat: bool, empty: Any = None, return_mass: bool = False, **changes: Any) -> Any:
+        """Results of `pooled` at checked queries; parameters are read now, as scikit-learn's are."""
+        problem = self._problem.asked(X, kernel=kernels.get(self.kernel), tol=check_tol(self.tol), **changes)
+        empty = check_empty(self.empty if empty is None else empty)
+        return pooled(problem, self.method, self.backend, self.n_jobs, flat=flat, empty=empty, return_mass=return_mass)
 
 
 class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
@@ -125,7 +130,11 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
         self._fit_keys(X, sample_weight)
         with np.errstate(over="ignore", invalid="ignore"):  # what does not fit float32 becomes infinite and is refused
             self._values = check_array(_dense(y), dtype=X.dtype, ensure_2d=False, input_name="y", estimator=self)
+        self._remember()
         return self
+
+    def _values_kept(self) -> np.ndarray:
+        return self._values
 
     def predict(self, X: Any) -> np.ndarray:
         """Weighted means of the training targets at `X`, an array-like of shape (m, d).
@@ -135,7 +144,7 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
         y : ndarray of shape (m,) or (m, c)
         """
         X = self._check_queries(X)
-        return self._pool(X, self._values)
+        return self._pool(X, flat=self._values.ndim == 1)[0]
 
 
 class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
@@ -206,6 +215,7 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
         outputs = [np.unique(column, return_inverse=True) for column in y.reshape(len(y), -1).T]
         self._codes = np.column_stack([codes for _, codes in outputs])
         self.classes_ = outputs[0][0] if y.ndim == 1 else [classes for classes, _ in outputs]
+        self._remember()
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -240,10 +250,10 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
             [np.equal.outer(codes, np.arange(size)) for codes, size in zip(self._codes.T, sizes, strict=True)], axis=1
         ).astype(self._keys.dtype)
         if self.empty == "nan":
-            p, log_mass = self._pool(X, indicators, empty="mean", return_mass=True)
+            p, log_mass = self._pool(X, flat=False, empty="mean", return_mass=True, values=indicators)
             _warn_of_priors(np.flatnonzero(np.isneginf(log_mass)), len(X))
         else:
-            p = self._pool(X, indicators)
+            (p,) = self._pool(X, flat=False, values=indicators)
         shares = np.split(p, np.cumsum(sizes)[:-1], axis=1)
         return [share / share.sum(axis=1, keepdims=True) for share in shares]
 

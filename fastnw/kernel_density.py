@@ -14,7 +14,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastnw import _integrals, kernels
 from fastnw._estimator import COMMON_CONSTRAINTS, FLOATS, KernelEstimator
-from fastnw._pool import density
+from fastnw._pool import log_density
+from fastnw._validation import check_tol
 from fastnw.kernels import Kernel
 
 
@@ -127,6 +128,7 @@ class KernelDensity(KernelEstimator):
         X = validate_data(self, X, dtype=FLOATS)
         _integrals.log_integral(kernels.get(self.kernel), X.shape[1])  # raises here, not in score_samples
         self._fit_keys(X, sample_weight)
+        self._remember()
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -138,7 +140,9 @@ class KernelDensity(KernelEstimator):
             −inf where the density is 0.
         """
         X = self._check_queries(X)
-        return density(X, self._keys, log=True, tol=self._relative_tolerance(), **self._options())
+        tol = check_tol(self._relative_tolerance())
+        problem = self._problem.asked(X, kernel=kernels.get(self.kernel), tol=tol)
+        return log_density(problem, self.method, self.backend, self.n_jobs, progress=None, log=True)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Total log-likelihood of `X`, an array-like of shape (m, d); `y` is ignored."""
