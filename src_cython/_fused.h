@@ -2,6 +2,7 @@
 #ifndef FASTNW_FUSED_H
 #define FASTNW_FUSED_H
 
+#include "_rows.h"
 #include "_simd.h"
 #include "_vector.h"
 

@@ -265,38 +265,6 @@ static void N(fastnw_fused)(int kernel, const REAL *keys, ptrdiff_t stride, ptrd
         one(&strip, q + FASTNW_GROUP, n, sums + FASTNW_GROUP);
 }
 
-/* totals[a][k] += sum_i g[a][i] rows[i][k] for a group of queries, k < c; rows of c filled up with zeros to whole vectors.
- * As fast as the multiplications allow, and without BLAS's packing (a third faster than sgemm at c = 64). */
-INLINE void N(weigh_chunk)(const int vectors, const REAL *g, ptrdiff_t g_stride, const REAL *rows, ptrdiff_t stride,
-                           ptrdiff_t n, REAL *out, ptrdiff_t out_stride)
-{
-    const ptrdiff_t lanes = sizeof(VEC) / sizeof(REAL);
-    VEC sum[4][FASTNW_GROUP];
-    for (int v = 0; v < vectors; v++)
-        EACH(a) sum[v][a] = N(set)(0);
-    for (ptrdiff_t i = 0; i < n; i++, rows += stride) {
-        VEC factor[FASTNW_GROUP];
-        EACH(a) factor[a] = N(set)(g[a * g_stride + i]);
-        for (int v = 0; v < vectors; v++) {
-            const VEC row = N(load)(rows + v * lanes);
-            EACH(a) sum[v][a] = factor[a] * row + sum[v][a];
-        }
-    }
-    for (int v = 0; v < vectors; v++)
-        EACH(a) N(store)(out + a * out_stride + v * lanes, sum[v][a]);
-}
-
-static void N(fastnw_weigh_group)(const REAL *g, ptrdiff_t g_stride, const REAL *rows, ptrdiff_t stride, ptrdiff_t c,
-                                  ptrdiff_t n, REAL *out, ptrdiff_t out_stride)
-{
-    const ptrdiff_t lanes = sizeof(VEC) / sizeof(REAL);
-    ptrdiff_t k = 0;
-    for (; k + 3 * lanes < c; k += 4 * lanes)
-        N(weigh_chunk)(4, g, g_stride, rows + k, stride, n, out + k, out_stride);
-    for (; k < c; k += lanes)
-        N(weigh_chunk)(1, g, g_stride, rows + k, stride, n, out + k, out_stride);
-}
-
 /* out = 2^x, for tests of its accuracy */
 static void N(fastnw_vector_exp2)(const REAL *x, REAL *out, ptrdiff_t n)
 {

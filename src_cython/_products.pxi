@@ -9,6 +9,8 @@ from cython cimport floating as real
 from scipy.linalg.cython_blas cimport dgemm, sgemm
 
 cdef extern from "_rows.h" nogil:
+    enum:
+        FASTNW_GROUP
     void fastnw_row_squares_f32(const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t, const float*, const float*, float, float*)
     void fastnw_row_squares_f64(
         const double*, Py_ssize_t, Py_ssize_t, Py_ssize_t, const double*, const double*, double, double*)
@@ -18,8 +20,13 @@ cdef extern from "_rows.h" nogil:
     double fastnw_powers_f64(double*, const double*, double, const double*, Py_ssize_t)
     void fastnw_weigh_one_f32(const float*, const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t, float*)
     void fastnw_weigh_one_f64(const double*, const double*, Py_ssize_t, Py_ssize_t, Py_ssize_t, double*)
+    void fastnw_weigh_group_f32(
+        const float*, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t)
+    void fastnw_weigh_group_f64(
+        const double*, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, Py_ssize_t, double*, Py_ssize_t)
 
 cdef enum:
+    VECTOR = 16  # a multiple of the longest vector
     FEW = 4      # queries up to which rows are gone through directly: faster than BLAS, and exact differences
     PANEL = 128  # coordinates a product adds up before it is rounded into the sum: bounds the error in hundreds of them
 
@@ -120,9 +127,15 @@ cdef void _add_values(
     const double* centre, const double* spread, double* total, real* sums,
 ) noexcept nogil:
     """total (m, c) += s (m, n) (values - centre)/spread: values are raw, states are not."""
-    cdef Py_ssize_t i, k
-    if m <= FEW:
-        for i in range(m):
+    cdef Py_ssize_t i = 0, k
+    if m <= FEW or c % VECTOR == 0:
+        while i + FASTNW_GROUP <= m and c % VECTOR == 0:
+            if real is float:
+                fastnw_weigh_group_f32(s + i * n, n, values, stride, c, n, sums + i * c, c)
+            else:
+                fastnw_weigh_group_f64(s + i * n, n, values, stride, c, n, sums + i * c, c)
+            i += FASTNW_GROUP
+        for i in range(i, m):
             _weigh_one(s + i * n, values, stride, c, n, sums + i * c)
     else:
         _gemm(b"N", <int>c, <int>m, <int>n, values, <int>stride, s, <int>n, <real>0, sums, <int>c)

