@@ -9,7 +9,7 @@ typedef struct {
     const REAL *keys; /* (d, stride) */
     ptrdiff_t stride, d;
     const REAL *inverse; /* (d,) 1/h_j, unless `factor` holds them */
-    REAL factor;         /* of the squared distance: 1/h^2, for the Gaussian -log2(e)/2 of it */
+    REAL factor; /* of the squared distance: 1/h^2; Gaussian: -log2(e)/2 of it; triangular: of the distance, 1/h */
     const REAL *scale;   /* (stride,) or NULL */
     const REAL *weights, *values; /* (stride,) w and w t */
     REAL edge; /* of u^2: what lies below may be within the support */
@@ -22,7 +22,7 @@ typedef struct {
 typedef void (*N(fused_function))(const N(strip) *, const REAL *const *q, ptrdiff_t n,
                                   double (*sums)[3]);
 
-/* u^2 -> kappa, in place; for the Gaussian `factor` s is the exponent of 2 */
+/* u^2 -> kappa, in place; the Gaussian and the triangular kernel take it unscaled, and their own factor */
 INLINE void N(profile)(const int kernel, VEC *s, VEC factor)
 {
     const VEC one = N(set)(1), zero = N(set)(0);
@@ -58,7 +58,7 @@ INLINE void N(profile)(const int kernel, VEC *s, VEC factor)
         return;
     case TRIANGULAR:
         N(roots)(s);
-        EACH(a) s[a] = N(larger)(one - s[a], zero);
+        EACH(a) s[a] = N(larger)(one - s[a] * factor, zero);
         return;
     case EPANECHNIKOV:
     case BIWEIGHT:
@@ -113,7 +113,7 @@ INLINE void N(fused)(const int kernel, const int D, const int iso, const int wei
         }
         if (strip->scale)
             ALL(a) s[a] = s[a] * N(load)(strip->scale + i);
-        if (iso && kernel != GAUSSIAN)
+        if (iso && kernel != GAUSSIAN && kernel != TRIANGULAR)
             ALL(a) s[a] = s[a] * factor;
         const VEC w = weighted ? N(load)(strip->weights + i) : N(set)(1);
         if (compact)
@@ -250,7 +250,10 @@ static void N(fastnw_fused)(int kernel, const REAL *keys, ptrdiff_t stride, ptrd
                             REAL edge, REAL *out, ptrdiff_t out_stride, const REAL **q, int queries, ptrdiff_t n,
                             double (*sums)[3])
 {
-    const REAL factor = (iso ? inverse[0] * inverse[0] : 1) * (REAL)(kernel == GAUSSIAN ? -0.7213475204444817 : 1);
+    const REAL once = iso ? inverse[0] : 1, twice = once * once;
+    const REAL factor = kernel == GAUSSIAN ? twice * (REAL)-0.7213475204444817 : kernel == TRIANGULAR ? once : twice;
+    if (kernel == TRIANGULAR)
+        edge /= twice;
     N(strip) strip = {keys, stride, d, inverse, factor, scale, weights, values, edge, out, out_stride};
     const N(fused_function) wide = N(choose_wide)(kernel, d, iso, use), one = N(choose)(kernel, d, iso, weighted, use);
     for (int a = queries; a < 2 * FASTNW_GROUP; a++)
