@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import reduce
 
@@ -40,6 +41,11 @@ class PoolState:
     def empty(cls, m: int, c: int) -> PoolState:
         """The identity of `merge`."""
         return cls(np.full(m, -np.inf), np.zeros(m), np.zeros((m, c)), np.zeros(m), np.zeros(m))
+
+    @classmethod
+    def stacked(cls, states: Sequence[PoolState]) -> PoolState:
+        """One below the other, copied."""
+        return cls(*(np.concatenate([getattr(state, f.name) for state in states]) for f in fields(cls)))
 
     def rows(self, rows: Rows) -> PoolState:
         """Those queries' rows; views for a slice."""

@@ -8,6 +8,8 @@
 
 #include <stddef.h>
 
+#define SEVERAL 16 /* profiles in one pass at most */
+
 #ifdef FASTNW_VECTORS
 #define REAL float
 #define VEC vec_f32
@@ -29,6 +31,8 @@
 #define FASTNW_GROUP 0
 #define fastnw_fused_f32(...) ((void)0)
 #define fastnw_fused_f64(...) ((void)0)
+#define fastnw_several_f32(...) ((void)0)
+#define fastnw_several_f64(...) ((void)0)
 #define fastnw_vector_exp2_f32(...) ((void)0)
 #define fastnw_vector_exp2_f64(...) ((void)0)
 #define fastnw_weigh_group_f32(...) ((void)0)

@@ -268,6 +268,75 @@ static void N(fastnw_fused)(int kernel, const REAL *keys, ptrdiff_t stride, ptrd
         one(&strip, q + FASTNW_GROUP, n, sums + FASTNW_GROUP);
 }
 
+/* A kernel that is only known at run time: one branch for a group of vectors. */
+INLINE void N(profile_of)(int kernel, VEC *s)
+{
+#define CASE(KERNEL, FACTOR)                                                                                           \
+    case KERNEL:                                                                                                       \
+        N(profile)(KERNEL, s, N(set)((REAL)(FACTOR)));                                                                 \
+        return;
+    switch (kernel) {
+        CASE(GAUSSIAN, -0.7213475204444817)
+        CASE(LAPLACIAN, 1)
+        CASE(MATERN32, 1)
+        CASE(MATERN52, 1)
+        CASE(LOGISTIC, 1)
+        CASE(BOXCAR, 1)
+        CASE(TRIANGULAR, 1)
+        CASE(EPANECHNIKOV, 1)
+        CASE(BIWEIGHT, 1)
+        CASE(TRIWEIGHT, 1)
+        CASE(TRICUBE, 1)
+        CASE(COSINE, 1)
+        CASE(CAUCHY, 1)
+        CASE(CONSTANT, 1)
+    }
+#undef CASE
+}
+
+/* Several profiles and bandwidths in one pass over the distances: sums[p * FASTNW_GROUP + a] for profile p < count of a
+ * group of queries, kernels[p] of ratios[p] u^2, with at most one value a key. */
+static void N(fastnw_several)(const int *kernels, const REAL *ratios, int count, const REAL *keys, ptrdiff_t stride,
+                              ptrdiff_t d, const REAL *inverse, const REAL *scale, const REAL *weights,
+                              const REAL *values, REAL edge, const REAL **q, int queries, ptrdiff_t n,
+                              double (*sums)[3])
+{
+    VEC mass[SEVERAL][FASTNW_GROUP], total[SEVERAL][FASTNW_GROUP], inside[SEVERAL][FASTNW_GROUP];
+    const VEC rim = N(set)(edge);
+    for (int a = queries; a < FASTNW_GROUP; a++)
+        q[a] = q[0];
+    for (int p = 0; p < count; p++)
+        EACH(a) mass[p][a] = total[p][a] = inside[p][a] = N(set)(0);
+    for (ptrdiff_t i = 0; i < n; i += (ptrdiff_t)(sizeof(VEC) / sizeof(REAL))) {
+        const REAL *k = keys + i;
+        const VEC w = N(load)(weights + i), v = N(load)(values + i);
+        VEC s[FASTNW_GROUP], t[FASTNW_GROUP];
+        EACH(a) s[a] = N(set)(0);
+        for (ptrdiff_t j = 0; j < d; j++, k += stride) {
+            const VEC key = N(load)(k);
+            EACH(a) t[a] = (key - N(set)(q[a][j])) * N(set)(inverse[j]);
+            EACH(a) s[a] = t[a] * t[a] + s[a];
+        }
+        if (scale)
+            EACH(a) s[a] = s[a] * N(load)(scale + i);
+        for (int p = 0; p < count; p++) {
+            EACH(a) t[a] = s[a] * N(set)(ratios[p]);
+            if (kernels[p] >= TRIANGULAR && kernels[p] <= COSINE)
+                EACH(a) inside[p][a] = N(add_within)(inside[p][a], t[a], rim, w);
+            N(profile_of)(kernels[p], t);
+            EACH(a) mass[p][a] = t[a] * w + mass[p][a];
+            EACH(a) total[p][a] = t[a] * v + total[p][a];
+        }
+    }
+    for (int p = 0; p < count; p++)
+        EACH(a)
+        {
+            sums[p * FASTNW_GROUP + a][0] = N(sum)(mass[p][a]);
+            sums[p * FASTNW_GROUP + a][1] = N(sum)(total[p][a]);
+            sums[p * FASTNW_GROUP + a][2] = N(sum)(inside[p][a]);
+        }
+}
+
 /* out = 2^x, for tests of its accuracy */
 static void N(fastnw_vector_exp2)(const REAL *x, REAL *out, ptrdiff_t n)
 {

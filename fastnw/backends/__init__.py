@@ -7,6 +7,9 @@ Each module has ``NAME``, ``refusal(kernel)`` (why it cannot run a kernel, or No
     keys' type; ``own`` (m,) int64 are the positions within the block of keys to leave out, or None; ``error`` (m,)
     bounds the relative error of u² (the absolute one below 1), from which compact and user kernels fill `mass_error`.
     For the other kernels the method bounds it from the sums.
+``sum_several(profiles, queries, keys, inverse, own, states, error)``
+    The same for several ``profiles``, pairs of a kernel and a factor of `inverse` (so a bandwidth is divided by it), in
+    one pass over the distances where that saves anything; ``states`` has one a profile.
 ``score_tile(kernel, queries, keys, inverse)``
     (m, B) array of u²; for inner products, of the scaled product.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from types import ModuleType
@@ -18,6 +18,7 @@ from fastnw._state import PoolState
 from fastnw.kernels import Kernel
 
 NAME = "compiled"
+SEVERAL = 16  # profiles in one pass at most; _fused.h
 
 # The order of the enum in _tiles.pxi.
 _ORDER = (
@@ -103,6 +104,46 @@ def sum_tile(
         error,
         kernel.window_sensitivity,
     )
+
+
+def sum_several(
+    profiles: Sequence[tuple[Kernel, float]],
+    queries: NDArray[Any],
+    keys: KeyBlock,
+    inverse: NDArray[Any],
+    own: NDArray[np.int64] | None,
+    states: Sequence[PoolState],
+    error: NDArray[np.float64],
+) -> None:
+    """Add the block's sums for several profiles to their states, in place; see `fastnw.backends`."""
+    assert _active is not None
+    if keys.values.shape[0] > 1:  # kernel values of each profile would have to be kept: nothing is shared
+        for (kernel, factor), state in zip(profiles, states, strict=True):
+            sum_tile(kernel, queries, keys, inverse * inverse.dtype.type(factor), own, state, error)
+        return
+    for first in range(0, len(profiles), SEVERAL):
+        part, mine = profiles[first : first + SEVERAL], states[first : first + SEVERAL]
+        factors = np.array([factor for _, factor in part])
+        joined = PoolState.stacked(mine)
+        _active.sum_several(
+            np.array([CODES[kernel.name] for kernel, _ in part], np.intc),
+            ((factors / factors[0]) ** 2).astype(inverse.dtype),
+            queries,
+            np.ascontiguousarray(np.outer(factors, inverse.astype(np.float64)), inverse.dtype),
+            keys.scale,
+            keys.coords,
+            keys.weights,
+            keys.values,
+            own,
+            joined.shift,
+            joined.mass,
+            joined.total,
+            joined.mass_error,
+            error,
+            np.array([kernel.window_sensitivity for kernel, _ in part]),
+        )
+        for i, state in enumerate(mine):
+            state.put(slice(None), joined.rows(slice(i * len(queries), (i + 1) * len(queries))))
 
 
 def has_products() -> bool:

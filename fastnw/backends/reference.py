@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,20 @@ def sum_tile(
                 present[mine, own[mine] - first] = False
             sums = _sums(kernel, u2, present, part, error)
             state.put(slice(None), state.merge(sums))
+
+
+def sum_several(
+    profiles: Sequence[tuple[Kernel, float]],
+    queries: NDArray[Any],
+    keys: KeyBlock,
+    inverse: NDArray[Any],
+    own: NDArray[np.int64] | None,
+    states: Sequence[PoolState],
+    error: NDArray[np.float64],
+) -> None:
+    """Add the block's sums for several profiles to their states, in place; see `fastnw.backends`."""
+    for (kernel, factor), state in zip(profiles, states, strict=True):
+        sum_tile(kernel, queries, keys, inverse * inverse.dtype.type(factor), own, state, error)
 
 
 def _sums(

@@ -1,0 +1,123 @@
+"""The matrix-product form of the exact sum: forced, against the oracle; and that it steps aside where it would lie."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from oracle import naive_pool
+
+import fastnw
+from fastnw._validation import build
+from fastnw.backends import compiled
+from fastnw.methods import exact, products
+
+PROMISE = {"float32": 1e-4, "float64": 1e-8}
+
+
+@pytest.fixture(autouse=True)
+def forced(level, monkeypatch):
+    """By products wherever they can, whatever they would cost; the sweeps that were made are counted."""
+    if level == "plain":
+        pytest.skip("products need vectors")
+    made = []
+    sweep = products.sweep
+    monkeypatch.setattr(exact, "_by_products", lambda problem, tiles, dtype: products.can(problem, tiles))
+    monkeypatch.setattr(products, "sweep", lambda *arguments: made.append(1) or sweep(*arguments))
+    return made
+
+
+def problem(m, n, d, columns, dtype, seed=0, centre=0.0):
+    rng = np.random.default_rng(seed)
+    queries, keys = (centre + rng.normal(size=(rows, d)) for rows in (m, n))
+    values = rng.normal(size=(n, columns)) if columns else np.sin(keys[:, 0]) + 0.1 * rng.normal(size=n)
+    return queries.astype(dtype), keys.astype(dtype), values.astype(dtype)
+
+
+def check(arrays, kernel, bandwidth, dtype, factor=1.0, **options):
+    """Within the promise and within the bound of each query."""
+    queries, keys, values = arrays
+    got, log_mass, bound = fastnw.pool(
+        queries, keys, values, kernel=kernel, bandwidth=bandwidth, return_mass=True, return_error=True, **options
+    )
+    f, expected_mass = naive_pool(queries, keys, values, kernel, bandwidth, **options)
+    scale, eps = np.ptp(values, axis=0), np.finfo(dtype).eps
+    error = abs(got - f) - eps * abs(f)
+    assert got.dtype == dtype
+    assert np.all(error <= factor * PROMISE[dtype] * scale)
+    assert np.all(error.reshape(len(f), -1).max(axis=1) <= bound)
+    assert np.all(abs(log_mass - expected_mass) <= PROMISE[dtype] * np.maximum(1, abs(expected_mass)))
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "dot"])
+@pytest.mark.parametrize("columns", [0, 1, 5, 16, 37, 64])
+@pytest.mark.parametrize("m", [1, 4, 5, 70])
+def test_against_the_oracle(forced, kernel, columns, m, dtype):
+    """Few queries and many, values in whole vectors and not, more keys than a strip and than a task."""
+    d = 37
+    check(problem(m, 700, d, columns, dtype), kernel, 4.0 if kernel == "gaussian" else 9.0, dtype)
+    assert forced
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "dot"])
+def test_weights_widths_and_own_keys(kernel, dtype):
+    arrays = problem(90, 700, 130, 3, dtype)
+    rng = np.random.default_rng(1)
+    weights = rng.gamma(1.0, size=700) * (rng.random(700) > 0.2)
+    check(arrays, kernel, 12.0 * np.linspace(0.8, 1.3, 130), dtype, sample_weight=weights)
+    _, keys, values = arrays
+    check((keys, keys, values), kernel, 12.0, dtype, sample_weight=weights, exclude_self=True)
+
+
+def test_several_tiles_and_groups(dtype):
+    """600 queries are three tiles; 5,000 keys fall to several groups of blocks."""
+    queries, keys, values = problem(600, 5_000, 40, 2, dtype)
+    got = fastnw.pool(queries, keys, values, bandwidth=5.0)
+    f, _ = naive_pool(queries[::50], keys, values, "gaussian", 5.0)
+    np.testing.assert_allclose(got[::50], f, rtol=0, atol=PROMISE[dtype] * np.ptp(values, axis=0).max())
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2, 4])
+def test_the_same_bits_for_any_number_of_threads(n_jobs, dtype):
+    arrays = problem(300, 4_000, 50, 20, dtype)
+    one = fastnw.pool(*arrays, bandwidth=6.0, n_jobs=1)
+    np.testing.assert_array_equal(fastnw.pool(*arrays, bandwidth=6.0, n_jobs=n_jobs), one)
+
+
+@pytest.mark.parametrize("how", ["strided", "fortran", "other type", "wide rows"])
+def test_arrays_that_blas_cannot_read_in_place(how, dtype):
+    queries, keys, values = problem(20, 500, 40, 6, dtype)
+    plain = fastnw.pool(queries, keys, values, bandwidth=5.0)
+    other = {
+        "strided": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+        "fortran": np.asfortranarray,
+        "other type": lambda a: a.astype("float64").astype(a.dtype.newbyteorder(">")),
+        "wide rows": lambda a: np.hstack([a, a])[:, : a.shape[1]],
+    }[how]
+    got = fastnw.pool(queries, other(keys), other(values), bandwidth=5.0)
+    np.testing.assert_allclose(got, plain, rtol=0, atol=4 * np.finfo(dtype).eps * np.ptp(values))
+
+
+def test_values_far_from_0_are_normalised_first(dtype):
+    """Centring afterwards would leave 1e-3 of the range in float32."""
+    queries, keys, values = problem(20, 500, 40, 3, dtype)
+    check((queries, keys, values + np.asarray(1e4, dtype)), "gaussian", 5.0, dtype)
+
+
+def test_far_queries_are_handed_on(dtype):
+    """At 300 bandwidths exponents from products have no digits left in float32; the bound says so, and differences do it."""
+    queries, keys, values = problem(10, 400, 40, 2, dtype)
+    check((queries + np.asarray(300, dtype), keys, values), "gaussian", 5.0, dtype)
+
+
+def test_ordinary_choices_weigh_cost_and_accuracy(monkeypatch):
+    """Unforced: products for few queries in many coordinates, not for few coordinates, nor for data far from 0."""
+    monkeypatch.undo()
+    tiles, narrow = compiled, np.dtype(np.float32)
+
+    def chosen(m, n, d, centre=0.0):
+        queries, keys, values = problem(m, n, d, 8, "float32", centre=centre)
+        return exact._by_products(build(queries, keys, values, kernel="gaussian", bandwidth=d**0.5), tiles, narrow)
+
+    assert chosen(1, 20_000, 64)
+    assert not chosen(1, 20_000, 3)
+    assert not chosen(1, 20_000, 64, centre=1e4)
