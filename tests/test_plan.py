@@ -22,10 +22,11 @@ def test_what_it_tells():
 
 
 def test_threads_change_nothing_but_their_number():
-    one, four = (fastnw.plan(QUERIES, KEYS, VALUES, n_jobs=n) for n in (1, 4))
+    many = np.tile(QUERIES, (40, 1))  # several tiles: one alone is one thread's work
+    one, four = (fastnw.plan(many, KEYS, VALUES, n_jobs=n) for n in (1, 4))
     assert (one.method, one.backend, one.isa, one.dtype) == (four.method, four.backend, four.isa, four.dtype)
     assert four.seconds < one.seconds
-    assert fastnw.plan(QUERIES, KEYS, VALUES, n_jobs=1) == one
+    assert fastnw.plan(many, KEYS, VALUES, n_jobs=1) == one
 
 
 def test_float32_gives_way_where_it_cannot_keep_the_promise():

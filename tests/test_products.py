@@ -60,12 +60,20 @@ def test_against_the_oracle(forced, kernel, columns, m, dtype):
 
 @pytest.mark.parametrize("kernel", ["gaussian", "dot"])
 def test_weights_widths_and_own_keys(kernel, dtype):
-    arrays = problem(90, 700, 130, 3, dtype)
+    arrays = problem(40, 300, 43, 3, dtype)
     rng = np.random.default_rng(1)
-    weights = rng.gamma(1.0, size=700) * (rng.random(700) > 0.2)
-    check(arrays, kernel, 12.0 * np.linspace(0.8, 1.3, 130), dtype, sample_weight=weights)
+    weights = rng.gamma(1.0, size=300) * (rng.random(300) > 0.2)
+    check(arrays, kernel, 7.0 * np.linspace(0.8, 1.3, 43), dtype, sample_weight=weights)
     _, keys, values = arrays
-    check((keys, keys, values), kernel, 12.0, dtype, sample_weight=weights, exclude_self=True)
+    check((keys, keys, values), kernel, 7.0, dtype, sample_weight=weights, exclude_self=True)
+
+
+def test_more_coordinates_than_a_panel(dtype):
+    """300 coordinates are added in three products."""
+    queries, keys, values = problem(30, 200, 300, 2, dtype)
+    got = fastnw.pool(queries, keys, values, bandwidth=17.0)
+    f, _ = naive_pool(queries[:3], keys, values, "gaussian", 17.0)
+    np.testing.assert_allclose(got[:3], f, rtol=0, atol=PROMISE[dtype] * np.ptp(values, axis=0).max())
 
 
 def test_several_tiles_and_groups(dtype):

@@ -151,6 +151,16 @@ def has_products() -> bool:
     return _active is not None and isa() != "plain"
 
 
+def load_products() -> None:
+    """Load what `product_tile` needs, SciPy's BLAS included: before BLAS is held to one thread, so that it is, too."""
+    _products(isa())
+
+
+@lru_cache(maxsize=4)
+def _products(level: str) -> ModuleType:
+    return importlib.import_module(f"fastnw.backends._products_{level}")
+
+
 def product_tile(
     kernel: Kernel,
     queries: NDArray[Any],
@@ -172,9 +182,8 @@ def product_tile(
     norm : float
         The largest Σ_j key_j² v_j, or 0 where there were so few queries that squared differences were summed instead.
     """
-    products = importlib.import_module(f"fastnw.backends._products_{isa()}")
     return float(
-        products.product_tile(
+        _products(isa()).product_tile(
             kernel.inner_product,
             queries,
             scaled,

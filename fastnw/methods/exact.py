@@ -27,17 +27,18 @@ from fastnw.methods import Cost, products, tails
 if TYPE_CHECKING:
     from fastnw._plan import Plan
 
-TILE = 64  # queries a tile
+TILE = 256  # queries a tile at most: with 64, calls cost 5 (d = 3) to 15 % (d = 64)
 TASK_PAIRS = 1 << 24  # a query tile on a whole span: 10 ms compiled, 0.2 s in NumPy, after which Ctrl-C is heard
 BLOCK_BYTES = 1 << 20  # a packed block: stays in L2 while a query tile passes over it
 SPAN_BYTES = 16 << 20  # blocks packed at a time
 PANEL_BYTES = 4 << 20  # coordinates and states of the queries worked on at a time
 STATE_BYTES = 16 << 20  # of all groups' states
 MAX_GROUPS = 4
-FEW_TILES = 32  # below this many query tiles the keys are split, too
+FEW_TILES = 8  # below this many query tiles the keys are split, too
 
 PACKERS = 4  # threads that whiten blocks, each with up to 6 MiB of copies
 
+FROM_L1 = 128  # coordinates up to which a strip of keys stays near; each further one takes twice as long
 SERIAL_PAIRS = 1 << 20  # work below a millisecond is not worth a thread's start
 
 # In a far tail float64 sums count as accurate up to LIMIT. It is a worst case: errors are some tenth of it, within the
@@ -55,8 +56,8 @@ CLAMP = {np.dtype(np.float32): 80.0, np.dtype(np.float64): 690.0}  # exp stops a
 # element of keys and values; by instruction set and type. Measured with tiles of 64 queries on one Zen 4 core (a shared
 # one: ±30 %), fitted over d = 1 to 256, c = 1 to 64.
 NANOSECONDS: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
-    ("v4", "float32"): (0.10, 0.14, 0.022, 0.020, 3.0),
-    ("v4", "float64"): (0.20, 0.42, 0.046, 0.045, 3.0),
+    ("v4", "float32"): (0.10, 0.14, 0.022, 0.032, 3.0),
+    ("v4", "float64"): (0.20, 0.42, 0.046, 0.064, 3.0),
     ("v3", "float32"): (0.14, 0.25, 0.050, 0.045, 3.0),
     ("v3", "float64"): (0.30, 0.80, 0.120, 0.095, 3.0),
     ("v2", "float32"): (0.30, 0.70, 0.130, 0.120, 3.0),
@@ -84,9 +85,10 @@ def layout(problem: Problem, m: int, dtype: np.dtype[Any]) -> Layout:
     per_query = 8 * (4 + problem.c)
     block = min(max(BLOCK_BYTES // per_key // 32 * 32, 32), 32768, problem.n)
     span = max(min(SPAN_BYTES // (per_key * block), TASK_PAIRS // (TILE * block)), 1)
-    panel = max(PANEL_BYTES // (per_query + 24 * problem.d) // TILE * TILE, TILE)
+    panel = max(PANEL_BYTES // (per_query + 24 * problem.d), 4)
+    panel = panel // TILE * TILE or panel
     tiles = max(math.ceil(min(m, panel) / TILE), 1)
-    groups = min(MAX_GROUPS if tiles > 8 else 4 * MAX_GROUPS, max(STATE_BYTES // (tiles * TILE * per_query), 1))
+    groups = min(MAX_GROUPS if tiles > 2 else 4 * MAX_GROUPS, max(STATE_BYTES // (tiles * TILE * per_query), 1))
     groups = 1 if tiles >= FEW_TILES else min(span, math.ceil(problem.n / block), groups)
     return Layout(block, span, panel, groups)
 
@@ -108,7 +110,8 @@ def _seconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:
     """Predicted for differences, on one thread: packing keys and summing pairs."""
     plain, with_exp, per_coordinate, per_value, per_element = NANOSECONDS[backend.isa(), dtype.name]
     base = with_exp if problem.kernel.works_on_logs else plain
-    pair = base + per_coordinate * problem.d + per_value * problem.c
+    coordinates = problem.d + max(problem.d - FROM_L1, 0)
+    pair = base + per_coordinate * coordinates + per_value * problem.c
     return 1e-9 * problem.n * (problem.m * pair + per_element * (problem.d + problem.c))
 
 

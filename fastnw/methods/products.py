@@ -33,6 +33,8 @@ PANEL = 128  # coordinates a product adds up; _products.pxi
 FEW = 4  # queries up to which differences are taken; _products.pxi
 LEAST_D = 32  # in fewer coordinates errors exceed twice those of differences, whose sums still are short
 TASK_FLOPS = 2e8  # 2 to 5 ms
+SAMPLE = 1 << 18  # coordinates looked at to find out whether products are accurate enough
+BUFFER_BYTES = 1 << 20  # of a tile's exponents and totals
 COPY_BYTES = 8 << 20  # of keys and values a span, where they cannot be read in place
 STATE_BYTES = 16 << 20  # of all groups' states
 GROUPS, FEW_TILES = 16, 16  # parts of the keys with a state each, where there are fewer query tiles
@@ -94,8 +96,9 @@ def exponent_error(problem: Problem, query_norm: Any, key_norm: Any, dtype: np.d
 def promising(problem: Problem, dtype: np.dtype[Any], limit: float) -> bool:
     """Whether a look at some queries and keys says that most will be certified."""
     norms = []
+    count = min(max(SAMPLE // problem.d, 1), 256)
     for points in (problem.queries, problem.keys):
-        some = points[:: max(len(points) // 256, 1)].astype(np.float64)
+        some = points[:: max(len(points) // count, 1)].astype(np.float64)
         with np.errstate(over="ignore"):
             norms.append(np.square(some * problem.metric.inverse).sum(axis=1))
     error = exponent_error(problem, norms[0], 1.5 * norms[1].max(), dtype)
@@ -107,16 +110,18 @@ def sweep(problem: Problem, plan: Plan, positions: NDArray[np.intp], dtype: np.d
     queries = _Queries.of(problem, positions, dtype)
     inverse_squared = np.square(problem.metric.inverse).astype(dtype)
     m, width = len(positions), problem.d + problem.c
-    tiles = [slice(i, min(i + TILE, m)) for i in range(0, m, TILE)]
+    strip = STRIP if width <= 1024 else max(STRIP * 1024 // width // 32 * 32, 32)
+    size = max(min(TILE, BUFFER_BYTES // (dtype.itemsize * (strip + problem.c))), FEW)
+    tiles = [slice(i, min(i + size, m)) for i in range(0, m, size)]
     groups = 1 if len(tiles) >= FEW_TILES else min(GROUPS, max(STATE_BYTES // (8 * max(m, 1) * (4 + problem.c)), 1))
-    block = max(int(TASK_FLOPS / (2 * min(m, TILE) * width)) // STRIP * STRIP, STRIP)
-    block = min(block, max(math.ceil(problem.n / groups / STRIP), 1) * STRIP)
+    block = max(int(TASK_FLOPS / (2 * min(max(m, 1), size) * width)) // strip * strip, strip)
+    block = min(block, max(math.ceil(problem.n / groups / strip), 1) * strip)
     in_place = are_rows(problem.keys, dtype) and keeps_values(problem, dtype)
     copied = 64 if in_place else max(COPY_BYTES // (block * width * dtype.itemsize), 1)
     span = max(copied // groups, 1) * groups if in_place else copied
     states = [PoolState.empty(m, problem.c) for _ in range(groups)]
     norms = np.zeros((groups, len(tiles)))
-    strip = STRIP if width <= 1024 else max(STRIP * 1024 // width // 32 * 32, 32)
+    plan.tiles.load_products()
     for first in range(0, problem.n, span * block):
         starts = range(first, min(first + span * block, problem.n), block)
         blocks = _blocks(problem, plan, starts, block, dtype)
@@ -146,7 +151,7 @@ def sweep(problem: Problem, plan: Plan, positions: NDArray[np.intp], dtype: np.d
 
         with one_blas_thread:
             run(tile, len(tiles) * groups, plan.n_threads, meter)
-    largest = np.repeat(norms.max(axis=0), TILE)[:m]
+    largest = np.repeat(norms.max(axis=0), size)[:m]
     return PoolState.merged(states), largest, queries.norm
 
 
