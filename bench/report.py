@@ -29,7 +29,7 @@ from bench.checks import Check  # noqa: E402
 from bench.measure import Effort, Timing  # noqa: E402
 from bench.peers import PEERS  # noqa: E402
 
-FULL, QUICK, SWEEP = Effort(rounds=5, budget=1.0), Effort(rounds=3, budget=0.1), Effort(rounds=3, budget=0.25)
+FULL, QUICK, SWEEP = Effort(rounds=5, budget=0.5), Effort(rounds=3, budget=0.1), Effort(rounds=3, budget=0.1)
 
 
 def main(arguments: list[str] | None = None) -> int:

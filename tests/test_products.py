@@ -112,7 +112,7 @@ def test_values_far_from_0_are_normalised_first(dtype):
 
 
 def test_far_queries_are_handed_on(dtype):
-    """At 300 bandwidths exponents from products have no digits left in float32; the bound says so, and differences do it."""
+    """At 300 bandwidths exponents from products have no digits left; the bound says so, and differences are taken."""
     queries, keys, values = problem(10, 400, 40, 2, dtype)
     check((queries + np.asarray(300, dtype), keys, values), "gaussian", 5.0, dtype)
 
