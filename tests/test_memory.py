@@ -78,8 +78,8 @@ print(taken)
 
 MATRIX = "bandwidth=np.diag(np.arange(1.0, {d} + 1))"
 CASES = [
-    Case("very many coordinates", m=100, n=900, d=30_000),
-    Case("very many coordinates float64", m=100, n=500, d=30_000, dtype="float64", options='kernel="laplacian"'),
+    Case("very many coordinates", m=40, n=400, d=30_000),
+    Case("very many coordinates float64", m=40, n=200, d=30_000, dtype="float64", options='kernel="laplacian"'),
     Case("very many values", m=300, n=900, columns=10_000),
     Case("products, very many values", m=300, n=900, d=64, columns=10_000),
     Case("products, one query", m=1, n=300_000, d=64, columns=64, options="bandwidth=4.0"),

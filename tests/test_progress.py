@@ -104,7 +104,7 @@ def test_without_a_standard_error_there_is_no_bar(monkeypatch):
 
 
 def test_none_is_left_open_by_an_exception(capsys):
-    left = 1000  # enough for the trial of the profile
+    left = 10_000  # enough for the trial of the profile
 
     def profile(u2):
         nonlocal left
@@ -114,9 +114,9 @@ def test_none_is_left_open_by_an_exception(capsys):
         return np.exp(-u2)
 
     kernel = fastnw.Kernel("fragile", profile)
-    left = 20
+    left = 60  # past the first of six tasks, after which the bar is there
     with pytest.raises(LookupError):
-        CALLS["pool"](kernel=kernel, progress=True)
+        CALLS["pool"](kernel=kernel, progress=True, n_jobs=1)
     assert not tqdm._instances
     err = capsys.readouterr().err
     assert "fastnw" in err  # it was there
