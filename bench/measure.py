@@ -16,7 +16,7 @@ from bench.ceiling import Ceiling, ceiling
 from bench.peers import PEERS, Peer, Work
 
 SHORTEST = 0.02  # s: shorter works are repeated within one round
-PAUSE = 0.02  # s: a runtime's threads spin for a while after their work, on the next system's cores
+PAUSE = 0.3  # s: OpenMP threads spin for 0.2 s after their work, on the next system's cores
 CEILING_SECONDS = 0.3
 
 

@@ -117,6 +117,19 @@ def test_far_queries_are_handed_on(dtype):
     check((queries + np.asarray(300, dtype), keys, values), "gaussian", 5.0, dtype)
 
 
+@pytest.mark.parametrize("far", [1e15, 1e25, 1e38])
+def test_queries_beyond_the_range_of_the_products(far, dtype):
+    """Among ordinary ones: theirs are the same bits as without them."""
+    queries, keys, values = problem(12, 400, 40, 2, dtype)
+    plain = fastnw.pool(queries, keys, values, bandwidth=5.0)
+    queries[3] = far
+    got = fastnw.pool(queries, keys, values, bandwidth=5.0)
+    others = np.arange(12) != 3
+    np.testing.assert_array_equal(got[others], plain[others])
+    f, _ = naive_pool(queries[3:4], keys, values, "gaussian", 5.0)
+    np.testing.assert_allclose(got[3], f[0], rtol=0, atol=PROMISE[dtype] * np.ptp(values, axis=0).max())
+
+
 def test_ordinary_choices_weigh_cost_and_accuracy(monkeypatch):
     """Unforced: products for few queries in many coordinates, not for few coordinates, nor for data far from 0."""
     monkeypatch.undo()

@@ -4,6 +4,8 @@ Queries come in panels, keys in spans of packed blocks; a task is a tile of a qu
 few query tiles the blocks of a span are split into groups with a state each, merged in the order of the blocks. All of
 this depends on the problem alone, so the result's bits do not depend on threads.
 
+In many coordinates, or where queries are few, the first pass may take matrix products instead (`products`).
+
 A query is answered in the plan's compute type; where the rounding of its exponents exceeds the limit, again in float64;
 where that still does, by `tails`.
 """

@@ -73,18 +73,18 @@ class _Queries:
     @classmethod
     def of(cls, problem: Problem, positions: NDArray[np.intp], dtype: Any) -> _Queries:
         queries, inverse = problem.queries[positions].astype(np.float64), problem.metric.inverse
-        norm = np.square(queries * inverse).sum(axis=1)
         inner = problem.kernel.inner_product
-        factor = inverse if inner else inverse * inverse
-        half = np.zeros_like(norm) if inner else -0.5 * LOG2E * norm
-        scaled = queries * (LOG2E * factor)
-        return cls(queries.astype(dtype), scaled.astype(dtype), half.astype(dtype), norm)
+        with np.errstate(over="ignore", invalid="ignore"):  # such a query has no sums here, and is handed on
+            norm = np.square(queries * inverse).sum(axis=1)
+            half = np.zeros_like(norm) if inner else -0.5 * LOG2E * norm
+            scaled = queries * (LOG2E * (inverse if inner else inverse * inverse))
+            return cls(queries.astype(dtype), scaled.astype(dtype), half.astype(dtype), norm)
 
 
 def exponent_error(problem: Problem, query_norm: Any, key_norm: Any, dtype: np.dtype[Any]) -> Any:
     """Bound on the error of exponents of e: products of up to PANEL terms, norms, and the sum of the three."""
     unit = float(np.finfo(dtype).eps) / 2
-    product = np.sqrt(query_norm * key_norm)
+    product = np.sqrt(query_norm) * np.sqrt(key_norm)
     if problem.kernel.inner_product:  # norms are those of q/h and k/h, the product is of q/h and k
         inverse = problem.metric.inverse
         product = product / float(inverse.min())
