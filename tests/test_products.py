@@ -142,3 +142,20 @@ def test_ordinary_choices_weigh_cost_and_accuracy(monkeypatch):
     assert chosen(1, 20_000, 64)
     assert not chosen(1, 20_000, 3)
     assert not chosen(1, 20_000, 64, centre=1e4)
+
+
+@pytest.mark.parametrize("forces", [True, False])
+def test_extreme_sizes_without_a_warning(forces, dtype, monkeypatch):
+    """No queries, a query on a key, keys and queries whose squared norms are no numbers of the type."""
+    if not forces:
+        monkeypatch.undo()
+    queries, keys, values = problem(6, 300, 64, 2, dtype)
+    assert fastnw.pool(queries[:0], keys, values, bandwidth=8.0).shape == (0, 2)
+    assert fastnw.attention_weights(queries[:0], keys, bandwidth=8.0).shape == (0, 300)
+    huge = np.asarray(1e30 if dtype == "float32" else 1e200, dtype)
+    keys[0], queries[0], queries[1] = huge, huge, 0
+    got, bound = fastnw.pool(queries, keys, values, bandwidth=8.0, return_error=True)
+    np.testing.assert_allclose(got[0], values[0], rtol=1e-6)
+    assert np.isfinite(bound).all()
+    f, _ = naive_pool(queries[1:2], keys[1:], values[1:], "gaussian", 8.0)  # the huge key is out of every other's reach
+    np.testing.assert_allclose(got[1], f[0], rtol=0, atol=PROMISE[dtype] * np.ptp(values, axis=0).max())

@@ -252,11 +252,12 @@ def _first_sweep(summary: Summary, positions: NDArray[np.intp], meter: Meter) ->
     state, key_norm, query_norm = products.sweep(problem, summary.plan, positions, dtype, meter)
     few = key_norm == 0  # there differences were taken, and their error is relative
     relative = np.full(len(positions), _relative_error(problem, dtype))
-    exponent = np.where(
-        few,
-        _exponent_error(problem, relative, state.log_mass()),
-        products.exponent_error(problem, query_norm, key_norm, dtype),
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # not finite: the query is handed on
+        exponent = np.where(
+            few,
+            _exponent_error(problem, relative, state.log_mass()),
+            products.exponent_error(problem, query_norm, key_norm, dtype),
+        )
     return _certified(problem, state, exponent, dtype, products.values_spread(problem, dtype))
 
 

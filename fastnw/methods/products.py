@@ -101,8 +101,9 @@ def promising(problem: Problem, dtype: np.dtype[Any], limit: float) -> bool:
         some = points[:: max(len(points) // count, 1)].astype(np.float64)
         with np.errstate(over="ignore"):
             norms.append(np.square(some * problem.metric.inverse).sum(axis=1))
-    error = exponent_error(problem, norms[0], 1.5 * norms[1].max(), dtype)
-    return bool(np.mean(error <= limit) > 0.9)
+    with np.errstate(over="ignore", invalid="ignore"):  # not finite: not accurate
+        accurate = exponent_error(problem, norms[0], 1.5 * norms[1].max(), dtype) <= limit
+    return bool(accurate.sum() > 0.9 * len(accurate))
 
 
 def sweep(problem: Problem, plan: Plan, positions: NDArray[np.intp], dtype: np.dtype[Any], meter: Meter) -> Any:
