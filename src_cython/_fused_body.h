@@ -88,6 +88,32 @@ INLINE void N(profile)(const int kernel, VEC *s, VEC factor)
     }
 }
 
+/* s[a] = sum_j ((k_j - q_j)/h_j)^2 of a vector of keys, without the division if `iso`. Sums go in parts of eight, which keeps
+ * their rounding at 8 + d/8 units.
+ *
+ * One vector of keys at a time: a query's coordinate then is an operand in memory, broadcast for nothing, where two would
+ * load it into a register first (a third slower). */
+INLINE void N(squares)(const int D, const int iso, const int queries, const REAL *k, ptrdiff_t stride, ptrdiff_t d,
+                       const REAL *inverse, const REAL *const *q, VEC *s)
+{
+    const ptrdiff_t n = D ? D : d;
+    VEC t[2 * FASTNW_GROUP];
+    ALL(a) s[a] = N(set)(0);
+    for (ptrdiff_t j = 0; j < n;) {
+        const ptrdiff_t end = D || n - j <= 8 ? n : j + 8;
+        VEC part[2 * FASTNW_GROUP];
+        ALL(a) part[a] = N(set)(0);
+        for (; j < end; j++, k += stride) {
+            const VEC key = N(load)(k);
+            ALL(a) t[a] = key - N(set)(q[a][j]);
+            if (!iso)
+                ALL(a) t[a] = t[a] * N(set)(inverse[j]);
+            ALL(a) part[a] = t[a] * t[a] + part[a];
+        }
+        ALL(a) s[a] = s[a] + part[a];
+    }
+}
+
 /* Inlined with constants: D coordinates (0: strip->d), one bandwidth or several, weights or all 1, what becomes of the
  * values (0 only masses, 1 a total too, 2 kernel values stored), one or two groups of queries at a time. */
 INLINE void N(fused)(const int kernel, const int D, const int iso, const int weighted, const int values, const int groups,
@@ -99,18 +125,8 @@ INLINE void N(fused)(const int kernel, const int D, const int iso, const int wei
     VEC mass[2 * FASTNW_GROUP], total[2 * FASTNW_GROUP], inside[2 * FASTNW_GROUP];
     ALL(a) mass[a] = total[a] = inside[a] = N(set)(0);
     for (ptrdiff_t i = 0; i < n; i += lanes) {
-        const REAL *k = strip->keys + i;
-        VEC s[2 * FASTNW_GROUP], t[2 * FASTNW_GROUP];
-        ALL(a) s[a] = N(set)(0);
-        /* one vector of keys at a time: a query's coordinate then is an operand in memory, broadcast for nothing, where
-         * two would load it into a register first (a third slower) */
-        for (ptrdiff_t j = 0; j < d; j++, k += stride) {
-            const VEC key = N(load)(k);
-            ALL(a) t[a] = key - N(set)(q[a][j]);
-            if (!iso)
-                ALL(a) t[a] = t[a] * N(set)(strip->inverse[j]);
-            ALL(a) s[a] = t[a] * t[a] + s[a];
-        }
+        VEC s[2 * FASTNW_GROUP];
+        N(squares)(D, iso, queries, strip->keys + i, stride, d, strip->inverse, q, s);
         if (strip->scale)
             ALL(a) s[a] = s[a] * N(load)(strip->scale + i);
         if (iso && kernel != GAUSSIAN && kernel != TRIANGULAR)
@@ -308,15 +324,9 @@ static void N(fastnw_several)(const int *kernels, const REAL *ratios, int count,
     for (int p = 0; p < count; p++)
         EACH(a) mass[p][a] = total[p][a] = inside[p][a] = N(set)(0);
     for (ptrdiff_t i = 0; i < n; i += (ptrdiff_t)(sizeof(VEC) / sizeof(REAL))) {
-        const REAL *k = keys + i;
         const VEC w = N(load)(weights + i), v = N(load)(values + i);
-        VEC s[FASTNW_GROUP], t[FASTNW_GROUP];
-        EACH(a) s[a] = N(set)(0);
-        for (ptrdiff_t j = 0; j < d; j++, k += stride) {
-            const VEC key = N(load)(k);
-            EACH(a) t[a] = (key - N(set)(q[a][j])) * N(set)(inverse[j]);
-            EACH(a) s[a] = t[a] * t[a] + s[a];
-        }
+        VEC s[2 * FASTNW_GROUP], t[FASTNW_GROUP];
+        N(squares)(0, 0, FASTNW_GROUP, keys + i, stride, d, inverse, q, s);
         if (scale)
             EACH(a) s[a] = s[a] * N(load)(scale + i);
         for (int p = 0; p < count; p++) {

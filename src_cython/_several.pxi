@@ -8,7 +8,8 @@ cdef void _several(
 ) noexcept nogil:
     """`_fused` for several profiles: the state of profile p and query i is at p m + i."""
     cdef double found[GROUP * 16][3]
-    cdef real edge = 1, unused[1]
+    cdef real edge = 1
+    cdef real[1] unused
     cdef int a, p
     cdef Py_ssize_t i, at, done, whole = n // LANES * LANES
     for a in range(group):
@@ -45,7 +46,7 @@ cdef void _sum_several(
     cdef const real* scales = NULL
     cdef Py_ssize_t member[GROUP]
     cdef Py_ssize_t i, start = 0, length, self_at, longest = _strip(sizeof(real) * (d + 2), c)
-    cdef real unused[1]
+    cdef real[1] unused
     cdef int group, p
     cdef bint ready
     while start < n:

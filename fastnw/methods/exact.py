@@ -174,8 +174,8 @@ class Summary:
         """(m,) Bound on the relative error of u² (the absolute one for u < 1), or that of an inner product.
 
         A difference costs one rounding, 1/h_j and the product with it two, squared: 6 units and one for the square;
-        sums go in groups of four; turning u² into an exponent costs three. Whitened coordinates carry an absolute error
-        of their own.
+        sums go in parts of four or eight; turning u² into an exponent costs three. Whitened coordinates carry an
+        absolute error of their own.
         """
         problem, unit = self.problem, float(np.finfo(dtype).eps) / 2
         scaled = 0 if problem.key_scale is None else 3
@@ -194,7 +194,7 @@ class Summary:
 
 def _relative_error(problem: Problem, dtype: np.dtype[Any]) -> float:
     """Bound on the relative error of u² from differences of raw coordinates."""
-    return (12 + problem.d / 4 + (0 if problem.key_scale is None else 3)) * float(np.finfo(dtype).eps) / 2
+    return (16 + problem.d / 4 + (0 if problem.key_scale is None else 3)) * float(np.finfo(dtype).eps) / 2
 
 
 def summarise(problem: Problem, plan: Plan) -> Summary:
