@@ -60,9 +60,12 @@ CALLS = {
 
 def interrupt(program, seconds, timeout=60):
     """Start it, wait for the line "go", send SIGINT so long after; what it printed, and the time of the signal."""
+    # a test run in the background of a script ignores SIGINT, and its children would, too
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     child = subprocess.Popen(
         fresh.command(program), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=fresh.environment()
     )
+    signal.signal(signal.SIGINT, inherited)
     try:
         assert child.stdout.readline() == "go\n", child.communicate(timeout=10)[1]
         time.sleep(seconds)
