@@ -21,6 +21,7 @@ KERNEL_REG = "statsmodels KernelReg"
 MLPACK = "mlpack KDE"
 KDEPY = "KDEpy TreeKDE"
 CEILING = "ceiling of the pipes"
+READ = "one read of the data"
 
 DENSE = (SDPA, NUMPY_PRODUCT)
 ALL = (SDPA, KEOPS, CDIST, NUMPY, NUMPY_PRODUCT, RBF_KERNEL, KERNEL_REG, SKLEARN_KDE, MLPACK, KDEPY)

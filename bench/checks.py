@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
 import fastnw
 from bench import truth
 from bench.cases import Case
+from fastnw._hardware import n_threads
 
 MEMORY_LIMIT = 64.0  # MiB beyond inputs and outputs
+SCALING = 0.925  # of the number of threads: 1.85 times as fast on two
 ERROR_FACTOR = 2.0  # times the error of a plain computation in the same type
 ACCURACY_QUERIES = 64
 ACCURACY_CALL = 512  # queries of the call whose errors are looked at: few queries might be summed in another way
@@ -82,6 +86,26 @@ def memory(case: Case) -> Check:
         check.reason = (done.stderr.splitlines() or ["it failed"])[-1]
     else:
         check.found = float(done.stdout)
+    return check
+
+
+def threads(case: Case) -> Check:
+    """Time on all threads as a share of one thread's; the two take turns."""
+    count = n_threads()
+    check = Check(f"threads, {case.name}: time on {count} over time on 1", None, 1 / (SCALING * count), "×")
+    if count == 1:
+        check.reason = "there is one thread"
+        return check
+    arrays = case.problem()
+    seconds: dict[int, list[float]] = {1: [], count: []}
+    for _ in range(5):
+        for jobs, taken in seconds.items():
+            time.sleep(0.1)
+            start = time.perf_counter()
+            fastnw.pool(*arrays, bandwidth=case.bandwidth, method="exact", n_jobs=jobs, progress=False)
+            taken.append(time.perf_counter() - start)
+    check.found = median(seconds[count]) / median(seconds[1])
+    check.reason = f"{1 / check.found:.3g} times as fast"
     return check
 
 

@@ -11,8 +11,9 @@ from statistics import median
 import numpy as np
 
 from bench import truth
-from bench.cases import CEILING, FASTNW, Case
+from bench.cases import CEILING, FASTNW, READ, Case
 from bench.ceiling import Ceiling, ceiling
+from bench.memory import read_seconds
 from bench.peers import PEERS, Peer, Work
 
 SHORTEST = 0.02  # s: shorter works are repeated within one round
@@ -75,6 +76,7 @@ def compare(case: Case, systems: tuple[str, ...], effort: Effort) -> list[Timing
     works = {name: work for name, (_, work) in ready.items() if work is not None}
     timings = {name: timing for name, (timing, _) in ready.items()}
     ceilings: list[Ceiling] = []
+    reads: list[float] = []
     answers = {}
     for turn in range(effort.rounds):
         for name in _rotated(list(works), turn):
@@ -87,9 +89,12 @@ def compare(case: Case, systems: tuple[str, ...], effort: Effort) -> list[Timing
         # a compact kernel's arithmetic is another
         if case.kernel == "gaussian" and (found := ceiling(case, CEILING_SECONDS)) is not None:
             ceilings.append(found)
+        if case.fitted:
+            reads.append(min(read_seconds(case) for _ in range(3)))
     for name in works:
         _check(timings[name], PEERS[name], case.with_queries(timings[name].m), answers[name])
-    return [*timings.values(), *([_ceiling_timing(case, ceilings)] if ceilings else [])]
+    limits = [*([_ceiling_timing(case, ceilings)] if ceilings else []), *([_read_timing(case, reads)] if reads else [])]
+    return [*timings.values(), *limits]
 
 
 def _give_up(timing: Timing, failure: Exception) -> None:
@@ -174,6 +179,14 @@ def _ceiling_timing(case: Case, found: list[Ceiling]) -> Timing:
     clock, pipes = found[-1].clock_hz / 1e9, found[-1].share_of_pipes
     parts = [(clock, f"{clock:.2f} GHz"), (pipes, f"{pipes:.0%} of the busier pipes' slots")]
     timing.note = ", ".join(text for number, text in parts if number == number)  # NaN: not known
+    return timing
+
+
+def _read_timing(case: Case, seconds: list[float]) -> Timing:
+    """As if reading keys and values once were the whole case."""
+    timing = Timing(case.name, READ, "regression", float(case.m) * case.n, case.m, case.m, "timed", seconds=seconds)
+    size = case.n * (case.d + case.c) * np.dtype(case.dtype).itemsize
+    timing.note = f"{size / median(seconds) / 1e9:.3g} GB/s on all threads"
     return timing
 
 

@@ -105,7 +105,8 @@ def _compare(case: Case, systems: tuple[str, ...], effort: Effort, clock: Progre
 
 
 def _check(options: argparse.Namespace, clock: Progress) -> list[Check]:
-    works = [(checks.memory, case) for case in cases.MEMORY_CASES[: 1 if options.quick else None]]
+    works = [(checks.threads, case) for case in cases.CASES[: 1 if options.quick else 4]]
+    works += [(checks.memory, case) for case in cases.MEMORY_CASES[: 1 if options.quick else None]]
     works += [(checks.accuracy, case) for case in (cases.ACCURACY_QUICK if options.quick else cases.ACCURACY_CASES)]
     found = []
     for check, case in works:

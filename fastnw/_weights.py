@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fastnw import _arrays
 from fastnw._empty import Tally, nearest, report
+from fastnw._largest import merge_largest
 from fastnw._pack import KeyBlock, pack_inverse, pack_keys, pack_queries
 from fastnw._plan import Plan, make_plan
 from fastnw._threads import Meter, check_stop, run
@@ -146,16 +147,9 @@ def _largest(problem: Problem, plan: Plan, k: int, empty: Empty, meter: Meter) -
     def task(i: int) -> float:
         rows = sweep.rows(i)
         count = rows.stop - rows.start
-        best, at = np.full((count, k), -np.inf), np.full((count, k), -1)
+        best, at = np.full((count, k), -np.inf), np.full((count, k), -1, np.int64)
         for start, logs in sweep.blocks(rows):
-            # equal weights go to the smaller index, so a later key must be strictly better than the worst one kept
-            # (few rows improve on a block: merging all of them at once, padded or by np.partition, was no faster)
-            better = logs > best[:, -1:]
-            for row in np.flatnonzero(better.any(axis=1)):
-                new = np.flatnonzero(better[row])
-                both, where = np.concatenate([best[row], logs[row, new]]), np.concatenate([at[row], new + start])
-                order = np.argsort(-both, kind="stable")[:k]
-                best[row], at[row] = both[order], where[order]
+            merge_largest(np.ascontiguousarray(logs, np.float64), start, best, at)
         with np.errstate(invalid="ignore"):
             log_mass = np.where(sweep.empty[rows], 0.0, sweep.log_mass[rows])
             shares = np.exp(np.minimum(best - log_mass[:, None], 0))

@@ -3,7 +3,10 @@
 
 #define LANES ((ptrdiff_t)(sizeof(VEC) / sizeof(REAL)))
 
-/* out[b] = factor sum_j (row_b,j - q_j)^2 v_j */
+/* out[b] = factor sum_j (row_b,j - q_j)^2 v_j
+ *
+ * From memory this is as fast as a plain read of the rows. Sums of four rows at once through one tree of shuffles: a fifth
+ * faster from L2, nothing from memory. Prefetch instructions: 3 to 40 % slower at every distance from 1 to 16 KiB. */
 static void N(fastnw_row_squares)(const REAL *rows, ptrdiff_t stride, ptrdiff_t d, ptrdiff_t n, const REAL *q,
                                   const REAL *v, REAL factor, REAL *out)
 {

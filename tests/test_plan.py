@@ -82,3 +82,12 @@ def test_it_cannot_be_changed():
     assert isinstance(plan, fastnw.Plan)
     with pytest.raises(AttributeError):
         plan.method = "tree"
+
+
+@pytest.mark.parametrize("m", [1, 31, 32, 33, 255, 256, 4_096, 10_001, 1_000_000])
+def test_tiles_hold_each_query_once_and_shrink(m):
+    tiles = exact._tiles(m)
+    assert np.array_equal(np.concatenate([np.arange(t.start, t.stop) for t in tiles]), np.arange(m))
+    sizes = [t.stop - t.start for t in tiles]
+    assert max(sizes) <= exact.TILE
+    assert sizes == sorted(sizes, reverse=True)

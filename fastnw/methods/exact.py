@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from fastnw._pack import KeyBlock, coordinates, pack_inverse, pack_keys, pack_queries
 from fastnw._state import PoolState, Rows
-from fastnw._threads import Meter, run
+from fastnw._threads import Meter, check_stop, run
 from fastnw._validation import Problem, row_blocks
 from fastnw.methods import Cost, products, tails
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from fastnw._plan import Plan
 
 TILE = 256  # queries a tile at most: with 64, calls cost 5 (d = 3) to 15 % (d = 64)
-TASK_PAIRS = 1 << 24  # a query tile on a whole span: 10 ms compiled, 0.2 s in NumPy, after which Ctrl-C is heard
+# The last tiles are shorter, so that no thread is left alone with a long one: 4 % of 0.1 s on two threads.
+SHRINK, SHORTEST = 16, 32
 BLOCK_BYTES = 1 << 20  # a packed block: stays in L2 while a query tile passes over it
 SPAN_BYTES = 16 << 20  # blocks packed at a time
 PANEL_BYTES = 4 << 20  # coordinates and states of the queries worked on at a time
@@ -86,7 +87,7 @@ def layout(problem: Problem, m: int, dtype: np.dtype[Any]) -> Layout:
     per_key = dtype.itemsize * (problem.d + 1 + problem.c + (problem.key_scale is not None))
     per_query = 8 * (4 + problem.c)
     block = min(max(BLOCK_BYTES // per_key // 32 * 32, 32), 32768, problem.n)
-    span = max(min(SPAN_BYTES // (per_key * block), TASK_PAIRS // (TILE * block)), 1)
+    span = max(SPAN_BYTES // (per_key * block), 1)
     panel = max(PANEL_BYTES // (per_query + 24 * problem.d), 4)
     panel = panel // TILE * TILE or panel
     tiles = max(math.ceil(min(m, panel) / TILE), 1)
@@ -267,7 +268,7 @@ def _sweep(summary: Summary, positions: NDArray[np.intp], dtype: np.dtype[Any], 
     m, shape = len(positions), layout(problem, len(positions), dtype)
     queries, inverse = pack_queries(problem, positions, dtype), pack_inverse(problem, dtype)
     error = summary.score_error(queries, dtype)
-    tiles = [slice(i, min(i + TILE, m)) for i in range(0, m, TILE)]
+    tiles = _tiles(m) if shape.groups == 1 else _tiles(m, TILE)
     states = [PoolState.empty(m, problem.c) for _ in range(shape.groups)]
     if not problem.kernel.works_on_logs:
         for state in states:
@@ -280,10 +281,12 @@ def _sweep(summary: Summary, positions: NDArray[np.intp], dtype: np.dtype[Any], 
             rows, group = tiles[task // shape.groups], task % shape.groups
             mine = blocks[group * per_group : (group + 1) * per_group]
             for block in mine:
+                check_stop()
                 own = (positions[rows] - block.start).astype(np.int64) if problem.exclude_self else None
                 state = states[group].rows(rows)
                 plan.tiles.sum_tile(problem.kernel, queries[rows], block, inverse, own, state, error[rows])
-            return float(rows.stop - rows.start) * sum(block.size for block in mine)
+                meter.add(float(rows.stop - rows.start) * block.size)
+            return 0.0
 
         threads = plan.n_threads if m * problem.n > SERIAL_PAIRS else 1
         run(tile, len(tiles) * shape.groups, threads, meter)
@@ -292,6 +295,16 @@ def _sweep(summary: Summary, positions: NDArray[np.intp], dtype: np.dtype[Any], 
     if kernel.facts is not None and kernel.works_on_logs:
         error = _exponent_error(problem, error, merged.log_mass())
     return _certified(problem, merged, error, dtype)
+
+
+def _tiles(m: int, shortest: int = SHORTEST) -> list[slice]:
+    """The queries in tiles, each at most a SHRINKth of those left."""
+    tiles, start = [], 0
+    while start < m:
+        stop = min(start + max(min((m - start) // SHRINK // 8 * 8, TILE), shortest), m)
+        tiles.append(slice(start, stop))
+        start = stop
+    return tiles
 
 
 def _whitening_error(problem: Problem, dtype: np.dtype[Any]) -> float:

@@ -163,7 +163,8 @@ def _blocks(problem: Problem, plan: Plan, starts: range, block: int, dtype: np.d
         blocks[i] = pack_rows(problem, starts[i], min(starts[i] + block, problem.n), dtype)
         return 0.0
 
-    run(pack, len(starts), min(plan.n_threads, 4), Meter(False, 0, ""))
+    in_place = are_rows(problem.keys, dtype) and keeps_values(problem, dtype)  # then there is nothing to share out
+    run(pack, len(starts), 1 if in_place else min(plan.n_threads, 4), Meter(False, 0, ""))
     return blocks
 
 
