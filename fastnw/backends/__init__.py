@@ -12,17 +12,21 @@ Each module has ``NAME``, ``refusal(kernel)`` (why it cannot run a kernel, or No
     one pass over the distances where that saves anything; ``states`` has one a profile.
 ``score_tile(kernel, queries, keys, inverse)``
     (m, B) array of u²; for inner products, of the scaled product.
+
+A backend that keeps its queries elsewhere than in the host's memory has ``sweep``, which sums all keys for them at once,
+and ``by_products(problem, dtype)``, whether it takes u² from matrix products there.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
 
-from fastnw.backends import compiled, reference
+from fastnw.backends import compiled, cuda, reference
 from fastnw.kernels import Kernel
 
 NAMES = ("auto", "compiled", "numba", "cuda", "reference")
-_BUILT: dict[str, ModuleType] = {"compiled": compiled, "reference": reference}
+_BUILT: dict[str, ModuleType] = {"compiled": compiled, "cuda": cuda, "reference": reference}
+_FOR_HOST_ARRAYS = ("compiled", "reference")  # the fastest first
 
 
 def choose(name: str, kernel: Kernel) -> ModuleType:
@@ -36,7 +40,7 @@ def choose(name: str, kernel: Kernel) -> ModuleType:
     if not isinstance(name, str) or name not in NAMES:
         raise ValueError(f"Unknown backend {name!r}. Choose one of {', '.join(map(repr, NAMES))}.")
     if name == "auto":
-        return next(backend for backend in _BUILT.values() if backend.refusal(kernel) is None)
+        return next(_BUILT[each] for each in _FOR_HOST_ARRAYS if _BUILT[each].refusal(kernel) is None)
     if name not in _BUILT:
         raise ValueError(
             f"backend={name!r} is not part of this version of fastnw; it has {', '.join(map(repr, _BUILT))}."

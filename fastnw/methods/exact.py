@@ -69,6 +69,9 @@ NANOSECONDS: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
     ("plain", "float64"): (1.40, 3.80, 0.300, 0.400, 3.0),
     ("numpy", "float32"): (5.0, 5.0, 0.6, 0.15, 3.0),
     ("numpy", "float64"): (5.0, 5.0, 1.2, 0.20, 3.0),
+    # not measured yet: what the pipes of a large device allow
+    ("cuda", "float32"): (1.2e-4, 2e-4, 5e-5, 2e-5, 3.0),
+    ("cuda", "float64"): (4e-4, 9e-4, 1e-4, 4e-5, 3.0),
 }
 
 
@@ -100,9 +103,9 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     """Every pair; never refused."""
     pairs = float(problem.m) * problem.n
     tiles = max(math.ceil(problem.m / TILE) * math.ceil(problem.n / 32768), 1)
-    by_products = _by_products(problem, backend, dtype)
+    by_products = not _sweeps(backend) and _by_products(problem, backend, dtype)
     one = products.seconds(problem, dtype) if by_products else _seconds(problem, backend, dtype)
-    seconds = one / min(n_threads, tiles)
+    seconds = one if _sweeps(backend) else one / min(n_threads, tiles)
     shape = layout(problem, problem.m, dtype)
     packed = min(shape.span * shape.block, problem.n) * dtype.itemsize * (problem.d + 1 + problem.c)
     states = min(shape.panel, problem.m) * (shape.groups + 1) * 8 * (4 + problem.c)
@@ -118,7 +121,14 @@ def _seconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:
     return 1e-9 * problem.n * (problem.m * pair + per_element * (problem.d + problem.c))
 
 
+def _sweeps(tiles: Any) -> bool:
+    """Whether the backend goes over all keys by itself."""
+    return hasattr(tiles, "sweep")
+
+
 def _by_products(problem: Problem, tiles: Any, dtype: np.dtype[Any]) -> bool:
+    if _sweeps(tiles):
+        return bool(tiles.by_products(problem, dtype))
     return (
         products.can(problem, tiles)
         and products.seconds(problem, dtype) < _seconds(problem, tiles, dtype)
@@ -135,6 +145,7 @@ class Summary:
 
     def __post_init__(self) -> None:
         self._kept: dict[tuple[str, int], list[KeyBlock]] = {}
+        self.on_device: dict[Any, Any] = {}  # what a backend keeps there
 
     def span(self, shape: Layout, start: int, dtype: np.dtype[Any]) -> list[KeyBlock]:
         """The blocks from key `start` on, `shape.span` of them."""
@@ -247,8 +258,8 @@ def _accurate(problem: Problem, state: PoolState, limit: Any) -> NDArray[np.bool
 
 def _first_sweep(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
     """Sums over all keys in the plan's compute type and the form that takes less time."""
-    if not summary.by_products:
-        return _sweep(summary, positions, summary.plan.dtype, meter)
+    if not summary.by_products or _sweeps(summary.plan.tiles):
+        return _sweep(summary, positions, summary.plan.dtype, meter, summary.by_products)
     problem, dtype = summary.problem, summary.plan.dtype
     state, key_norm, query_norm = products.sweep(problem, summary.plan, positions, dtype, meter)
     few = key_norm == 0  # there differences were taken, and their error is relative
@@ -262,12 +273,17 @@ def _first_sweep(summary: Summary, positions: NDArray[np.intp], meter: Meter) ->
     return _certified(problem, state, exponent, dtype, products.values_spread(problem, dtype))
 
 
-def _sweep(summary: Summary, positions: NDArray[np.intp], dtype: np.dtype[Any], meter: Meter) -> PoolState:
+def _sweep(
+    summary: Summary, positions: NDArray[np.intp], dtype: np.dtype[Any], meter: Meter, by_products: bool = False
+) -> PoolState:
     """Sums over all keys in one compute type, with their bounds."""
     problem, plan = summary.problem, summary.plan
     m, shape = len(positions), layout(problem, len(positions), dtype)
     queries, inverse = pack_queries(problem, positions, dtype), pack_inverse(problem, dtype)
     error = summary.score_error(queries, dtype)
+    if _sweeps(plan.tiles):
+        state, exponent = plan.tiles.sweep(summary, positions, queries, inverse, error, meter, by_products)
+        return _certified(problem, state, _error_of_weights(problem, error, state) if exponent is None else exponent, dtype)
     tiles = _tiles(m) if shape.groups == 1 else _tiles(m, TILE)
     states = [PoolState.empty(m, problem.c) for _ in range(shape.groups)]
     if not problem.kernel.works_on_logs:
@@ -291,10 +307,14 @@ def _sweep(summary: Summary, positions: NDArray[np.intp], dtype: np.dtype[Any], 
         threads = plan.n_threads if m * problem.n > SERIAL_PAIRS else 1
         run(tile, len(tiles) * shape.groups, threads, meter)
     merged = PoolState.merged(states)
-    kernel = problem.kernel
-    if kernel.facts is not None and kernel.works_on_logs:
-        error = _exponent_error(problem, error, merged.log_mass())
-    return _certified(problem, merged, error, dtype)
+    return _certified(problem, merged, _error_of_weights(problem, error, merged), dtype)
+
+
+def _error_of_weights(problem: Problem, error: NDArray[np.float64], state: PoolState) -> NDArray[np.float64]:
+    """What `_certified` takes, from the relative error of u²."""
+    if problem.kernel.facts is None or not problem.kernel.works_on_logs:
+        return error
+    return _exponent_error(problem, error, state.log_mass())
 
 
 def _tiles(m: int, shortest: int = SHORTEST) -> list[slice]:

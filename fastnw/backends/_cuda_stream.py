@@ -1,0 +1,237 @@
+"""Sums on a device: keys stream through it block by block, copied while the block before is summed.
+
+Queries and their states stay on the device until all keys have passed. Keys that fit stay as well, for further panels of
+queries and for queries whose sums have to be taken again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numba import cuda
+from numpy.typing import NDArray
+
+from fastnw.backends._cuda_kernels import Shape, fill, made, merge
+from fastnw.backends._cuda_math import SIMULATED
+from fastnw.backends._cuda_source import TILE
+from fastnw._pack import KeyBlock
+from fastnw._state import PoolState
+from fastnw._threads import check_stop
+from fastnw.kernels import Kernel
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+NEAR = 2.0**-60  # a mass above this needs no shift: what underflows is far below its last digit
+KEPT_BYTES = 8 << 30  # of keys that stay on the device, if half of its free memory is as much
+IN_FLIGHT = 2  # blocks copied and not yet summed
+FILLERS = 256  # threads of a block of the kernels that fill and merge states
+
+
+@dataclass(frozen=True)
+class Block:
+    """Keys on the device: a table of `Shape.rows` rows, of which `count` columns are keys, the first being `first`."""
+
+    table: Any
+    count: int
+    first: int
+
+
+def table_of(shape: Shape, keys: KeyBlock, inverse: Array, out: Array) -> None:
+    """Write a block of keys as a kernel reads it."""
+    n, row = keys.size, shape.padded
+    out[:, n:] = 0
+    out[: shape.d, :n] = keys.coords
+    out[shape.d : row] = 0
+    if shape.form == "norms":
+        scaled = keys.coords.T.astype(np.float64) * inverse.astype(np.float64)
+        out[row, :n] = np.square(scaled).sum(axis=1)
+        row += 1
+    if shape.scaled:
+        out[row, :n] = keys.scale
+        row += 1
+    if shape.weighted:
+        out[row, :n] = keys.weights
+        row += 1
+    out[row : row + shape.c, :n] = keys.values
+    out[row + shape.c :] = 0
+
+
+def columns(keys: int) -> int:
+    """Columns of a table: whole tiles, so that loads of 16 bytes stay within it."""
+    return -(-keys // TILE) * TILE
+
+
+class Stream:
+    """Blocks of keys on their way to the device; iterated over as often as needed."""
+
+    def __init__(self, shape: Shape, inverse: Array, blocks: Callable[[], Iterator[KeyBlock]], largest: int, n: int):
+        self.shape, self.inverse, self.blocks, self.width = shape, inverse, blocks, columns(largest)
+        self.copying, self.summing = cuda.stream(), cuda.stream()
+        size = np.dtype(shape.dtype).itemsize * shape.rows * columns(n)
+        self.kept: list[Block] | None = None
+        self.keeps = size <= min(KEPT_BYTES, _free_bytes() // 2)
+
+    def __iter__(self) -> Iterator[Block]:
+        """Each block when work on `summing` may be queued for it."""
+        if self.kept is not None:
+            yield from self.kept
+            return
+        shape, kept = self.shape, []
+        hosts = [cuda.pinned_array((shape.rows, self.width), shape.dtype) for _ in range(IN_FLIGHT)]
+        tables = [None] * IN_FLIGHT if self.keeps else [self._device(self.width) for _ in range(IN_FLIGHT)]
+        summed = [cuda.event() for _ in range(IN_FLIGHT)]
+        copied = cuda.event()
+        for number, keys in enumerate(self.blocks()):
+            slot = number % IN_FLIGHT
+            summed[slot].synchronize()  # of the block that was in this slot before: its copies are free again
+            host = hosts[slot]
+            table_of(shape, keys, self.inverse, host)
+            table = self._device(self.width) if self.keeps else tables[slot]
+            table.copy_to_device(host, stream=self.copying)
+            copied.record(self.copying)
+            copied.wait(self.summing)
+            block = Block(table, keys.size, keys.start)
+            if self.keeps:
+                kept.append(block)
+            yield block
+            summed[slot].record(self.summing)
+        if self.keeps:
+            self.kept = kept
+
+    def _device(self, width: int) -> Any:
+        return cuda.device_array((self.shape.rows, width), self.shape.dtype)
+
+
+def _free_bytes() -> int:
+    if SIMULATED:
+        return KEPT_BYTES
+    return int(cuda.current_context().get_memory_info()[0])
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Queries and what each brings along, on the host. ``own``: its own key's position, or None."""
+
+    points: Array  # (m, d)
+    inverse: Array  # (d,)
+    error: Floats  # (m,) relative, of u²
+    own: NDArray[np.int64] | None
+
+    def rows(self, rows: NDArray[np.intp]) -> Queries:
+        own = None if self.own is None else self.own[rows]
+        return Queries(self.points[rows], self.inverse, self.error[rows], own)
+
+    def norm(self) -> Floats:
+        """(m,) |q/h|²."""
+        return np.square(self.points * self.inverse.astype(np.float64)).sum(axis=1)
+
+
+def sums(kernel: Kernel, shape: Shape, queries: Queries, stream: Stream, done: Callable[[float], None]) -> PoolState:
+    """The state of all keys, but for the rounding of sums. `done` is told pairs."""
+    m = len(queries.points)
+    if m == 0:
+        return PoolState.empty(0, shape.c)
+    with np.errstate(all="ignore"):
+        if kernel.works_on_logs and (kernel.inner_product or kernel.facts is None):
+            return _shifted(kernel, shape, queries, stream, done)  # κ may be any number
+        state = _pass(kernel, shape, queries, stream, done, "sum", np.zeros(m))
+        if kernel.works_on_logs:
+            lost = np.flatnonzero(~(state.mass >= NEAR))
+            if len(lost):
+                state.put(lost, _shifted(kernel, shape, queries.rows(lost), stream, done))
+    return state
+
+
+def _shifted(
+    kernel: Kernel, shape: Shape, queries: Queries, stream: Stream, done: Callable[[float], None]
+) -> PoolState:
+    bare = replace(shape, c=0)
+    largest = _launched(kernel, bare, queries, stream, done, "max", np.zeros(len(queries.points)))[:, 0]
+    known = np.isfinite(largest)
+    state = _pass(kernel, shape, queries, stream, done, "shifted", np.where(known, largest, 0.0))
+    state.put(~known, PoolState.empty(int((~known).sum()), shape.c))
+    return state
+
+
+def _pass(
+    kernel: Kernel,
+    shape: Shape,
+    queries: Queries,
+    stream: Stream,
+    done: Callable[[float], None],
+    task: str,
+    shift: Floats,
+) -> PoolState:
+    found = _launched(kernel, shape, queries, stream, done, task, shift)
+    error = np.zeros(len(found))
+    bounded = kernel.facts is None or kernel.window_sensitivity > 0
+    if bounded:
+        error = found[:, 1] * (queries.error * kernel.window_sensitivity if kernel.facts is not None else 1.0)
+    total = np.ascontiguousarray(found[:, 1 + bounded : 1 + bounded + shape.c])
+    real = np.dtype(shape.dtype).type
+    return PoolState(shift.astype(real).astype(np.float64), found[:, 0].copy(), total, error, np.zeros(len(found)))
+
+
+def _launched(
+    kernel: Kernel,
+    shape: Shape,
+    queries: Queries,
+    stream: Stream,
+    done: Callable[[float], None],
+    task: str,
+    shift: Floats,
+) -> Floats:
+    """(m, columns) sums, or largest logarithms, of all keys: one pass over them."""
+    m, real, on = len(queries.points), np.dtype(shape.dtype).type, stream.summing
+    function, leading, spec = made(kernel, shape, m, task)
+    largest = task == "max"
+    grid, threads, _ = shape.grid(m, stream.width)
+    states = shape.states(grid[1])
+    width = 1 if largest else 1 + bool(spec.errors) + shape.values * shape.chunks
+    out = cuda.device_array((states, m, width), np.float64)
+    _over(out.size, on, fill)(out, -np.inf if largest else 0.0)
+    factor = leading * (float(queries.inverse[0]) ** 2 if shape.form == "one" else 1.0)
+    points, inverse = _points(shape, queries)
+    own = np.zeros(1, np.int64) if queries.own is None else queries.own
+    edge = 1 + 2 * queries.error
+    arrays = [_on_device(a, on) for a in (points, inverse, *(a.astype(real) for a in (shift, edge, queries.error)), own)]
+    points, inverse, shift_, edge_, error_, own_ = arrays
+    for block in stream:
+        check_stop()
+        grid, threads, per_split = shape.grid(m, block.count)
+        arguments = (points, block.table, block.count, block.first, inverse, real(factor), shift_, edge_, error_, own_)
+        function[grid, threads, on](*arguments, per_split, out)
+        done(float(m) * block.count)
+    _over(m * width, on, merge)(out, largest)
+    found = out[0].copy_to_host(stream=on)
+    on.synchronize()
+    return np.asarray(found)
+
+
+def _over(size: int, stream: Any, kernel: Any) -> Any:
+    threads = 4 if SIMULATED else FILLERS
+    return kernel[-(-size // threads), threads, stream]
+
+
+def _on_device(array: Array, stream: Any) -> Any:
+    return cuda.to_device(np.ascontiguousarray(array), stream=stream)
+
+
+def _points(shape: Shape, queries: Queries) -> tuple[Array, Array]:
+    """Queries and reciprocal bandwidths as the kernel reads them: as they are, or in columns filled up to whole tiles."""
+    points, inverse = queries.points, queries.inverse
+    if not shape.is_wide:
+        return points, inverse
+    exact, m, d = inverse.astype(np.float64), *points.shape
+    norms = shape.form == "norms"
+    wide = np.zeros((shape.padded + norms, -(-m // shape.tile.block_queries) * shape.tile.block_queries), points.dtype)
+    if norms:
+        wide[:d, :m] = (points * np.square(exact)).T
+        wide[shape.padded, :m] = queries.norm()
+    else:
+        wide[:d, :m] = (points * inverse if shape.form == "dot" else points).T
+    return wide, np.pad(inverse, (0, shape.padded - d))
