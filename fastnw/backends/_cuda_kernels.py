@@ -10,7 +10,7 @@ import numpy as np
 from numba import cuda, types
 
 from fastnw.backends._cuda_math import LOG2E, SIMULATED, formula, functions
-from fastnw.backends._cuda_source import PART, TILE, Spec, near
+from fastnw.backends._cuda_source import LANES, PART, TILE, Spec, near
 from fastnw.backends._cuda_wide import Tile, wide
 from fastnw.kernels import Kernel
 
@@ -127,6 +127,7 @@ def text_of(kernel: Kernel, shape: Shape, spec: Spec) -> tuple[str, dict[str, An
     scope = written.scope(spec.dtype, kernel.facts is not None) | functions(spec.dtype, kernel.facts is not None)
     scope |= {"cuda": cuda, "dtype": getattr(types, spec.dtype), "ZERO": real(0), "ONE": real(1), "TWO": real(2)}
     scope |= {"HUGE": real(HUGE[spec.dtype]), "LOG2E": real(LOG2E), "LOWEST": real(-np.inf)}
+    scope |= {f"I{i}": np.int32(i) for i in range(2 * LANES)}  # places within an iteration: comparisons in 32 bits
     scope["SUPPORT"] = real(np.inf if spec.support is None else spec.support)
     text = wide(spec, shape.tile, written) if shape.is_wide else near(spec, written)
     return text, scope, written.leading

@@ -42,7 +42,7 @@ def functions(dtype: str, built_in: bool) -> dict[str, Any]:
     real = getattr(np, dtype)
     if SIMULATED:
         names = {name: getattr(np, name) for name in LIBDEVICE}
-        return names | {"divide": np.divide, "real": real, "double": np.float64}
+        return names | {"divide": np.divide, "real": real, "double": np.float64, "short": np.int32}
     from numba.cuda import libdevice
 
     suffix = "f" if dtype == "float32" else ""
@@ -52,7 +52,7 @@ def functions(dtype: str, built_in: bool) -> dict[str, Any]:
         found |= {name: _device_intrinsic(*facts) for name, facts in APPROXIMATE.items()}
     if built_in:
         found["sin"] = _sine(SINE_TERMS[dtype])
-    return found | {"real": real, "double": np.float64}
+    return found | {"real": real, "double": np.float64, "short": np.int32}
 
 
 def _device_intrinsic(target: str, operands: int) -> Any:

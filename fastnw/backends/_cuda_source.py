@@ -119,13 +119,14 @@ def _near(spec: Spec, formula: Formula) -> Iterator[str]:
     yield ">>cuda.syncthreads()"
     for a in range(spec.queries):
         yield from (">>" + line for line in fresh_sums(spec, str(a)))
-        if spec.own:
-            yield f">>own{a} = self{a} - start"
-    yield ">>groups = size >> 2"
-    yield ">>for g in range(groups):"
-    yield from (">>>" + line for line in _pairs(spec, formula, LANES, "g"))
-    yield ">>for k in range(size & 3):"
-    yield from (">>>" + line for line in _pairs(spec, formula, 1, "groups"))
+    width = _width(spec)
+    yield ">>k = 0"
+    yield f">>while k <= size - {width}:"  # numba's range costs a pair more instructions
+    yield from (">>>" + line for line in _pairs(spec, formula, width))
+    yield f">>>k += {width}"
+    yield ">>while k < size:"
+    yield from (">>>" + line for line in _pairs(spec, formula, 1))
+    yield ">>>k += 1"
     yield from (">>" + line for a in range(spec.queries) for line in folded(spec, str(a)))
     for a in range(spec.queries):
         yield f">if base + {a * spec.threads} < m:"
@@ -184,12 +185,20 @@ def written(spec: Spec, a: str, row: str, split: str, chunk: str) -> Iterator[st
         yield f"{place}{len(columns) + v} + {chunk} * {spec.values}] += total{a}_{v}"
 
 
-def _pairs(spec: Spec, formula: Formula, width: int, group: str) -> Iterator[str]:
-    """`width` keys against the thread's queries."""
+def _width(spec: Spec) -> int:
+    """Keys an iteration: the loop's own instructions count where a pair takes few."""
+    return 2 * LANES if spec.d <= 4 and spec.values <= 1 and spec.errors != "nudged" else LANES
+
+
+def _pairs(spec: Spec, formula: Formula, width: int) -> Iterator[str]:
+    """The `width` keys from `k` on against the thread's queries."""
+    if width > 1:
+        yield "g = k >> 2"
 
     def load(row: int, name: str) -> Iterator[str]:
         for i in range(width):
-            yield f"{name}_{i} = tile[{row}, {group}, {i if width > 1 else 'k'}]"
+            place = f"g + {i // LANES}, {i % LANES}" if width > 1 else "k >> 2, k & 3"
+            yield f"{name}_{i} = tile[{row}, {place}]"
 
     lanes = [(a, i) for a in range(spec.queries) for i in range(width)]
     for j in range(spec.d):
@@ -202,9 +211,10 @@ def _pairs(spec: Spec, formula: Formula, width: int, group: str) -> Iterator[str
         yield from load(spec.d + spec.scaled, "w")
     for v in range(spec.values):
         yield from load(spec.fixed + v, f"t{v}v")
+    if spec.own:
+        yield from (f"own{a} = short(self{a} - (start + k))" for a in range(spec.queries))
     for a, i in lanes:
-        at = f"{group} * 4 + {i if width > 1 else 'k'}"
-        yield from pair(spec, formula, str(a), str(i), at)
+        yield from pair(spec, formula, str(a), str(i), f"I{i}")
 
 
 def coordinate(spec: Spec, tag: str, q: str, k: str, v: str, j: int, d: int) -> Iterator[str]:
