@@ -101,6 +101,7 @@ def pool(
     array([1.5])
     """
     restore = _arrays.restorer(queries, keys, values)
+    backend = _arrays.backend_for(backend, queries, keys, values)
     queries, keys, values = map(_arrays.to_numpy, (queries, keys, values))
     empty = check_empty(empty)
     problem = build(
@@ -203,6 +204,7 @@ def density(
     array([0.25])
     """
     restore = _arrays.restorer(queries, keys)
+    backend = _arrays.backend_for(backend, queries, keys)
     queries, keys, sample_weight, key_scale = map(_arrays.to_numpy, (queries, keys, sample_weight, key_scale))
     problem = build(
         queries,
@@ -277,6 +279,7 @@ def plan(
     >>> fastnw.plan([[0.0]], [[0.0], [1.0]], [1.0, 2.0]).pairs
     2.0
     """
+    backend = _arrays.backend_for(backend, queries, keys, values)
     arrays = map(_arrays.to_numpy, (queries, keys, values))
     problem = build(
         *arrays,

@@ -79,6 +79,7 @@ def attention_weights(
     array([[0.67, 0.33, 0.  ]])
     """
     restore = _arrays.restorer(queries, keys)
+    backend = _arrays.backend_for(backend, queries, keys)
     queries, keys, sample_weight, key_scale = map(_arrays.to_numpy, (queries, keys, sample_weight, key_scale))
     empty = check_empty(empty)
     problem = build(

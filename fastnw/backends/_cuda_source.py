@@ -269,8 +269,9 @@ def pair(spec: Spec, formula: Formula, a: str, i: str, at: str) -> Iterator[str]
 
 def _profile(spec: Spec, formula: Formula, argument: str, result: str, tag: str) -> Iterator[str]:
     """κ, or its logarithm, of an argument within the support: a user's function is not asked beyond."""
-    if formula.traced is None and spec.support is not None:
-        argument = f"({argument} if {argument} <= SUPPORT else ZERO)"
+    if spec.errors == "nudged" and spec.support is not None:
+        yield f"within{tag} = {argument} if {argument} <= SUPPORT else ZERO"
+        argument = f"within{tag}"
     yield from formula.lines(argument, result, tag)
 
 

@@ -1,0 +1,186 @@
+"""What the compilers make of the CUDA kernels, without a GPU: no spills, few registers, the instructions meant.
+
+NVVM writes PTX for compute capabilities 8.0 and 9.0 and ptxas assembles it; both come from PyPI.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from cases import KERNELS, LOG_KERNELS
+
+import fastnw
+from fastnw import kernels
+
+MANY = 1_000_000  # queries: as many a thread as there may be
+CAPABILITIES = [(8, 0), (9, 0)]
+
+
+def ptxas():
+    """The assembler that belongs to NVVM, from its package; otherwise the one on the path."""
+    spec = importlib.util.find_spec("nvidia")
+    for folder in spec.submodule_search_locations if spec else []:
+        for found in sorted(Path(folder).glob("*/bin/ptxas")):
+            return str(found)
+    return shutil.which("ptxas")
+
+
+def why_not():
+    if importlib.util.find_spec("numba_cuda") is None:
+        return "numba-cuda is not installed"
+    if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+        return "the CUDA simulator compiles nothing"
+    try:
+        from numba.cuda.cudadrv.nvvm import NVVM
+
+        NVVM()
+    except Exception:
+        return "NVVM is not installed: nvidia-nvvm"
+    return None if ptxas() else "ptxas is not installed: nvidia-cuda-nvcc"
+
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+
+@pytest.fixture(params=CAPABILITIES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
+def capability(request):
+    return request.param
+
+
+def shape(dtype, d=3, c=1, form="one", scaled=False, weighted=False, own=False):
+    from fastnw.backends._cuda_kernels import Shape
+
+    return Shape(dtype, d, c, form, scaled, weighted, own)
+
+
+def ptx_of(kernel, of, task, capability):
+    from numba import cuda
+
+    from fastnw.backends import _cuda_kernels as made
+
+    function, _, _ = made.made(kernel, of, MANY, task)
+    text, _ = cuda.compile(
+        made.plain_function(function), made.signature(of.dtype), cc=capability, device=False, abi="numba"
+    )
+    return text
+
+
+def assembled(text, capability, folder):
+    """Registers a thread, bytes of shared memory; fails if any register is spilled."""
+    source = folder / "kernel.ptx"
+    source.write_text(text)
+    command = [ptxas(), f"-arch=sm_{capability[0]}{capability[1]}", "-v", "-o", str(folder / "kernel.cubin"), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "0 bytes spill stores, 0 bytes spill loads" in done.stderr
+    shared = re.search(r"(\d+) bytes smem", done.stderr)
+    return int(re.search(r"Used (\d+) registers", done.stderr).group(1)), int(shared.group(1)) if shared else 0
+
+
+def inner_loops(text):
+    """The blocks of instructions that read keys from shared memory."""
+    return [block for block in re.split(r"\n(?=\$L__BB)", text) if "ld.shared" in block]
+
+
+def instructions(block):
+    lines = (line.strip() for line in block.splitlines())
+    return Counter("bra" if line.startswith("@") else line.split()[0] for line in lines if line.endswith(";"))
+
+
+def check(kernel, of, task, capability, folder):
+    text = ptx_of(kernel, of, task, capability)
+    registers, shared = assembled(text, capability, folder)
+    threads = of.tile.threads if of.is_wide else 128
+    assert registers * threads <= 65536
+    assert shared <= 48 << 10
+    assert inner_loops(text)
+    if of.dtype == "float32":
+        for block in inner_loops(text):
+            assert ".f64" not in block
+    return text, registers
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_kernel(kernel, dtype, capability, tmp_path):
+    kernel = kernels.get(kernel)
+    form = "dot" if kernel.inner_product else "one"
+    text, _ = check(kernel, shape(dtype, form=form), "sum", capability, tmp_path)
+    exponential = kernel.works_on_logs
+    if dtype == "float32":
+        assert ("ex2.approx.ftz.f32" in text) == exponential
+        assert not re.search(r"\bcall\b|div\.rn|sqrt\.rn|\.local", text)
+
+
+@pytest.mark.parametrize("kernel", LOG_KERNELS)
+@pytest.mark.parametrize("task", ["max", "shifted"])
+def test_every_kernel_far_away(kernel, task, dtype, tmp_path):
+    kernel = kernels.get(kernel)
+    form = "dot" if kernel.inner_product else "one"
+    of = shape(dtype, form=form, c=0 if task == "max" else 1, weighted=True)
+    text, _ = check(kernel, of, task, (9, 0), tmp_path)
+    if dtype == "float32" and task == "shifted":
+        assert "ex2.approx.ftz.f32" in text
+
+
+OPTIONS = [
+    *({"d": d} for d in (1, 2, 4, 5, 8, 9, 16, 32)),
+    *({"d": d, "form": "each"} for d in (3, 8, 32)),
+    *({"d": d, "form": "each", "scaled": True, "weighted": True, "own": True} for d in (1, 3, 8, 32)),
+    *({"c": c} for c in (0, 3, 8)),
+    {"c": 64, "weighted": True},
+    {"d": 8, "c": 8, "weighted": True},
+    {"d": 32, "c": 8, "scaled": True},
+    *({"d": 64, "form": form} for form in ("norms", "one", "each")),
+    {"d": 64, "c": 0, "form": "norms", "weighted": True, "own": True},
+    {"d": 64, "c": 64, "form": "norms"},
+    {"d": 64, "c": 64, "form": "each", "scaled": True, "weighted": True, "own": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: " ".join(f"{k}={v}" for k, v in options.items()))
+def test_every_shape(options, dtype, tmp_path):
+    text, _ = check(kernels.get("gaussian"), shape(dtype, **options), "sum", (9, 0), tmp_path)
+    if dtype == "float32":
+        assert "ex2.approx.ftz.f32" in text
+        assert "ld.shared.v4.f32" in text
+
+
+@pytest.mark.parametrize("name", ["tricube", "matern52"])
+def test_windows_and_polynomials_in_many_coordinates(name, dtype, tmp_path):
+    of = shape(dtype, d=64, form="each", scaled=True, weighted=True, own=True)
+    check(kernels.get(name), of, "sum", (8, 0), tmp_path)
+
+
+def test_a_users_kernel(dtype, capability, tmp_path):
+    student = fastnw.Kernel("student", lambda u2: 1 / (1 + u2) ** 2, support=3.0)
+    text, _ = check(student, shape(dtype, weighted=True), "sum", capability, tmp_path)
+    assert "call" not in text
+
+
+def test_the_inner_loop_of_the_gaussian_has_no_more_than_its_arithmetic(capability, tmp_path):
+    """d = 3, float32: three differences, three products and sums, one for the exponent, ex2, two sums: 10 a pair."""
+    text, registers = check(kernels.get("gaussian"), shape("float32"), "sum", capability, tmp_path)
+    counts = instructions(max(inner_loops(text), key=lambda block: block.count("ex2.approx")))
+    pairs = counts["ex2.approx.ftz.f32"]
+    assert pairs == 32  # four queries a thread, eight keys an iteration
+    arithmetic = counts["sub.f32"] + counts["mul.f32"] + counts["fma.rn.f32"] + counts["add.f32"]
+    assert arithmetic == 9 * pairs
+    assert counts["ld.shared.v4.f32"] == pairs / 4
+    assert sum(counts.values()) <= 10.6 * pairs
+    assert registers <= 80  # six blocks of 128 threads a multiprocessor
+
+
+def test_the_inner_loop_of_products_is_products(capability, tmp_path):
+    """d > 32: a product a coordinate and pair, and a load of four for 16 of them."""
+    text, registers = check(kernels.get("gaussian"), shape("float32", d=64, form="norms"), "sum", capability, tmp_path)
+    counts = instructions(max(inner_loops(text), key=lambda block: block.count("fma.rn.f32")))
+    assert counts["fma.rn.f32"] == 16 * counts["ld.shared.v4.f32"] == 8 * 8 * 8
+    assert sum(counts.values()) <= 1.1 * counts["fma.rn.f32"]
+    assert registers <= 255
