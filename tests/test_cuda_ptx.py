@@ -76,7 +76,14 @@ def assembled(text, capability, folder):
     """Registers a thread, bytes of shared memory; fails if any register is spilled."""
     source = folder / "kernel.ptx"
     source.write_text(text)
-    command = [ptxas(), f"-arch=sm_{capability[0]}{capability[1]}", "-v", "-o", str(folder / "kernel.cubin"), str(source)]
+    command = [
+        ptxas(),
+        f"-arch=sm_{capability[0]}{capability[1]}",
+        "-v",
+        "-o",
+        str(folder / "kernel.cubin"),
+        str(source),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "0 bytes spill stores, 0 bytes spill loads" in done.stderr
@@ -85,8 +92,14 @@ def assembled(text, capability, folder):
 
 
 def inner_loops(text):
-    """The blocks of instructions that read keys from shared memory."""
-    return [block for block in re.split(r"\n(?=\$L__BB)", text) if "ld.shared" in block]
+    """What lies between a label and the branch back to it, where it reads keys from shared memory and holds no other
+    loop that does."""
+    loops = []
+    for label in re.finditer(r"^(\$L__BB\w+):", text, re.MULTILINE):
+        back = re.compile(rf"bra(?:\.uni)? \t{re.escape(label.group(1))};").search(text, label.end())
+        if back and "ld.shared" in text[label.end() : back.end()]:
+            loops.append((label.end(), back.end()))
+    return [text[a:b] for a, b in loops if not any(a < c and d < b for c, d in loops)]
 
 
 def instructions(block):
@@ -100,10 +113,10 @@ def check(kernel, of, task, capability, folder):
     threads = of.tile.threads if of.is_wide else 128
     assert registers * threads <= 65536
     assert shared <= 48 << 10
-    assert inner_loops(text)
     if of.dtype == "float32":
-        for block in inner_loops(text):
-            assert ".f64" not in block
+        loops = inner_loops(text)
+        assert loops
+        assert not any(".f64" in loop for loop in loops)
     return text, registers
 
 
@@ -174,13 +187,13 @@ def test_the_inner_loop_of_the_gaussian_has_no_more_than_its_arithmetic(capabili
     assert arithmetic == 9 * pairs
     assert counts["ld.shared.v4.f32"] == pairs / 4
     assert sum(counts.values()) <= 10.6 * pairs
-    assert registers <= 80  # six blocks of 128 threads a multiprocessor
+    assert registers <= 96  # five blocks of 128 threads a multiprocessor
 
 
 def test_the_inner_loop_of_products_is_products(capability, tmp_path):
     """d > 32: a product a coordinate and pair, and a load of four for 16 of them."""
     text, registers = check(kernels.get("gaussian"), shape("float32", d=64, form="norms"), "sum", capability, tmp_path)
     counts = instructions(max(inner_loops(text), key=lambda block: block.count("fma.rn.f32")))
-    assert counts["fma.rn.f32"] == 16 * counts["ld.shared.v4.f32"] == 8 * 8 * 8
-    assert sum(counts.values()) <= 1.1 * counts["fma.rn.f32"]
+    assert counts["fma.rn.f32"] == 16 * counts["ld.shared.v4.f32"] == 8 * 8 * 4
+    assert sum(counts.values()) <= 1.15 * counts["fma.rn.f32"]
     assert registers <= 255

@@ -13,8 +13,8 @@ Each module has ``NAME``, ``refusal(kernel)`` (why it cannot run a kernel, or No
 ``score_tile(kernel, queries, keys, inverse)``
     (m, B) array of u²; for inner products, of the scaled product.
 
-A backend that keeps its queries elsewhere than in the host's memory has ``sweep``, which sums all keys for them at once,
-and ``by_products(problem, dtype)``, whether it takes u² from matrix products there.
+A backend that keeps its queries elsewhere than in the host's memory has ``sweep``, which sums all keys for them at
+once, and ``by_products(problem, dtype)``, whether it takes u² from matrix products there.
 """
 
 from __future__ import annotations

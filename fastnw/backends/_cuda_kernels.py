@@ -61,7 +61,8 @@ class Shape:
         """Values summed at a time."""
         if self.is_wide and self.c > 1:
             return self.tile.values
-        return self.c if self.c < 2 else (4 if self.c <= 4 else 8)
+        most = 8 if self.d <= 16 else 4  # what registers are left beside the queries
+        return self.c if self.c < 2 else (4 if self.c <= 4 else most)
 
     @property
     def chunks(self) -> int:
@@ -72,20 +73,21 @@ class Shape:
         """Of the table: coordinates, norm, scale, weight, values."""
         return self.padded + (self.form == "norms") + self.scaled + self.weighted + self.values * self.chunks
 
-    def queries(self, m: int) -> int:
-        """Queries a thread: the more, the fewer reads of keys, as far as registers and the number of queries go."""
+    def queries(self, m: int, nudged: bool) -> int:
+        """Queries a thread: the more, the fewer reads of keys, as far as registers and the number of queries go. A
+        user's κ is computed three times a pair (`nudged`)."""
         if self.is_wide:
             return self.tile.queries
         room = 4 if self.d <= 4 and self.c <= 1 else (2 if self.d <= 8 and self.c <= 4 else 1)
-        if self.dtype == "float64":
+        if self.dtype == "float64" or nudged:
             room = min(room, 2)
         while room > 1 and m <= THREADS * room // 2:
             room //= 2
         return room
 
-    def grid(self, m: int, n: int) -> tuple[tuple[int, int, int], int, int]:
-        """Blocks to launch, threads of each, and keys a split."""
-        a_block = self.tile.block_queries if self.is_wide else THREADS * self.queries(m)
+    def grid(self, m: int, n: int, queries: int) -> tuple[tuple[int, int, int], int, int]:
+        """Blocks to launch, threads of each, and keys a split; with so many queries a thread."""
+        a_block = self.tile.block_queries if self.is_wide else THREADS * queries
         across, tiles = -(-m // a_block), max(-(-n // TILE), 1)
         splits = min(max(BLOCKS // (across * self.chunks), 1), tiles)
         per_split = -(-tiles // splits) * TILE
@@ -106,7 +108,7 @@ def spec_of(kernel: Kernel, shape: Shape, m: int, task: str) -> Spec:
         dtype=shape.dtype,
         d=0 if shape.is_wide else shape.d,
         values=0 if task == "max" else shape.values,
-        queries=shape.queries(m),
+        queries=shape.queries(m, not built_in),
         form=shape.form,
         scaled=shape.scaled,
         weighted=shape.weighted,

@@ -1,7 +1,7 @@
 """What formulas call on the device, in float32 and float64, and a kernel's formula as lines of a kernel's text.
 
-No fast-math: each approximation is named here. ``ex2.approx``, ``sqrt.approx`` and ``div.approx`` err by two units in the
-last place at most. They flush what is below 1e-38 to 0, which the methods' bounds allow for.
+No fast-math: each approximation is named here. ``ex2.approx``, ``sqrt.approx`` and ``div.approx`` err by two units in
+the last place at most. They flush what is below 1e-38 to 0, which the methods' bounds allow for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastnw._formula import ONE, Traced, Untraceable, trace
 from fastnw.kernels import Kernel
 
 LOG2E = 1.4426950408889634
-SIMULATED = bool(config.ENABLE_CUDASIM)
+SIMULATED = bool(getattr(config, "ENABLE_CUDASIM", False))
 
 # Terms of the sine's series: built-in kernels ask for it up to π/2, where libdevice's reduction would be a waste.
 SINE_TERMS = {"float32": 6, "float64": 12}
@@ -42,12 +42,13 @@ def functions(dtype: str, built_in: bool) -> dict[str, Any]:
     real = getattr(np, dtype)
     if SIMULATED:
         names = {name: getattr(np, name) for name in LIBDEVICE}
-        return names | {"divide": np.divide, "real": real, "double": np.float64, "short": np.int32}
+        names |= {"divide": np.divide, "select": lambda condition, yes, no: yes if condition else no}
+        return names | {"real": real, "double": np.float64, "short": np.int32}
     from numba.cuda import libdevice
 
     suffix = "f" if dtype == "float32" else ""
     found = {name: getattr(libdevice, target + suffix) for name, target in LIBDEVICE.items()}
-    found["divide"] = _operation("fdiv")
+    found |= {"divide": _operation("fdiv"), "select": _select()}
     if dtype == "float32":
         found |= {name: _device_intrinsic(*facts) for name, facts in APPROXIMATE.items()}
     if built_in:
@@ -85,6 +86,19 @@ def _operation(name: str) -> Any:
         return x(x, x), codegen
 
     return intrinsic(binary)
+
+
+def _select() -> Any:
+    """`yes` if `condition` else `no`, both known: a branch of Python's takes numba much longer to compile."""
+    from numba.cuda.extending import intrinsic
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(*args)
+
+    def select(typingctx, condition, yes, no):  # type: ignore[no-untyped-def]
+        return yes(types.boolean, yes, yes), codegen
+
+    return intrinsic(select)
 
 
 def _sine(terms: int) -> Any:
@@ -130,7 +144,7 @@ class Formula:
         def renamed(line: str) -> str:
             return re.sub(r"\b[a-z]\w*\b", lambda word: names.get(word.group(), word.group()), line)
 
-        lines = [_division(renamed(line)) for line in self.traced.lines]
+        lines = [_by_name(renamed(line)) for line in self.traced.lines]
         if self.traced.result not in names or self.traced.result == "u2":
             lines.append(f"{result} = {renamed(self.traced.result)}")
         return lines
@@ -146,9 +160,10 @@ class Formula:
         return scope
 
 
-def _division(line: str) -> str:
-    """Division by name, so that its precision is."""
-    return re.sub(r"^(\w+) = (\w+) / (\w+)$", r"\1 = divide(\2, \3)", line)
+def _by_name(line: str) -> str:
+    """Division and choice as functions, so that their precision and their form are known."""
+    line = re.sub(r"^(\w+) = (\w+) / (\w+)$", r"\1 = divide(\2, \3)", line)
+    return re.sub(r"^(\w+) = (\w+) if (\w+) else (\w+)$", r"\1 = select(\3, \2, \4)", line)
 
 
 def formula(kernel: Kernel, log: bool, take_factor: bool) -> Formula:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fastnw.backends._cuda_math import SIMULATED, Formula
 
 TILE = 256  # keys summed before they are added to float64; `exact.SEQUENTIAL` is what its bounds allow
+SHARED_BYTES = 36 << 10  # of a tile: six blocks a multiprocessor, four on older devices
 PART = 8  # squares of coordinates added up by themselves: their rounding is part of what `score_error` bounds
 LANES = 4  # keys a load
 
@@ -34,7 +35,8 @@ class Spec:
     queries : int
         Queries a thread.
     form : str
-        Scores from differences with "one" bandwidth or "each" coordinate's; "dot" products; "norms": |q|² + |k|² − 2 q·k.
+        Scores from differences with "one" bandwidth or "each" coordinate's; "dot" products; "norms": |q|² + |k|² −
+        2 q·k.
     scaled, weighted, own : bool
         Whether keys have a scale and a weight, and whether each query leaves out a key.
     task : str
@@ -68,9 +70,10 @@ class Spec:
         return self.d + self.scaled + self.weighted
 
     @property
-    def sums(self) -> int:
-        """Columns of a state: mass, what bounds its error, values."""
-        return 1 + bool(self.errors) + self.values
+    def tile(self) -> int:
+        """Keys in shared memory at a time."""
+        bytes_a_key = (self.fixed + self.values) * (4 if self.dtype == "float32" else 8)
+        return max(size for size in (TILE, TILE // 2, TILE // 4) if size * bytes_a_key <= SHARED_BYTES)
 
 
 def near(spec: Spec, formula: Formula) -> str:
@@ -93,7 +96,7 @@ def shared(name: str, rows: int, width: int) -> str:
 
 def _near(spec: Spec, formula: Formula) -> Iterator[str]:
     yield f"def kernel({ARGUMENTS}):"
-    yield ">" + shared("tile", spec.fixed + spec.values, TILE)
+    yield ">" + shared("tile", spec.fixed + spec.values, spec.tile)
     yield ">thread = cuda.threadIdx.x"
     yield ">chunk = cuda.blockIdx.z"
     yield ">m = out.shape[1]"
@@ -108,8 +111,8 @@ def _near(spec: Spec, formula: Formula) -> Iterator[str]:
         yield from (f">v{j} = inverse[{j}]" for j in range(spec.d))
     yield ">begin = cuda.blockIdx.y * per_split"
     yield ">end = min(count, begin + per_split)"
-    yield f">for start in range(begin, end, {TILE}):"
-    yield f">>size = min({TILE}, end - start)"
+    yield f">for start in range(begin, end, {spec.tile}):"
+    yield f">>size = min({spec.tile}, end - start)"
     yield ">>cuda.syncthreads()"
     yield f">>for i in range(thread, size, {spec.threads}):"
     for r in range(spec.fixed):
@@ -187,7 +190,7 @@ def written(spec: Spec, a: str, row: str, split: str, chunk: str) -> Iterator[st
 
 def _width(spec: Spec) -> int:
     """Keys an iteration: the loop's own instructions count where a pair takes few."""
-    return 2 * LANES if spec.d <= 4 and spec.values <= 1 and spec.errors != "nudged" else LANES
+    return 2 * LANES if spec.d <= 4 and spec.values <= 1 and not spec.errors else LANES
 
 
 def _pairs(spec: Spec, formula: Formula, width: int) -> Iterator[str]:
@@ -196,11 +199,14 @@ def _pairs(spec: Spec, formula: Formula, width: int) -> Iterator[str]:
         yield "g = k >> 2"
 
     def load(row: int, name: str) -> Iterator[str]:
+        if width == 1:
+            yield f"{name}_r = tile[{row}, k >> 2, k & 3]"
+            return
         for i in range(width):
-            place = f"g + {i // LANES}, {i % LANES}" if width > 1 else "k >> 2, k & 3"
-            yield f"{name}_{i} = tile[{row}, {place}]"
+            yield f"{name}_{i} = tile[{row}, g + {i // LANES}, {i % LANES}]"
 
-    lanes = [(a, i) for a in range(spec.queries) for i in range(width)]
+    # names differ between the two loops: numba's time grows with the square of names that are assigned twice
+    lanes = [(a, i if width > 1 else "r") for a in range(spec.queries) for i in range(width)]
     for j in range(spec.d):
         yield from load(j, "k")
         for a, i in lanes:
@@ -214,7 +220,7 @@ def _pairs(spec: Spec, formula: Formula, width: int) -> Iterator[str]:
     if spec.own:
         yield from (f"own{a} = short(self{a} - (start + k))" for a in range(spec.queries))
     for a, i in lanes:
-        yield from pair(spec, formula, str(a), str(i), f"I{i}")
+        yield from pair(spec, formula, str(a), str(i), f"I{i if width > 1 else 0}")
 
 
 def coordinate(spec: Spec, tag: str, q: str, k: str, v: str, j: int, d: int) -> Iterator[str]:
@@ -232,7 +238,7 @@ def coordinate(spec: Spec, tag: str, q: str, k: str, v: str, j: int, d: int) -> 
 
 
 def pair(spec: Spec, formula: Formula, a: str, i: str, at: str) -> Iterator[str]:
-    """One query's score u{a}_{i} of one key into the tile's sums. Weight w_i, values t0v_i, t1v_i, …; `at`: its place."""
+    """One query's score u{a}_{i} of one key into the tile's sums, with w_i, t0v_i, …; `at` is the key's place."""
     tag = f"{a}_{i}"
     u2 = f"u{tag}"
     if spec.form in ("one", "norms") or formula.leading != 1.0:
@@ -246,8 +252,7 @@ def pair(spec: Spec, formula: Formula, a: str, i: str, at: str) -> Iterator[str]
     if spec.task == "max":
         present += [f"{u2} <= HUGE"] if spec.guarded else []
         present += [f"w_{i} > ZERO"] if spec.weighted else []
-        yield f"if {' and '.join([*present, f'y{tag} > best{a}'])}:"
-        yield f">best{a} = y{tag}"
+        yield f"best{a} = {_chosen([*present, f'y{tag} > best{a}'], f'y{tag}', f'best{a}')}"
         return
     if spec.task == "shifted":
         yield f"y{tag} = exp2((y{tag} - shift{a}) * LOG2E)"
@@ -256,21 +261,25 @@ def pair(spec: Spec, formula: Formula, a: str, i: str, at: str) -> Iterator[str]
     if spec.support is not None or spec.errors == "nudged":
         yield f"y{tag} = maximum(y{tag}, ZERO)"
     if present:
-        yield f"y{tag} = y{tag} if {' and '.join(present)} else ZERO"
+        yield f"y{tag} = {_chosen(present, f'y{tag}', 'ZERO')}"
     weigh = f"w_{i} * " if spec.weighted else ""
     yield f"m{a} += {weigh}y{tag}"
-    here = " and ".join([f"{u2} <= edge{a}", *always])
     if spec.errors == "window":
-        yield f"b{a} += {f'w_{i}' if spec.weighted else 'ONE'} if {here} else ZERO"
+        yield f"b{a} += {_chosen([f'{u2} <= edge{a}', *always], f'w_{i}' if spec.weighted else 'ONE', 'ZERO')}"
     if spec.errors == "nudged":
         yield from _nudged(spec, formula, a, i, always)
     yield from (f"s{a}_{v} += y{tag} * t{v}v_{i}" for v in range(spec.values))
 
 
+def _chosen(conditions: list[str], yes: str, no: str) -> str:
+    """`yes` where all conditions hold."""
+    return f"select({' & '.join(f'({condition})' for condition in conditions)}, {yes}, {no})"
+
+
 def _profile(spec: Spec, formula: Formula, argument: str, result: str, tag: str) -> Iterator[str]:
     """κ, or its logarithm, of an argument within the support: a user's function is not asked beyond."""
     if spec.errors == "nudged" and spec.support is not None:
-        yield f"within{tag} = {argument} if {argument} <= SUPPORT else ZERO"
+        yield f"within{tag} = {_chosen([f'{argument} <= SUPPORT'], argument, 'ZERO')}"
         argument = f"within{tag}"
     yield from formula.lines(argument, result, tag)
 
@@ -288,6 +297,6 @@ def _nudged(spec: Spec, formula: Formula, a: str, i: str, always: list[str]) -> 
         yield f"y{nudged} = maximum(y{nudged}, ZERO)"
         present = [*always, f"{nudged} <= SUPPORT"] if spec.support is not None else always
         if present:
-            yield f"y{nudged} = y{nudged} if {' and '.join(present)} else ZERO"
+            yield f"y{nudged} = {_chosen(present, f'y{nudged}', 'ZERO')}"
     weigh = f"w_{i} * " if spec.weighted else ""
     yield f"b{a} += {weigh}maximum(absolute(yup{tag} - y{tag}), absolute(ydown{tag} - y{tag}))"

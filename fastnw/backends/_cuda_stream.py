@@ -1,7 +1,7 @@
 """Sums on a device: keys stream through it block by block, copied while the block before is summed.
 
-Queries and their states stay on the device until all keys have passed. Keys that fit stay as well, for further panels of
-queries and for queries whose sums have to be taken again.
+Queries and their states stay on the device until all keys have passed. Keys that fit stay as well, for further panels
+of queries and for queries whose sums have to be taken again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 from numba import cuda
 from numpy.typing import NDArray
 
-from fastnw.backends._cuda_kernels import Shape, fill, made, merge
-from fastnw.backends._cuda_math import SIMULATED
-from fastnw.backends._cuda_source import TILE
 from fastnw._pack import KeyBlock
 from fastnw._state import PoolState
 from fastnw._threads import check_stop
+from fastnw.backends._cuda_kernels import Shape, fill, made, merge
+from fastnw.backends._cuda_math import SIMULATED
+from fastnw.backends._cuda_source import TILE
 from fastnw.kernels import Kernel
 
 Array = NDArray[Any]
@@ -82,7 +82,7 @@ class Stream:
             return
         shape, kept = self.shape, []
         hosts = [cuda.pinned_array((shape.rows, self.width), shape.dtype) for _ in range(IN_FLIGHT)]
-        tables = [None] * IN_FLIGHT if self.keeps else [self._device(self.width) for _ in range(IN_FLIGHT)]
+        tables = [] if self.keeps else [self._device(self.width) for _ in range(IN_FLIGHT)]
         summed = [cuda.event() for _ in range(IN_FLIGHT)]
         copied = cuda.event()
         for number, keys in enumerate(self.blocks()):
@@ -189,7 +189,7 @@ def _launched(
     m, real, on = len(queries.points), np.dtype(shape.dtype).type, stream.summing
     function, leading, spec = made(kernel, shape, m, task)
     largest = task == "max"
-    grid, threads, _ = shape.grid(m, stream.width)
+    grid, threads, _ = shape.grid(m, stream.width, spec.queries)
     states = shape.states(grid[1])
     width = 1 if largest else 1 + bool(spec.errors) + shape.values * shape.chunks
     out = cuda.device_array((states, m, width), np.float64)
@@ -198,11 +198,13 @@ def _launched(
     points, inverse = _points(shape, queries)
     own = np.zeros(1, np.int64) if queries.own is None else queries.own
     edge = 1 + 2 * queries.error
-    arrays = [_on_device(a, on) for a in (points, inverse, *(a.astype(real) for a in (shift, edge, queries.error)), own)]
+    arrays = [
+        _on_device(a, on) for a in (points, inverse, *(a.astype(real) for a in (shift, edge, queries.error)), own)
+    ]
     points, inverse, shift_, edge_, error_, own_ = arrays
     for block in stream:
         check_stop()
-        grid, threads, per_split = shape.grid(m, block.count)
+        grid, threads, per_split = shape.grid(m, block.count, spec.queries)
         arguments = (points, block.table, block.count, block.first, inverse, real(factor), shift_, edge_, error_, own_)
         function[grid, threads, on](*arguments, per_split, out)
         done(float(m) * block.count)
@@ -222,7 +224,7 @@ def _on_device(array: Array, stream: Any) -> Any:
 
 
 def _points(shape: Shape, queries: Queries) -> tuple[Array, Array]:
-    """Queries and reciprocal bandwidths as the kernel reads them: as they are, or in columns filled up to whole tiles."""
+    """Queries and reciprocal bandwidths as the kernel reads them: as they are, or in columns, whole tiles of them."""
     points, inverse = queries.points, queries.inverse
     if not shape.is_wide:
         return points, inverse

@@ -16,7 +16,6 @@ from fastnw.backends._cuda_source import (
     LANES,
     PART,
     Spec,
-    coordinate,
     folded,
     fresh_sums,
     indented,
@@ -25,6 +24,8 @@ from fastnw.backends._cuda_source import (
     shared,
     written,
 )
+
+UNROLLED = 4  # coordinates an iteration, beside which the loop's own instructions are few
 
 
 @dataclass(frozen=True)
@@ -116,18 +117,28 @@ def _scores(spec: Spec, tile: Tile) -> Iterator[str]:
     yield from (">" + line for line in _filled("ks", "table", tile.block_keys, tile.threads, "start"))
     yield ">cuda.syncthreads()"
     differences = spec.form in ("one", "each")
-    for j in range(PART):
+    if differences:
+        yield from (f">p{a}_{i} = ZERO" for a, i in lanes)
+    sums = "p" if differences else "u"
+    yield ">j = 0"
+    yield f">while j < {PART}:"  # not unrolled here: numba would take ten seconds
+    for step in range(UNROLLED):
         for a in range(tile.queries):
-            yield f">q{a} = qs[{j}, down * {tile.queries // LANES} + {a // LANES}, {a % LANES}]"
+            yield f">>q{a}_{step} = qs[j + {step}, down * {tile.queries // LANES} + {a // LANES}, {a % LANES}]"
         for i in range(tile.keys):
-            yield f">k{i} = ks[{j}, across + {i // LANES * tile.across}, {i % LANES}]"
+            yield f">>k{i}_{step} = ks[j + {step}, across + {i // LANES * tile.across}, {i % LANES}]"
         if spec.form == "each":
-            yield f">v = inverse[c + {j}]"
+            yield f">>v{step} = inverse[c + j + {step}]"
         for a, i in lanes:
+            q, k = f"q{a}_{step}", f"k{i}_{step}"
             if differences:
-                yield from (">" + x for x in coordinate(spec, f"{a}_{i}", f"q{a}", f"k{i}", "v", PART + j, 3 * PART))
-            else:
-                yield f">u{a}_{i} += q{a} * k{i}"
+                scale = f" * v{step}" if spec.form == "each" else ""
+                yield f">>x{a}_{i}_{step} = ({q} - {k}){scale}"
+                q = k = f"x{a}_{i}_{step}"
+            yield f">>{sums}{a}_{i} += {q} * {k}"
+    yield f">>j += {UNROLLED}"
+    if differences:
+        yield from (f">u{a}_{i} += p{a}_{i}" for a, i in lanes)
 
 
 def _weighed(spec: Spec, tile: Tile, formula: Formula) -> Iterator[str]:

@@ -283,7 +283,9 @@ def _sweep(
     error = summary.score_error(queries, dtype)
     if _sweeps(plan.tiles):
         state, exponent = plan.tiles.sweep(summary, positions, queries, inverse, error, meter, by_products)
-        return _certified(problem, state, _error_of_weights(problem, error, state) if exponent is None else exponent, dtype)
+        return _certified(
+            problem, state, _error_of_weights(problem, error, state) if exponent is None else exponent, dtype
+        )
     tiles = _tiles(m) if shape.groups == 1 else _tiles(m, TILE)
     states = [PoolState.empty(m, problem.c) for _ in range(shape.groups)]
     if not problem.kernel.works_on_logs:

@@ -1,4 +1,4 @@
-"""Every kernel on simulated CUDA against the naive loops of oracle.py, as `test_parity` has it for the other backends."""
+"""Every kernel on simulated CUDA against the naive loops of oracle.py, as `test_parity` has it for other backends."""
 
 from __future__ import annotations
 
