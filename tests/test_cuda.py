@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -31,6 +32,27 @@ def test_in_the_simulator():
     assert done.returncode == 0
     assert int(re.search(r"(\d+) passed", done.stdout).group(1)) > 400
     assert "skipped" not in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.skipif(not INSTALLED, reason="numba-cuda is not installed")
+def test_the_benchmark_runs_from_end_to_end(tmp_path):
+    """Tiny sizes in the simulator: of the figures only the errors mean anything."""
+    output = tmp_path / "gpu.json"
+    program = HERE.parent / "bench" / "gpu.py"
+    command = [sys.executable, str(program), "--dry-run", "--seed", "3", "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, env=fresh.environment(), check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads(output.read_text())
+    assert len(results["parity"]) >= 30
+    assert all(entry["right"] for entry in results["parity"])
+    ours = [entry for entry in results["timings"] if entry["system"].startswith("fastnw")]
+    assert len(ours) >= 20
+    assert all(entry["rate"] > 0 and entry["error"] <= entry["allowed"] for entry in ours)
+    peers = [entry for entry in results["timings"] if entry not in ours]
+    assert {entry["system"] for entry in peers} == {"KeOps", "torch, chunked", "torch SDPA"}
+    assert all(entry["reason"].startswith("missing: ") for entry in peers)
+    assert {goal["against"] for goal in results["goals"]} >= {"ceiling", "KeOps", "torch SDPA"}
+    assert "goal: d=3 float32 1e6" in done.stdout
 
 
 def has_device():

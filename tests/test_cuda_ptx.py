@@ -37,12 +37,13 @@ def why_not():
         return "numba-cuda is not installed"
     if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
         return "the CUDA simulator compiles nothing"
-    try:
-        from numba.cuda.cudadrv.nvvm import NVVM
+    from cuda.pathfinder import load_nvidia_dynamic_lib
 
-        NVVM()
-    except Exception:
-        return "NVVM is not installed: nvidia-nvvm"
+    for library in ("nvvm", "nvrtc"):
+        try:
+            load_nvidia_dynamic_lib(library)
+        except Exception:  # pathfinder's own, which has moved between versions
+            return f"{library} is not installed: nvidia-nvvm, nvidia-cuda-nvrtc"
     return None if ptxas() else "ptxas is not installed: nvidia-cuda-nvcc"
 
 
