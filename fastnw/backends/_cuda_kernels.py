@@ -21,9 +21,10 @@ HUGE = {"float32": 1e37, "float64": 1e300}  # u² from which polynomials times e
 THREADS = 4 if SIMULATED else 128
 PRODUCTS, DIFFERENCES = Tile(16, 16, 8, 8), Tile(16, 16, 4, 8)  # float32; differences have two sums a pair
 DOUBLES, VALUES, DOUBLE_VALUES = Tile(16, 16, 4, 4), Tile(16, 16, 4, 4), Tile(8, 8, 4, 4)  # κ has to fit 48 KiB
-# Blocks to aim for: some for each of the 132 multiprocessors of a large device. Not read from the device, so that sums
-# are split in the same way everywhere.
-BLOCKS = 64 if SIMULATED else 2048
+# Blocks to aim for: many rounds of them on the 132 multiprocessors of a large device, seven at a time on each (`wide`:
+# one), so that the last round, which fills only a part of them, costs little. Not read from the device, so that sums are
+# split in the same way everywhere. Splits are merged one after another: not too many.
+BLOCKS, WIDE_BLOCKS, MOST_SPLITS = (64, 64, 64) if SIMULATED else (16384, 2048, 512)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Shape:
         """Blocks to launch, threads of each, and keys a split; with so many queries a thread."""
         a_block = self.tile.block_queries if self.is_wide else THREADS * queries
         across, tiles = -(-m // a_block), max(-(-n // TILE), 1)
-        splits = min(max(BLOCKS // (across * self.chunks), 1), tiles)
+        wanted = (WIDE_BLOCKS if self.is_wide else BLOCKS) // (across * self.chunks)
+        splits = min(max(wanted, 1), tiles, MOST_SPLITS)
         per_split = -(-tiles // splits) * TILE
         splits = max(-(-n // per_split), 1)
         return (across, splits, self.chunks), self.tile.threads if self.is_wide else THREADS, per_split
