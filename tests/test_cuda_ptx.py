@@ -172,6 +172,24 @@ def test_windows_and_polynomials_in_many_coordinates(name, dtype, tmp_path):
     check(kernels.get(name), of, "sum", (8, 0), tmp_path)
 
 
+def test_what_fills_merges_and_scores(dtype, tmp_path):
+    from numba import cuda, types
+
+    from fastnw.backends import _cuda_kernels as made
+
+    real, states = getattr(types, dtype), types.float64[:, :, ::1]
+    signatures = {
+        made.fill: (states, types.float64),
+        made.merge: (states, types.boolean),
+        made.scores: (real[:, ::1], real[:, ::1], real[::1], types.boolean, types.boolean, real[:, ::1]),
+    }
+    for function, arguments in signatures.items():
+        plain, signature = made.plain_function(function), types.void(*arguments)
+        text, _ = cuda.compile(plain, signature, cc=(9, 0), device=False, abi="numba")
+        assembled(text, (9, 0), tmp_path)
+        assert (".f64" in text) == (function is not made.scores or dtype == "float64")
+
+
 def test_a_users_kernel(dtype, capability, tmp_path):
     student = fastnw.Kernel("student", lambda u2: 1 / (1 + u2) ** 2, support=3.0)
     text, _ = check(student, shape(dtype, weighted=True), "sum", capability, tmp_path)

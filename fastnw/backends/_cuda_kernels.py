@@ -22,8 +22,8 @@ THREADS = 4 if SIMULATED else 128
 PRODUCTS, DIFFERENCES = Tile(16, 16, 8, 8), Tile(16, 16, 4, 8)  # float32; differences have two sums a pair
 DOUBLES, VALUES, DOUBLE_VALUES = Tile(16, 16, 4, 4), Tile(16, 16, 4, 4), Tile(8, 8, 4, 4)  # κ has to fit 48 KiB
 # Blocks to aim for: many rounds of them on the 132 multiprocessors of a large device, seven at a time on each (`wide`:
-# one), so that the last round, which fills only a part of them, costs little. Not read from the device, so that sums are
-# split in the same way everywhere. Splits are merged one after another: not too many.
+# one), so that the last round, which fills only a part of them, costs little. Not read from the device, so that sums
+# are split in the same way everywhere. Splits are merged one after another: not too many.
 BLOCKS, WIDE_BLOCKS, MOST_SPLITS = (64, 64, 64) if SIMULATED else (16384, 2048, 512)
 
 

@@ -75,7 +75,7 @@ def sum_tile(
     if len(queries) == 0 or keys.size == 0:
         return
     keys = KeyBlock(0, keys.coords, keys.scale, keys.weights, keys.weighted, keys.values)
-    shape = _shape(kernel, queries.dtype, inverse, state.total.shape[1], keys.scale is not None, keys.weighted, own)
+    shape = shape_of(kernel, queries.dtype, inverse, state.total.shape[1], keys.scale is not None, keys.weighted, own)
     stream = Stream(shape, inverse, lambda: iter([keys]), keys.size, keys.size)
     part = sums(kernel, shape, Queries(queries, inverse, error, own), stream, lambda pairs: None)
     state.put(slice(None), state.merge(part))
@@ -137,7 +137,7 @@ def sweep(
     problem = summary.problem
     own = positions.astype(np.int64) if problem.exclude_self else None
     scaled = problem.key_scale is not None
-    shape = _shape(problem.kernel, queries.dtype, inverse, problem.c, scaled, problem.weighted, own, products)
+    shape = shape_of(problem.kernel, queries.dtype, inverse, problem.c, scaled, problem.weighted, own, products)
     kept = summary.on_device
     if shape not in kept:
         per_key = queries.dtype.itemsize * shape.rows
@@ -164,7 +164,7 @@ def _exponent_error(problem: Problem, summary: Summary, queries: Any) -> NDArray
         return unit * ((problem.d + 12) * product + 16 * (query_norm + key_norm))
 
 
-def _shape(
+def shape_of(
     kernel: Kernel,
     dtype: np.dtype[Any],
     inverse: Array,
@@ -174,6 +174,7 @@ def _shape(
     own: Any,
     products: bool = False,
 ) -> Any:
+    """What decides which kernels run: `fastnw.backends._cuda_kernels.Shape`."""
     from fastnw.backends._cuda_kernels import Shape
 
     # one bandwidth of a size that leaves squares of raw differences within range
