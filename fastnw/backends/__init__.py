@@ -1,12 +1,13 @@
 """How a tile is summed: siblings with one signature.
 
-Each module has ``NAME``, ``refusal(kernel)`` (why it cannot run a kernel, or None), ``isa()``, and
+Each module has ``NAME``, ``isa()``, ``missing()`` and ``refusal(kernel)`` (why it, or a kernel, cannot run), and
 
+``bounds(kernel)``
+    Whether its tiles fill `mass_error`, as for compact kernels; else the method bounds what the error of u² does.
 ``sum_tile(kernel, queries, keys, inverse, own, state, error)``
     Add a key block's sums to a query block's `PoolState`, in place. ``queries`` (m, d) and ``inverse`` (d,) are of the
     keys' type; ``own`` (m,) int64 are the positions within the block of keys to leave out, or None; ``error`` (m,)
-    bounds the relative error of u² (the absolute one below 1), from which compact and user kernels fill `mass_error`.
-    For the other kernels the method bounds it from the sums.
+    bounds the relative error of u² (the absolute one below 1).
 ``sum_several(profiles, queries, keys, inverse, own, states, error)``
     The same for several ``profiles``, pairs of a kernel and a factor of `inverse` (so a bandwidth is divided by it), in
     one pass over the distances where that saves anything; ``states`` has one a profile.
@@ -18,15 +19,16 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from fastnw.backends import compiled, reference
+from fastnw.backends import compiled, numba_cpu, reference
 from fastnw.kernels import Kernel
 
 NAMES = ("auto", "compiled", "numba", "cuda", "reference")
-_BUILT: dict[str, ModuleType] = {"compiled": compiled, "reference": reference}
+_BUILT: dict[str, ModuleType] = {"compiled": compiled, "numba": numba_cpu, "reference": reference}
+COMPILING = 3e7  # pairs that NumPy sums in a second or two, the time that Numba takes to compile a kernel
 
 
-def choose(name: str, kernel: Kernel) -> ModuleType:
-    """The backend of that name, or for ``"auto"`` the fastest that runs the kernel.
+def choose(name: str, kernel: Kernel, pairs: float) -> ModuleType:
+    """The backend of that name, or for ``"auto"`` the fastest that runs the kernel on so many pairs.
 
     Raises
     ------
@@ -36,7 +38,8 @@ def choose(name: str, kernel: Kernel) -> ModuleType:
     if not isinstance(name, str) or name not in NAMES:
         raise ValueError(f"Unknown backend {name!r}. Choose one of {', '.join(map(repr, NAMES))}.")
     if name == "auto":
-        return next(backend for backend in _BUILT.values() if backend.refusal(kernel) is None)
+        few = {"numba"} if pairs < COMPILING else set()
+        return next(b for name, b in _BUILT.items() if name not in few and b.refusal(kernel) is None)
     if name not in _BUILT:
         raise ValueError(
             f"backend={name!r} is not part of this version of fastnw; it has {', '.join(map(repr, _BUILT))}."
