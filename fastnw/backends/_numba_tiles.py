@@ -93,17 +93,16 @@ def shifted_change(u2, kappa, error, shift):
 
 
 @njit(**SUMS)
-def fused(queries, factor, keys, stride, weights, values, n, bound, found):
-    """Sums of four queries over n keys in D coordinates with one bandwidth, in registers.
+def fused(queries, factor, keys, stride, weights, values, at, n, bound, found):
+    """Sums of four queries over n keys from `at` on, in D coordinates with one bandwidth, in registers.
 
     `found` (4, 3) gets masses, totals, and what bounds their errors: changes of κ within `bound`, the error of u², or
     the weight of keys with u² up to `bound`, the edge. Weights are multiplied even where all are 1: that costs 3 %, and
     a loop more to compile.
     """
-    k0 = keys[0:n]
-    k1 = keys[stride : stride + n] if D > 1 else k0
-    k2 = keys[2 * stride : 2 * stride + n] if D > 2 else k0
-    w, v = weights[0:n], values[0:n]
+    k0, w, v = keys[at : at + n], weights[at : at + n], values[at : at + n]
+    k1 = keys[stride + at : stride + at + n] if D > 1 else k0
+    k2 = keys[2 * stride + at : 2 * stride + at + n] if D > 2 else k0
     a0, b0, c0, d0 = queries[0, 0], queries[1, 0], queries[2, 0], queries[3, 0]
     a1, b1, c1, d1 = queries[0, 1], queries[1, 1], queries[2, 1], queries[3, 1]
     a2, b2, c2, d2 = queries[0, 2], queries[1, 2], queries[2, 2], queries[3, 2]
@@ -136,14 +135,14 @@ def fused(queries, factor, keys, stride, weights, values, n, bound, found):
 
 
 @njit(**EXACT)
-def scores(s, q, inverse, keys, stride, d, scale, n):
+def scores(s, q, inverse, keys, stride, d, scale, at, n):
     """s = u² by differences of raw coordinates, added in parts of four (relative error (d/4 + 9) roundings); or q·k."""
-    k0 = keys[0:n]
     if INNER:
         for j in range(d):
-            a, k0 = q[j] * inverse[j], keys[j * stride : j * stride + n]
+            a, first = q[j] * inverse[j], j * stride + at
+            k = keys[first : first + n]
             for i in range(n):
-                s[i] = a * k0[i] + (s[i] if j > 0 else F(0))
+                s[i] = a * k[i] + (s[i] if j > 0 else F(0))
     else:
         for j in range(0, d, 4):
             # what is beyond the last coordinate counts as one whose difference is 0
@@ -151,47 +150,49 @@ def scores(s, q, inverse, keys, stride, d, scale, n):
             v0, v1 = inverse[j], inverse[l1] if j + 1 < d else F(0)
             v2, v3 = inverse[l2] if j + 2 < d else F(0), inverse[l3] if j + 3 < d else F(0)
             q0, q1, q2, q3 = q[j], q[l1], q[l2], q[l3]
-            k0, k1 = keys[j * stride : j * stride + n], keys[l1 * stride : l1 * stride + n]
-            k2, k3 = keys[l2 * stride : l2 * stride + n], keys[l3 * stride : l3 * stride + n]
+            k0, k1 = keys[j * stride + at : j * stride + at + n], keys[l1 * stride + at : l1 * stride + at + n]
+            k2, k3 = keys[l2 * stride + at : l2 * stride + at + n], keys[l3 * stride + at : l3 * stride + at + n]
             for i in range(n):
                 t0, t1 = (k0[i] - q0) * v0, (k1[i] - q1) * v1
                 t2, t3 = (k2[i] - q2) * v2, (k3[i] - q3) * v3
                 s[i] = ((t0 * t0 + t1 * t1) + (t2 * t2 + t3 * t3)) + (s[i] if j > 0 else F(0))
     if len(scale) > 0:
         for i in range(n):
-            s[i] *= scale[i]
+            s[i] *= scale[at + i]
 
 
 @njit(**SUMS)
-def plain_sums(s, weights, values, n, bound):
+def plain_sums(s, weights, values, at, n, bound):
     """Mass, total and what bounds their errors (see `fused`); u² in s becomes κ."""
     mass = total = extra = F(0)
+    w, v = weights[at : at + n], values[at : at + n]
     for i in range(n):
-        y, u2 = weights[i], s[i] * FOLDED
+        y, u2 = w[i], s[i] * FOLDED
         g = weight(u2)
         mass += g * y
         if ROUGH:
             extra += change(u2, g, bound) * y
         elif COMPACT:
             extra += y if u2 <= bound else F(0)
-        total += g * values[i]
+        total += g * v[i]
         s[i] = g
     return mass, total, extra
 
 
 @njit(**SUMS)
-def shifted_sums(s, u, shift, weights, values, n, bound):
+def shifted_sums(s, u, shift, weights, values, at, n, bound):
     """The same from log κ in s, divided by exp(shift); u² in u."""
     mass = total = extra = F(0)
+    w, v = weights[at : at + n], values[at : at + n]
     for i in range(n):
-        y = weights[i]
+        y = w[i]
         g = power(s[i], shift)
         if COMPACT:
             g = g if s[i] >= -LARGEST else F(0)  # exp stops above 0
         mass += g * y
         if ROUGH:
             extra += shifted_change(u[i], g, bound, shift) * y
-        total += g * values[i]
+        total += g * v[i]
         s[i] = g
     return mass, total, extra
 
@@ -218,7 +219,7 @@ def rescale(i, by, mass, total, mass_error):
 
 
 @njit(**EXACT)
-def weigh(s, rows, row, c, n, sums):
+def weigh(s, rows, row, c, at, n, sums):
     """sums = Σ s_i rows_i, over a whole number of vectors: rows are filled up. Four rows at a time spare stores."""
     width = (c + VECTOR - 1) // VECTOR * VECTOR
     for k in range(width):
@@ -226,43 +227,28 @@ def weigh(s, rows, row, c, n, sums):
     whole = n // 4 * 4
     for i in range(0, whole, 4):
         g0, g1, g2, g3 = s[i], s[i + 1], s[i + 2], s[i + 3]
-        v0, v1 = rows[i * row : i * row + width], rows[(i + 1) * row : (i + 1) * row + width]
-        v2, v3 = rows[(i + 2) * row : (i + 2) * row + width], rows[(i + 3) * row : (i + 3) * row + width]
+        a = (at + i) * row
+        v0, v1 = rows[a : a + width], rows[a + row : a + row + width]
+        a += 2 * row
+        v2, v3 = rows[a : a + width], rows[a + row : a + row + width]
         for k in range(width):
             sums[k] += (g0 * v0[k] + g1 * v1[k]) + (g2 * v2[k] + g3 * v3[k])
     for i in range(whole, n):
-        g, values = s[i], rows[i * row : i * row + width]
+        a = (at + i) * row
+        g, values = s[i], rows[a : a + width]
         for k in range(width):
             sums[k] += g * values[k]
 
 
 @njit(**EXACT)
 def staged(
-    i,
-    q,
-    inverse,
-    keys,
-    stride,
-    d,
-    scale,
-    weights,
-    values,
-    row,
-    n,
-    s,
-    u,
-    sums,
-    shift,
-    mass,
-    total,
-    mass_error,
-    bound,
-    by,
-):
-    """Add the sums of n ≤ STRIP keys to query i's state, by way of a strip; `by` multiplies what bounds errors."""
+    i, queries, inverse, keys, stride, d, scale, weights, values, row, at, n,
+    s, u, sums, shift, mass, total, mass_error, bound, by,
+):  # fmt: skip
+    """Add the sums of n ≤ STRIP keys from `at` on to query i's state; `by` multiplies what bounds errors."""
     c = total.shape[1]
     one = weights if c != 1 else values
-    scores(s, q, inverse, keys, stride, d, scale, n)
+    scores(s, queries[i], inverse, keys, stride, d, scale, at, n)
     if LOGS and (INNER or shift[i] != 0):
         largest = float(logarithms(s, u, n))
         if largest == -np.inf or largest < shift[i] - REACH:
@@ -271,15 +257,15 @@ def staged(
             if mass[i] != 0:
                 rescale(i, math.exp(shift[i] - largest), mass, total, mass_error)
             shift[i] = largest
-        strip_mass, strip_total, extra = shifted_sums(s, u, F(shift[i]), weights, one, n, bound)
+        strip_mass, strip_total, extra = shifted_sums(s, u, F(shift[i]), weights, one, at, n, bound)
     else:
-        strip_mass, strip_total, extra = plain_sums(s, weights, one, n, bound)
+        strip_mass, strip_total, extra = plain_sums(s, weights, one, at, n, bound)
     mass[i] += strip_mass
     mass_error[i] += by * extra
     if c == 1:
         total[i, 0] += strip_total
     elif c > 1:
-        weigh(s, values, row, c, n, sums)
+        weigh(s, values, row, c, at, n, sums)
         for k in range(c):
             total[i, k] += sums[k]
     if LOGS and not INNER and shift[i] != 0 and mass[i] * math.exp(min(shift[i], 0.0)) >= NEAR:
@@ -336,17 +322,15 @@ def tile(
             else:  # the keys before the one that is left out, and those after it
                 first, last = 0, length if left_out < 0 else left_out
                 while first < length:
-                    at = start + first
                     staged(
-                        i, queries[i], inverse, keys[at:], stride, d, scale[at:], weights[at:],
-                        values[at * (row if c > 1 else 1) :], row, last - first, s, u, sums,
-                        shift, mass, total, mass_error, bound, by,
+                        i, queries, inverse, keys, stride, d, scale, weights, values, row, start + first, last - first,
+                        s, u, sums, shift, mass, total, mass_error, bound, by,
                     )  # fmt: skip
                     first, last = last if last == length else last + 1, length
             if FUSED:
                 if group == 4 or (group > 0 and i == m - 1):
                     one = values if c == 1 else weights
-                    fused(points, factor, keys[start:], stride, weights[start:], one[start:], length, bounds, found)
+                    fused(points, factor, keys, stride, weights, one, start, length, bounds, found)
                     for a in range(group):
                         at = members[a]
                         mass[at] += found[a, 0]
