@@ -331,3 +331,9 @@ def test_state_of_a_block_with_several_profiles(dtype):
             kernel, q, block, inverse * inverse.dtype.type(factor), None, alone, error
         )
         np.testing.assert_allclose(state.log_mass(), alone.log_mass(), rtol=1e-4 if dtype == "float32" else 1e-12)
+
+
+def test_without_a_compiler_it_says_so(monkeypatch):
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    with pytest.raises(ValueError, match="NUMBA_DISABLE_JIT"):
+        fastnw.pool([[0.0]], [[0.0]], [1.0], backend="numba")

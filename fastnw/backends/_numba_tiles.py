@@ -305,7 +305,7 @@ def tile(
     group, members = 0, np.empty(4, np.int64)
     points, bounds, found = np.zeros((4, 3), F), np.zeros(4, F), np.zeros((4, 3), F)
     factor = inverse[0] * inverse[0] * FOLDED
-    start = 0
+    start = np.int64(0)  # not the literal 0, for which what it is passed to would be compiled once more
     while start < n:
         length = min(FIRST if start == 0 and LOGS and not INNER else longest, n - start)
         for i in range(m):

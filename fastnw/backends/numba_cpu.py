@@ -7,6 +7,7 @@ workqueue layer ends the process when two Python threads enter it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,9 @@ LEAST, MOST = 1e-10, 1e10  # reciprocal bandwidths whose square leaves that of a
 
 def missing() -> str | None:
     """Why there is no Numba, or None."""
-    return None if find_spec("numba") is not None else "numba is not installed"
+    if find_spec("numba") is None:
+        return "numba is not installed"
+    return "NUMBA_DISABLE_JIT is set" if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0") else None
 
 
 def refusal(kernel: Kernel) -> str | None:
