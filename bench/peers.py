@@ -62,7 +62,7 @@ class FastNWCompiled(FastNW):
 
 
 class FastNWGaussian(FastNW):
-    """What compact kernels, and a user's own, are compared with: on the same data and bandwidth, by the same backend."""
+    """What compact kernels and a user's own are compared with: the same data and bandwidth, by the same backend."""
 
     name = cases.FASTNW_GAUSSIAN
 
