@@ -209,10 +209,9 @@ def panel(problem: Problem) -> int:
     return layout(problem, problem.m, np.dtype(np.float64)).panel
 
 
-def accumulate(summary: Summary, rows: slice, meter: Meter) -> PoolState:
+def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
     """The sums of those queries, each with a certified bound."""
     problem, plan = summary.problem, summary.plan
-    positions = np.arange(rows.start, rows.stop)
     state = _first_sweep(summary, positions, meter)
     if plan.dtype == np.float32 or summary.by_products:
         again = np.flatnonzero(~_accurate(problem, state, problem.promise))
