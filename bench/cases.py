@@ -10,6 +10,7 @@ import numpy as np
 # Names of systems, as tables and goals call them; peers.py has one adaptor for each.
 FASTNW = "fastnw"
 FASTNW_GAUSSIAN = "fastnw, Gaussian"
+FASTNW_COMPILED = "fastnw, compiled"
 NUMPY = "NumPy, differences"
 NUMPY_PRODUCT = "NumPy, matrix product"
 RBF_KERNEL = "scikit-learn rbf_kernel"
@@ -48,6 +49,7 @@ class Case:
     kernel: str = "gaussian"
     bandwidth: float = 0.3
     centre: float = 0.0
+    backend: str = "compiled"  # fastnw's
     fitted: bool = False  # keys are prepared once, outside the timed work
     goals: tuple[Goal, ...] = ()
     rivals: tuple[str, ...] = DENSE
@@ -120,10 +122,32 @@ CASES = [
         )
         for kernel in ("epanechnikov", "boxcar", "triangular")
     ),
+    Case(
+        "Numba",
+        backend="numba",
+        goals=(Goal(FASTNW_COMPILED, 0.7),),
+        rivals=(FASTNW_COMPILED, SDPA),
+        quick_rivals=(FASTNW_COMPILED,),
+    ),
+    Case(
+        "Numba float64",
+        backend="numba",
+        dtype="float64",
+        rivals=(FASTNW_COMPILED, SDPA),
+        quick_rivals=(FASTNW_COMPILED,),
+    ),
+    Case(
+        "Numba, a user's kernel",
+        backend="numba",
+        kernel="1/(1 + u²)²",
+        goals=(Goal(FASTNW_GAUSSIAN, 0.6),),
+        rivals=(FASTNW_GAUSSIAN,),
+        quick_rivals=(FASTNW_GAUSSIAN,),
+    ),
 ]
 
 OFF_CENTRE = Case("d=3 centred at 1e4", centre=1e4)
-ACCURACY_CASES = [*(case for case in CASES if case.kernel == "gaussian"), OFF_CENTRE]
+ACCURACY_CASES = [*(case for case in CASES if case.kernel == "gaussian" and case.backend == "compiled"), OFF_CENTRE]
 ACCURACY_QUICK = [CASES[0], CASES[3], OFF_CENTRE]
 MEMORY_CASES = [
     Case("many keys", m=2_000, n=2_000_000),

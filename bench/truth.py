@@ -14,6 +14,7 @@ PROFILES = {
     "gaussian": lambda u2: np.exp(-u2 / 2),
     "epanechnikov": lambda u2: np.where(u2 <= 1, 1 - u2, 0),
     "boxcar": lambda u2: np.where(u2 <= 1, 1, 0).astype(u2.dtype),
+    "1/(1 + u²)²": lambda u2: 1 / (1 + u2) ** 2,
     "triangular": lambda u2: np.maximum(1 - np.sqrt(u2), 0),
 }
 

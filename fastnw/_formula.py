@@ -1,4 +1,4 @@
-"""A kernel's formula as text for a compiler, found by calling it once with a variable that writes down what is done to it.
+"""A kernel's formula as text for a compiler, found by calling it once with a variable that notes what is done to it.
 
 So one line of NumPy in `kernels`, or in a user's program, serves arrays, Numba and CUDA; constants take the compute
 type, where a compiler would widen float32 to float64; powers become products; and an expression is computed once.
@@ -95,7 +95,7 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
     def __float__(self) -> float:
         raise Untraceable("it needs a number, not an expression")
 
-    __int__ = __index__ = __float__  # type: ignore[assignment]
+    __int__ = __index__ = __float__
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise Untraceable("it makes an array of its argument")
@@ -172,8 +172,8 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
         if isinstance(base, Variable) and not isinstance(exponent, Variable):
             exponent = float(exponent)
             if exponent in (0.5, -0.5, 1.5, -1.5):
-                root = np.sqrt(base)
-                return {0.5: root, 1.5: base * root}.get(exponent) or 1.0 / (root if exponent == -0.5 else base * root)
+                root: Any = np.sqrt(base) if abs(exponent) == 0.5 else base * np.sqrt(base)
+                return root if exponent > 0 else 1.0 / root
             if exponent < 0 and exponent.is_integer():
                 return 1.0 / base**-exponent
             if exponent.is_integer() and 1 <= exponent <= MOST_FACTORS:
@@ -217,7 +217,9 @@ def _on_variables(formula: Callable[..., Any]) -> Callable[..., Any]:
             scope[name] = function
     scope["__builtins__"] = builtins
     cells = tuple(types.CellType(replaced(cell.cell_contents)) for cell in formula.__closure__ or ())
-    return types.FunctionType(formula.__code__, scope, formula.__name__, formula.__defaults__, cells)
+    copy = types.FunctionType(formula.__code__, scope, formula.__name__, formula.__defaults__, cells)
+    copy.__kwdefaults__ = formula.__kwdefaults__
+    return copy
 
 
 def _names(code: types.CodeType) -> set[str]:
@@ -227,7 +229,7 @@ def _names(code: types.CodeType) -> set[str]:
 
 @dataclass(frozen=True)
 class Traced:
-    """A formula as single assignments: ``lines`` of "name = expression" from "u2" on, ``constants``, and its ``result``."""
+    """A formula as single assignments: lines of "name = expression" from "u2" on, their constants, and its result."""
 
     lines: tuple[str, ...]
     constants: dict[str, float]

@@ -88,7 +88,7 @@ def make_plan(problem: Problem, method: str, backend: str, n_jobs: int | None) -
         raise ValueError(
             f"method={method!r} is not part of this version of fastnw; it has {', '.join(map(repr, _METHODS))}."
         )
-    tiles, n_threads = backends.choose(backend, problem.kernel), threads_for(n_jobs)
+    tiles, n_threads = backends.choose(backend, problem.kernel, float(problem.m) * problem.n), threads_for(n_jobs)
     dtype = _compute_dtype(problem)
     candidates = _METHODS if method == "auto" else {method: _METHODS[method]}
     offers = {name: steps.cost(problem, tiles, n_threads, dtype) for name, steps in candidates.items()}

@@ -312,7 +312,7 @@ def run(
     with progress_meter(progress, plan.seconds, plan.pairs, "fastnw") as meter:
         for start in range(0, problem.m, panel := plan.steps.panel(problem)):
             rows = slice(start, min(start + panel, problem.m))
-            state = plan.steps.accumulate(summary, rows, meter)
+            state = plan.steps.accumulate(summary, np.arange(rows.start, rows.stop), meter)
             _check_masses(problem, state, start)
             bound = _finalise(problem, state, mean[rows])
             if error is not None:

@@ -200,7 +200,7 @@ class _Sweep:
         log_mass, far, empty = np.empty(problem.m), np.empty(problem.m, bool), np.empty(problem.m, bool)
         for start in range(0, problem.m, step := exact.panel(problem)):
             rows = slice(start, min(start + step, problem.m))
-            state = exact.accumulate(summary, rows, meter)
+            state = exact.accumulate(summary, np.arange(rows.start, rows.stop), meter)
             log_mass[rows], empty[rows] = state.log_mass(), state.is_empty
             error = exact.exponent_error(summary, rows, log_mass[rows])
             far[rows] = error > exact.exponent_limit(summary, rows, log_mass[rows])

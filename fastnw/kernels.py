@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from fastnw import _steepness
+
 Formula = Callable[..., Any]
 
 SQRT3, SQRT5 = math.sqrt(3.0), math.sqrt(5.0)
@@ -112,11 +114,36 @@ class Kernel:
         """Bound on |Δκ| of a key in the window, per error of u²; 0 for kernels that need no such bound.
 
         The sensitivity is that to a relative error. One more covers a whitened coordinate's absolute error, for which
-        |dκ/du| ≤ 2, and the profile's own rounding.
+        |dκ/du| ≤ 2, and the profile's own rounding. For a user's kernel it is measured.
         """
-        if self.facts is None or self.support is None or not self.facts.sensitivity:
+        if self.support is None:
             return 0.0
-        return 1.0 + self.facts.sensitivity
+        if self.facts is None:
+            return (
+                0.0 if self.is_rough else (_steepness.within_support(self) or 0.0) + float(self.profile(np.zeros(1))[0])
+            )
+        return 1.0 + self.facts.sensitivity if self.facts.sensitivity else 0.0
+
+    @property
+    def is_rough(self) -> bool:
+        """Whether an error of u² can only be bounded key by key: a user's kernel that jumps, or is too steep."""
+        if self.facts is not None:
+            return False
+        if self.support is not None:
+            return self.works_on_logs or _steepness.within_support(self) is None
+        return _steepness.of_logarithm(self) is None
+
+    @property
+    def steepness(self) -> tuple[float, float, float]:
+        """(a, b, log κmax): a relative error of u² times a + b·(log κmax − log κ) bounds that of κ. Not for compact or
+        rough kernels.
+
+        For built-ins that decay exponentially b = 1 (with equality for the Gaussian); the 1.2 is for whitened
+        coordinates, whose error does not vanish with u: |d log κ/du| is at most √5, or u.
+        """
+        if self.facts is None:
+            return _steepness.of_logarithm(self) or (np.inf, np.inf, 0.0)
+        return (1.2, 1.0, 0.0) if self.works_on_logs else (1.0 if self.facts.sensitivity else 0.0, 0.0, 0.0)
 
     def normalisable(self, d: int) -> bool:
         """Whether ∫κ(|x|)dx over ℝ^d is known to be finite (a user's kernel: settled by quadrature)."""

@@ -46,7 +46,7 @@ def test_every_profile_is_that_of_its_own_pass(backend, dtype, columns, without_
     if scaled:
         options["key_scale"] = rng.uniform(0.5, 2.0, size=n)
     problem, (queries, keys, inverse), error = tile(m, n, d, columns, dtype, **options)
-    tiles = backends.choose(backend, problem.kernel)
+    tiles = backends.choose(backend, problem.kernel, 1e6)
     profiles = [(kernels.get(name), factor) for name in KERNELS if name != "dot" for factor in FACTORS]
     own = np.arange(100, 100 + m) if without_self else None
     together, alone = empty_states(profiles, m, columns), empty_states(profiles, m, columns)
@@ -70,7 +70,7 @@ def test_against_the_oracle(backend, dtype):
     problem, (queries, keys, inverse), error = tile(m, n, d, 1, dtype)
     profiles = [(kernels.get("gaussian"), 1.5 / h) for h in (0.4, 1.0, 3.0)]
     states = empty_states(profiles, m, 1)
-    backends.choose(backend, problem.kernel).sum_several(profiles, queries, keys, inverse, None, states, error)
+    backends.choose(backend, problem.kernel, 1e6).sum_several(profiles, queries, keys, inverse, None, states, error)
     centre, half = problem.values_centre
     for (_, factor), state in zip(profiles, states, strict=True):
         f, log_mass = naive_pool(problem.queries, problem.keys, problem.values, "gaussian", 1.5 / factor)
@@ -81,13 +81,13 @@ def test_against_the_oracle(backend, dtype):
 
 def test_nothing_to_sum_is_nothing(backend):
     problem, (queries, keys, inverse), error = tile(5, 40, 2, 1, "float64")
-    backends.choose(backend, problem.kernel).sum_several([], queries, keys, inverse, None, [], error)
+    backends.choose(backend, problem.kernel, 1e6).sum_several([], queries, keys, inverse, None, [], error)
 
 
 @pytest.mark.slow
 def test_one_pass_is_faster_than_several():
     problem, (queries, keys, inverse), error = tile(64, 8_000, 16, 1, "float32")
-    tiles = backends.choose("compiled", problem.kernel)
+    tiles = backends.choose("compiled", problem.kernel, 1e6)
     profiles = [(problem.kernel, factor) for factor in np.linspace(0.5, 2.0, 16)]
     together, alone = empty_states(profiles, 64, 1), empty_states(profiles, 64, 1)
 

@@ -1,12 +1,13 @@
 """How a tile is summed: siblings with one signature.
 
-Each module has ``NAME``, ``refusal(kernel)`` (why it cannot run a kernel, or None), ``isa()``, and
+Each module has ``NAME``, ``isa()``, ``missing()`` and ``refusal(kernel)`` (why it, or a kernel, cannot run), and
 
+``bounds(kernel)``
+    Whether its tiles fill `mass_error`, as for compact kernels; else the method bounds what the error of u² does.
 ``sum_tile(kernel, queries, keys, inverse, own, state, error)``
     Add a key block's sums to a query block's `PoolState`, in place. ``queries`` (m, d) and ``inverse`` (d,) are of the
     keys' type; ``own`` (m,) int64 are the positions within the block of keys to leave out, or None; ``error`` (m,)
-    bounds the relative error of u² (the absolute one below 1), from which compact and user kernels fill `mass_error`.
-    For the other kernels the method bounds it from the sums.
+    bounds the relative error of u² (the absolute one below 1).
 ``sum_several(profiles, queries, keys, inverse, own, states, error)``
     The same for several ``profiles``, pairs of a kernel and a factor of `inverse` (so a bandwidth is divided by it), in
     one pass over the distances where that saves anything; ``states`` has one a profile.
@@ -21,16 +22,17 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from fastnw.backends import compiled, cuda, reference
+from fastnw.backends import compiled, cuda, numba_cpu, reference
 from fastnw.kernels import Kernel
 
 NAMES = ("auto", "compiled", "numba", "cuda", "reference")
-_BUILT: dict[str, ModuleType] = {"compiled": compiled, "cuda": cuda, "reference": reference}
-_FOR_HOST_ARRAYS = ("compiled", "reference")  # the fastest first
+# the fastest for arrays in the host's memory first
+_BUILT: dict[str, ModuleType] = {"compiled": compiled, "numba": numba_cpu, "reference": reference, "cuda": cuda}
+COMPILING = 3e7  # pairs that NumPy sums in a second or two, the time that Numba takes to compile a kernel
 
 
-def choose(name: str, kernel: Kernel) -> ModuleType:
-    """The backend of that name, or for ``"auto"`` the fastest that runs the kernel.
+def choose(name: str, kernel: Kernel, pairs: float) -> ModuleType:
+    """The backend of that name, or for ``"auto"`` the fastest that runs the kernel on so many pairs.
 
     Raises
     ------
@@ -40,11 +42,8 @@ def choose(name: str, kernel: Kernel) -> ModuleType:
     if not isinstance(name, str) or name not in NAMES:
         raise ValueError(f"Unknown backend {name!r}. Choose one of {', '.join(map(repr, NAMES))}.")
     if name == "auto":
-        return next(_BUILT[each] for each in _FOR_HOST_ARRAYS if _BUILT[each].refusal(kernel) is None)
-    if name not in _BUILT:
-        raise ValueError(
-            f"backend={name!r} is not part of this version of fastnw; it has {', '.join(map(repr, _BUILT))}."
-        )
+        passed_over = {"cuda", "numba"} if pairs < COMPILING else {"cuda"}
+        return next(b for name, b in _BUILT.items() if name not in passed_over and b.refusal(kernel) is None)
     reason = _BUILT[name].refusal(kernel)
     if reason is not None:
         raise ValueError(f"backend={name!r} cannot run this: {reason}.")
@@ -55,9 +54,6 @@ def available() -> dict[str, str]:
     """Each backend's name and what it runs on, or why it is missing."""
     status = {}
     for name in NAMES[1:]:
-        if name not in _BUILT:
-            status[name] = "not part of this version"
-        else:
-            missing = _BUILT[name].missing()
-            status[name] = _BUILT[name].isa() if missing is None else f"missing: {missing}"
+        missing = _BUILT[name].missing()
+        status[name] = _BUILT[name].isa() if missing is None else f"missing: {missing}"
     return status

@@ -71,6 +71,11 @@ def refusal(kernel: Kernel) -> str | None:
     return missing()
 
 
+def bounds(kernel: Kernel) -> bool:
+    """Whether `sum_tile` bounds in `mass_error` what the error of u² does."""
+    return kernel.window_sensitivity > 0
+
+
 def isa() -> str:
     """The instruction set in use: 'v2', 'v3', 'v4' (x86-64 levels) or 'plain'."""
     return "none" if _active is None else _active.__name__.rpartition("_")[2]

@@ -26,6 +26,11 @@ def refusal(kernel: Kernel) -> str | None:
     return None
 
 
+def bounds(kernel: Kernel) -> bool:
+    """Whether `sum_tile` bounds in `mass_error` what the error of u² does."""
+    return kernel.facts is None or kernel.window_sensitivity > 0
+
+
 def isa() -> str:
     return "numpy"
 

@@ -4,8 +4,10 @@
     What it would do and take, or why it cannot.
 ``summarise(problem, plan) -> summary``
     What it keeps of the keys.
-``accumulate(summary, rows, meter) -> PoolState``
-    The sums of those queries, with bounds.
+``panel(problem) -> int``
+    How many queries to accumulate at a time.
+``accumulate(summary, positions, meter) -> PoolState``
+    The sums of those queries, with bounds. Queries that a method cannot certify it hands on to the next.
 """
 
 from __future__ import annotations

@@ -67,6 +67,8 @@ NANOSECONDS: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
     ("v2", "float64"): (0.60, 2.60, 0.300, 0.270, 3.0),
     ("plain", "float32"): (0.80, 1.20, 0.140, 0.200, 3.0),
     ("plain", "float64"): (1.40, 3.80, 0.300, 0.400, 3.0),
+    ("numba", "float32"): (0.15, 0.20, 0.050, 0.060, 3.0),
+    ("numba", "float64"): (0.30, 0.60, 0.100, 0.120, 3.0),
     ("numpy", "float32"): (5.0, 5.0, 0.6, 0.15, 3.0),
     ("numpy", "float64"): (5.0, 5.0, 1.2, 0.20, 3.0),
     # not measured yet: what the pipes of a large device allow
@@ -218,10 +220,9 @@ def panel(problem: Problem) -> int:
     return layout(problem, problem.m, np.dtype(np.float64)).panel
 
 
-def accumulate(summary: Summary, rows: slice, meter: Meter) -> PoolState:
+def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
     """The sums of those queries, each with a certified bound."""
     problem, plan = summary.problem, summary.plan
-    positions = np.arange(rows.start, rows.stop)
     state = _first_sweep(summary, positions, meter)
     if plan.dtype == np.float32 or summary.by_products:
         again = np.flatnonzero(~_accurate(problem, state, problem.promise))
@@ -283,9 +284,9 @@ def _sweep(
     error = summary.score_error(queries, dtype)
     if _sweeps(plan.tiles):
         state, exponent = plan.tiles.sweep(summary, positions, queries, inverse, error, meter, by_products)
-        return _certified(
-            problem, state, _error_of_weights(problem, error, state) if exponent is None else exponent, dtype
-        )
+        if exponent is None:
+            exponent = _error_of_weights(problem, plan.tiles, error, state)
+        return _certified(problem, state, exponent, dtype)
     tiles = _tiles(m) if shape.groups == 1 else _tiles(m, TILE)
     states = [PoolState.empty(m, problem.c) for _ in range(shape.groups)]
     if not problem.kernel.works_on_logs:
@@ -309,14 +310,12 @@ def _sweep(
         threads = plan.n_threads if m * problem.n > SERIAL_PAIRS else 1
         run(tile, len(tiles) * shape.groups, threads, meter)
     merged = PoolState.merged(states)
-    return _certified(problem, merged, _error_of_weights(problem, error, merged), dtype)
+    return _certified(problem, merged, _error_of_weights(problem, plan.tiles, error, merged), dtype)
 
 
-def _error_of_weights(problem: Problem, error: NDArray[np.float64], state: PoolState) -> NDArray[np.float64]:
-    """What `_certified` takes, from the relative error of u²."""
-    if problem.kernel.facts is None or not problem.kernel.works_on_logs:
-        return error
-    return _exponent_error(problem, error, state.log_mass())
+def _error_of_weights(problem: Problem, tiles: Any, error: NDArray[np.float64], state: PoolState) -> Any:
+    """(m,) What `_certified` takes, from the relative error of u²."""
+    return np.zeros(len(error)) if tiles.bounds(problem.kernel) else _exponent_error(problem, error, state.log_mass())
 
 
 def _tiles(m: int, shortest: int = SHORTEST) -> list[slice]:
@@ -339,22 +338,17 @@ def _whitening_error(problem: Problem, dtype: np.dtype[Any]) -> float:
 def _certified(
     problem: Problem, state: PoolState, error: NDArray[np.float64], dtype: np.dtype[Any], spread: float = 1.0
 ) -> PoolState:
-    """The state with bounds on the rounding of its sums. Compact and user kernels fill `mass_error` in the tiles.
+    """The state with bounds on the rounding of its sums.
 
-    `error` (m,) is that of exponents, for kernels that work on logs, or the relative one of u²; values lie within
-    [−spread, spread].
+    `error` (m,) is that of κ where tiles do not bound it; values lie within [−spread, spread].
     """
     unit = float(np.finfo(dtype).eps) / 2
-    relative = np.full(len(state.mass), (SEQUENTIAL[dtype] + 12) * unit)
-    kernel = problem.kernel
+    relative = (SEQUENTIAL[dtype] + 12) * unit + error
     with np.errstate(all="ignore"):
-        if kernel.facts is not None and kernel.works_on_logs:
-            relative += error
+        if problem.kernel.works_on_logs:
             # what exp adds below its clamp, with the polynomials of the Matérn kernels
             clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2 * (1 + np.abs(state.shift)) ** 2
             relative += clamped / state.mass
-        elif kernel.facts is not None and kernel.support is None and kernel.facts.sensitivity:
-            relative += error
         mass_error = state.mass_error + relative * state.mass + _vanished(problem, dtype)
         total_error = mass_error + ((spread - 1) * (SEQUENTIAL[dtype] + 12) + 4 * spread) * unit * state.mass
     return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
@@ -379,15 +373,15 @@ def exponent_error(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) 
 
 
 def _exponent_error(problem: Problem, error: NDArray[np.float64], log_mass: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For kernels that work on logs, from the error of u².
+    """(rows,) Bound on the weights' mean relative error, from the error of u².
 
-    The relative error of κ is at most −log κ times that of u² (with equality for the Gaussian), and since the
+    The relative error of κ is at most a + b·(−log κ) times that of u² (`Kernel.steepness`), and since the
     Kullback–Leibler divergence of the weights from w/W, W = Σ w, is not negative, the mean of −log κ over the weights
     is at most log(W/mass). So the bound needs no further sum.
     """
     if problem.kernel.inner_product:
         return error
-    depth = np.maximum(math.log(problem.total_weight or 1.0) - log_mass, 0.0)
-    # the 1.2 is for whitened coordinates, whose error does not vanish with u: |d log κ/du| is at most √5, or u
-    with np.errstate(over="ignore"):  # such a query goes to `tails`
-        return error * (depth + 1.2)
+    a, b, log_peak = problem.kernel.steepness
+    depth = np.maximum(math.log(problem.total_weight or 1.0) + log_peak - log_mass, 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):  # such a query goes to `tails`
+        return error * (a + b * depth) if b else error * a

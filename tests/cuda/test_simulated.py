@@ -151,7 +151,7 @@ def test_tiles_add_to_a_state(kernel, dtype):
     own, error = np.arange(8) + 2, np.full(8, 1e-5)
     found = {}
     for name in ("cuda", "reference"):
-        tiles, state = backends.choose(name, problem.kernel), PoolState.empty(8, 2)
+        tiles, state = backends.choose(name, problem.kernel, 1e6), PoolState.empty(8, 2)
         for start in (0, 40):
             block = pack_keys(problem, start, start + 40, kind)
             tiles.sum_tile(problem.kernel, packed, block, inverse, own - start, state, error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from cases import KERNELS, Case
-from test_parity import check
+from parity import check
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastnw.EmptyWindowWarning")
 

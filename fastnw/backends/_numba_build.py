@@ -1,0 +1,225 @@
+"""Modules of tiles, one for a kernel, compute type and number of coordinates: written once, then cached by Numba."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import linecache
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numba
+import numpy as np
+
+from fastnw import _formula
+from fastnw.backends import _numba_math
+from fastnw.kernels import Kernel
+
+TEMPLATE = Path(__file__).with_name("_numba_tiles.py")
+VECTORISED = ("exp2", "sin", "cos")  # by _numba_math; the others are Numba's
+OTHERS = {"absolute": "abs", "maximum": "max", "minimum": "min", "power": "pow"}
+CAPS = {"float32": (1e6, 1e30), "float64": (1e8, 1e150)}  # of u²: where exp is clamped, and for all else
+
+_lock = threading.RLock()  # Numba's compiler is not for two threads at once; whoever comes later finds it done
+
+
+def tiles(kernel: Kernel, dtype: Any, d: int) -> ModuleType:
+    """The module for that kernel and type; for d = 1, 2 or 3 coordinates with one bandwidth, or any number (0)."""
+    with _lock:
+        return _tiles(kernel, np.dtype(dtype).name, d)
+
+
+@lru_cache(maxsize=512)
+def _tiles(kernel: Kernel, dtype: str, d: int) -> ModuleType:
+    texts, own = _functions(kernel)
+    text = _with_kernel(TEMPLATE.read_text(encoding="utf-8"), kernel, texts, dtype, d)
+    if own:
+        return _in_memory(text, own)
+    everything = text + Path(_numba_math.__file__).read_text(encoding="utf-8")
+    name = f"fastnw_tiles_{hashlib.sha256(everything.encode()).hexdigest()[:24]}"
+    folder = _folder() if _numba_math.EXACT["cache"] else None
+    path = _written(folder / f"{name}.py", text) if folder else None
+    if path is None:
+        return _in_memory(text, {})
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def refusal(kernel: Kernel) -> str | None:
+    """Why Numba cannot compile a user's kernel, with the line, or None."""
+    with _lock:
+        return _refusal(kernel)
+
+
+@lru_cache(maxsize=128)
+def _refusal(kernel: Kernel) -> str | None:
+    for formula in (kernel.profile, kernel.log_profile):
+        if formula is None or _traced(formula) is not None:
+            continue
+        try:
+            _jitted(raw(formula)).compile((numba.float64,))
+        except Exception as error:  # its own errors, and whatever its passes stumble over
+            return f"Numba cannot compile kernel {kernel.name!r}: {_place(raw(formula), error)}"
+    return None
+
+
+def raw(formula: Callable[..., Any]) -> Callable[..., Any]:
+    """The user's own function, of one number."""
+    return formula.pyfunc if isinstance(formula, np.vectorize) else formula
+
+
+def _traced(formula: Callable[..., Any]) -> _formula.Traced | None:
+    try:
+        return _formula.trace(raw(formula))
+    except _formula.Untraceable:
+        return None
+
+
+def _jitted(formula: Callable[..., Any]) -> Any:
+    if hasattr(formula, "py_func"):
+        return formula  # Numba's already
+    return numba.njit(error_model="numpy", nogil=True)(formula)
+
+
+def _place(formula: Callable[..., Any], error: Exception) -> str:
+    """Where it went wrong in the user's file, that line, and the compiler's reason."""
+    location = getattr(error, "loc", None)
+    code = getattr(formula, "__code__", None)
+    if location is not None and code is not None and location.filename == code.co_filename:
+        file, line = location.filename, location.line
+    elif code is not None:
+        file, line = code.co_filename, code.co_firstlineno
+    else:
+        return f"{type(formula).__name__} is no Python function"
+    said = [text.strip() for text in str(getattr(error, "msg", error)).splitlines() if text.strip()]
+    return f'File "{file}", line {line}: {linecache.getline(file, line).strip()} ({"; ".join(said[:2])})'
+
+
+def _functions(kernel: Kernel) -> tuple[dict[str, _formula.Traced | None], dict[str, Any]]:
+    """Both formulas as text; those that have none, as functions of the user's."""
+    texts, own = {}, {}
+    for name, formula in (("profile", kernel.profile), ("log_profile", kernel.log_profile)):
+        texts[name] = _traced(formula) if formula is not None else None
+        if formula is not None and texts[name] is None:
+            own[f"own_{name}"] = _jitted(raw(formula))
+    return texts, own
+
+
+def _with_kernel(text: str, kernel: Kernel, texts: dict[str, _formula.Traced | None], dtype: str, d: int) -> str:
+    before, _, rest = text.partition("# <kernel>\n")
+    _, _, after = rest.partition("# </kernel>\n")
+    compact, logs = kernel.support is not None, kernel.works_on_logs
+    falling = kernel.facts is not None
+    lines = ["from fastnw.backends._numba_math import EXACT"]
+    for name in VECTORISED:
+        of = f"exp2_falling_{dtype}" if name == "exp2" and falling else f"{name}_{dtype}"
+        lines.append(f"from fastnw.backends._numba_math import {of} as {name}")
+    plain = [name for name in _formula.FUNCTIONS if name not in VECTORISED and name not in OTHERS]
+    lines += [f"from numpy import {', '.join(plain)}", f"F = np.{dtype}"]
+    lines += [f"{name} = {function}" for name, function in OTHERS.items()]
+    profile, folded = _folded(texts["profile"]) if logs and not compact else (texts["profile"], 1.0)
+    cap = 0.0 if folded != 1.0 or (kernel.facts is not None and not logs) else CAPS[dtype][0 if falling else 1]
+    support = float(kernel.support) ** 2 if kernel.support is not None else 0.0
+    lines += [
+        f"LOGS, COMPACT, ROUGH, INNER = {logs}, {compact}, {kernel.is_rough}, {kernel.inner_product}",
+        f"FUSED, D, STRIP = {d > 0}, {d}, {_strip()}",
+        f"FOLDED, CAP, SUPPORT2 = F({folded!r}), F({cap!r}), F({support!r})",
+        _function("profile", profile),
+        _function("log_profile", texts["log_profile"] if logs else _NONE),
+    ]
+    return before + "\n".join(lines) + after
+
+
+@lru_cache(maxsize=1)
+def _strip() -> int:
+    """Keys summed in the compute type: 256 float32 (512 float64) sums to a lane of the shortest vectors that LLVM takes
+    here. Twice as many spare 3 % of the time at d = 3."""
+    from llvmlite.binding import get_host_cpu_features
+
+    features = get_host_cpu_features() if not os.environ.get("NUMBA_CPU_NAME") else {}
+    return 2048 if features.get("avx2") else 1024
+
+
+_NONE = _formula.Traced((), {}, "u2")
+
+
+def _function(name: str, traced: _formula.Traced | None) -> str:
+    if traced is None:
+        return f"@njit(**EXACT)\ndef {name}(u2):\n    return F(own_{name}(float(u2)))\n"
+    renamed = {constant: f"{name}_{constant}" for constant in traced.constants}
+    constants = "".join(f"{renamed[constant]} = F({value!r})\n" for constant, value in traced.constants.items())
+    body = traced.source(name)
+    for constant in sorted(renamed, key=len, reverse=True):
+        body = _replaced(body, constant, renamed[constant])
+    return f"{constants}@njit(**EXACT)\n{body}"
+
+
+def _replaced(text: str, word: str, by: str) -> str:
+    import re
+
+    return re.sub(rf"\b{word}\b", by, text)
+
+
+def _folded(traced: _formula.Traced | None) -> tuple[_formula.Traced | None, float]:
+    """Without a first product of u² with a constant, if u² is used nowhere else, and that constant."""
+    if traced is None or not traced.lines:
+        return traced, 1.0
+    name, _, expression = traced.lines[0].partition(" = ")
+    constant, _, of = expression.partition(" * ")
+    others = " ".join(traced.lines[1:]).split()
+    if of != "u2" or constant not in traced.constants or "u2" in others or any("(u2" in word for word in others):
+        return traced, 1.0
+    lines = tuple(_replaced(line, name, "u2") for line in traced.lines[1:])
+    return _formula.Traced(lines, traced.constants, traced.result), traced.constants[constant]
+
+
+def _in_memory(text: str, scope: dict[str, Any]) -> ModuleType:
+    """For kernels that only exist in this process, or where nothing can be written."""
+    module = ModuleType("fastnw_tiles")
+    module.__dict__.update(scope)
+    text = text.replace("import EXACT\n", "import EXACT as CACHED\nEXACT = CACHED | {'cache': False}\n", 1)
+    exec(compile(text.replace('"cache": True', '"cache": False'), "<fastnw tiles>", "exec"), module.__dict__)
+    return module
+
+
+def _folder() -> Path | None:
+    """Where modules are kept: ``NUMBA_CACHE_DIR`` or the user's cache; None if nothing can be written there."""
+    base = os.environ.get("NUMBA_CACHE_DIR")
+    if not base:
+        if sys.platform == "win32":
+            base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            base = str(Path.home() / "Library" / "Caches")
+        else:
+            base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = Path(base) / "fastnw"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return None
+
+
+def _written(path: Path, text: str) -> Path | None:
+    """The file with that text. One that is there stays: a new time stamp would void what Numba has cached."""
+    try:
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            return path
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+            file.write(text)
+        os.replace(file.name, path)
+    except OSError:
+        return None
+    return path
