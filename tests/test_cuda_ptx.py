@@ -158,7 +158,14 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: " ".join(f"{k}={v}" for k, v in options.items()))
+# in float64 those with the most registers or shared memory
+HEAVIEST = [{"d": 32}, *(options for options in OPTIONS if "c" in options or "own" in options)]
+SHAPES = [*((options, "float32") for options in OPTIONS), *((options, "float64") for options in HEAVIEST)]
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype"), SHAPES, ids=lambda x: " ".join(f"{k}={v}" for k, v in x.items()) if isinstance(x, dict) else x
+)
 def test_every_shape(options, dtype, tmp_path):
     text, _ = check(kernels.get("gaussian"), shape(dtype, **options), "sum", (9, 0), tmp_path)
     if dtype == "float32":
