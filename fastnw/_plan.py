@@ -11,9 +11,9 @@ import numpy as np
 from fastnw import backends
 from fastnw._hardware import n_threads as threads_for
 from fastnw._validation import Problem
-from fastnw.methods import NAMES, Cost, Refusal, exact
+from fastnw.methods import NAMES, Cost, Refusal, exact, fourier
 
-_METHODS: dict[str, ModuleType] = {"exact": exact}
+_METHODS: dict[str, ModuleType] = {"exact": exact, "fourier": fourier}
 
 # Float32 sums are certified to about 2e-5 of the range at best; a smaller tol is float64's work.
 FLOAT32_TOL = 5e-5
@@ -60,7 +60,7 @@ class Plan:
         return "\n".join(
             (
                 f"{m:,} queries on {n:,} keys, d = {d}, {c} value(s) a key, kernel {self.kernel}",
-                f"  method    {self.method}: {self.pairs:.3g} pairs ({share:.0%} of all) in {self.dtype.name}",
+                f"  method    {self.method}: {self.pairs:.3g} pairs ({share:.3g} of all) in {self.dtype.name}",
                 f"  backend   {self.backend} ({self.isa}), {self.n_threads} thread(s)",
                 f"  expected  {self.seconds:.2g} s, {self.bytes / 2**20:.1f} MiB beyond inputs and outputs",
                 f"  because   {self.reason}",

@@ -81,10 +81,17 @@ class Problem:
         """The same keys, asked at other queries (checked ones); what was found out about them stays known."""
         other = replace(self, queries=queries, **changes)
         other = replace(other, dtype=_result_dtype(queries, other.keys, other.values))
+        if "values" not in changes:
+            other.__dict__["kept"] = self.kept
         known = ["_largest_weight", "log_largest_weight", "least_weight", "total_weight"]
         known += [] if "values" in changes else ["values_range", "values_centre"]
         other.__dict__.update({name: self.__dict__[name] for name in known if name in self.__dict__})
         return other
+
+    @cached_property
+    def kept(self) -> dict[Any, Any]:
+        """What methods found out about the keys and may use again, for the same keys asked at other queries."""
+        return {}
 
     @property
     def promise(self) -> float:

@@ -225,12 +225,12 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
     problem, plan = summary.problem, summary.plan
     state = _first_sweep(summary, positions, meter)
     if plan.dtype == np.float32 or summary.by_products:
-        again = np.flatnonzero(~_accurate(problem, state, problem.promise))
+        again = np.flatnonzero(~accurate(problem, state, problem.promise))
         if len(again):
-            state.put(again, _sweep(summary, positions[again], np.dtype(np.float64), meter))
+            state.put(again, sweep(summary, positions[again], np.dtype(np.float64), meter))
     if tails.known(problem.kernel):
         limit = exponent_limit(summary, positions, state.log_mass()) if plan.dtype == np.float64 else problem.promise
-        again = np.flatnonzero(~_accurate(problem, state, limit))
+        again = np.flatnonzero(~accurate(problem, state, limit))
         if len(again):
             state.put(again, tails.accumulate(summary, positions[again], meter))
     return state
@@ -250,7 +250,7 @@ def exponent_limit(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) 
     return np.where(depth > DEEP, LIMIT, problem.promise)
 
 
-def _accurate(problem: Problem, state: PoolState, limit: Any) -> NDArray[np.bool_]:
+def accurate(problem: Problem, state: PoolState, limit: Any) -> NDArray[np.bool_]:
     bound = np.where(state.is_empty, 0.0, state.finalise()[1] / 2) if problem.c else 0.0
     # No mass: certainly empty only if no key of a compact kernel is near its edge. Else it may have underflowed.
     lost = state.is_empty & ((problem.kernel.support is None) | (state.mass_error > 0))
@@ -260,7 +260,7 @@ def _accurate(problem: Problem, state: PoolState, limit: Any) -> NDArray[np.bool
 def _first_sweep(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
     """Sums over all keys in the plan's compute type and the form that takes less time."""
     if not summary.by_products or _sweeps(summary.plan.tiles):
-        return _sweep(summary, positions, summary.plan.dtype, meter, summary.by_products)
+        return sweep(summary, positions, summary.plan.dtype, meter, summary.by_products)
     problem, dtype = summary.problem, summary.plan.dtype
     state, key_norm, query_norm = products.sweep(problem, summary.plan, positions, dtype, meter)
     few = key_norm == 0  # there differences were taken, and their error is relative
@@ -274,7 +274,7 @@ def _first_sweep(summary: Summary, positions: NDArray[np.intp], meter: Meter) ->
     return _certified(problem, state, exponent, dtype, products.values_spread(problem, dtype))
 
 
-def _sweep(
+def sweep(
     summary: Summary, positions: NDArray[np.intp], dtype: np.dtype[Any], meter: Meter, by_products: bool = False
 ) -> PoolState:
     """Sums over all keys in one compute type, with their bounds."""

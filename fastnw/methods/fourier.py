@@ -1,0 +1,336 @@
+"""The Gaussian in up to three coordinates by non-uniform fast Fourier transforms: cost grows like keys + queries.
+
+On a box with period P that holds all keys, κ is a Fourier series whose coefficients √(2π)/P · exp(−(2πk/P)²/2) fall
+below any tolerance after a few hundred. So Σ w κ(q − k) takes one transform of the keys (type 1), a product, and one
+back at the queries (type 2), both by finufft. κ is even, its coefficients real: strengths w + i·w·t carry mass and
+total in one complex transform.
+
+What truncation and images of the box add is bounded. What the library's own tolerance means is measured: at some
+queries sums are taken directly, and the largest difference, times a safety factor, is every query's error. Queries
+whose mass is too small for it, or that lie outside the box, go to `exact`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw._pack import coordinates, normalised_values
+from fastnw._state import PoolState
+from fastnw._threads import Meter, run
+from fastnw._validation import Problem, row_blocks
+from fastnw.methods import Cost, Refusal, exact
+
+if TYPE_CHECKING:
+    from fastnw._plan import Plan
+
+Floats = NDArray[np.float64]
+Modes = NDArray[np.complex128]
+
+MOST_D = 3
+MARGIN = 0.75  # bandwidths around the keys' box within which queries are answered here
+DROPPED = 0.1  # share of the promise, for a mass of 1, that truncation and images may take
+EPSILON = 0.03  # finufft's tolerance over the promise
+LEAST_PROMISE = 1e-12  # below it rounding is in the way
+# Upsampling by 1.25 takes a quarter of the memory of 2 in three dimensions and is as fast; it reaches 1e-10.
+NARROW, WIDE, NARROW_EPSILON = 1.25, 2.0, 1e-10
+PROBES = 128  # queries summed directly, half of them those of least mass
+SAFETY = 10.0
+ROUNDING = 1e-11  # of a mass, beyond what the probes show: they are fewer where masses are large
+# Keys or queries a transform. Ctrl-C is heard between them: after 0.1 s, or 2 s for 10⁷ modes in three coordinates,
+# where half as many take 1.4 times as long in all.
+BLOCK = {1: 1 << 19, 2: 1 << 18, 3: 1 << 19}
+PANEL = 1 << 21  # queries at a time
+MOST_BYTES = 1 << 30  # of transforms at a time
+
+# Nanoseconds to spread or interpolate a point, by dimension and cells of the spreading kernel, and for a number of the
+# grid and log2 of their number in the transform. Measured on one Zen 4 core, ±30 %.
+POINT, CELL, GRID = 25.0, 0.65, 1.1
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where keys and queries lie, in bandwidths from `centre`, and how finely κ is resolved."""
+
+    centre: Floats  # (d,) raw, or whitened, coordinates
+    half: Floats  # (d,) half of the keys' extent, in bandwidths
+    period: Floats  # (d,) in bandwidths
+    modes: tuple[int, ...]
+    dropped: float  # bound on what truncation and images change in a sum, over Σ w
+    epsilon: float
+    upsampling: float
+
+    @property
+    def size(self) -> float:
+        return math.prod(map(float, self.modes))
+
+    @property
+    def bytes(self) -> float:
+        """Of one transform in flight: the grid and its modes."""
+        return 16 * self.size * (self.upsampling ** len(self.modes) + 1)
+
+    @property
+    def at_once(self) -> int:
+        """Transforms in flight, beside the modes that are kept."""
+        return int((MOST_BYTES - 16 * self.size) // self.bytes)
+
+    @property
+    def cells(self) -> float:
+        """Of the grid that a point touches."""
+        digits = -math.log10(self.epsilon)
+        return (digits + 1 if self.upsampling == WIDE else 1.5 * digits + 1) ** len(self.modes)
+
+
+def box_of(problem: Problem) -> Box:
+    low, high = _extent(problem)
+    centre, half = low / 2 + high / 2, (high / 2 - low / 2) * problem.metric.inverse
+    allowed = DROPPED * problem.promise / max(problem.total_weight, 1.0)
+    # of images in each direction, 2 exp(−reach²/2) is left at most; of the modes beyond Ω, √(2/π) exp(−Ω²/2)/Ω
+    reach = math.sqrt(2 * math.log(4 * problem.d / allowed))
+    omega = reach
+    if reach > 4:  # then Ω is at least 0.8 of it
+        omega = math.sqrt(2 * math.log(2 * problem.d * math.sqrt(2 / math.pi) / (allowed * 0.8 * reach)))
+    period = 2 * half + MARGIN + reach
+    modes = tuple(2 * math.ceil(omega * p / (2 * math.pi)) + 1 for p in period)
+    epsilon = EPSILON * problem.promise
+    upsampling = NARROW if epsilon >= NARROW_EPSILON else WIDE
+    return Box(centre, half, period, modes, allowed, max(epsilon, 1e-14), upsampling)
+
+
+def _extent(problem: Problem) -> tuple[Floats, Floats]:
+    """Least and largest coordinate (d,) of the keys."""
+    if "extent" not in problem.kept:
+        low, high = np.full(problem.d, np.inf), np.full(problem.d, -np.inf)
+        for rows in row_blocks(problem.keys):
+            block = coordinates(problem, problem.keys[rows])
+            low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
+        problem.kept["extent"] = low.astype(np.float64), high.astype(np.float64)
+    return problem.kept["extent"]
+
+
+def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost | Refusal:
+    """Transforms of keys and queries, and probes."""
+    reason = _refusal(problem, backend)
+    if reason:
+        return Refusal(reason)
+    box = box_of(problem)
+    if box.at_once < 1:
+        return Refusal(f"would need {box.size:.2g} Fourier modes: the keys span {2 * box.half.max():.2g} bandwidths")
+    point = POINT + CELL * box.cells
+    grid = box.size * box.upsampling**problem.d
+    transform = GRID * grid * math.log2(grid + 2)
+    transforms = (problem.c + 2) // 2
+    tasks = math.ceil(problem.n / BLOCK[problem.d]) + math.ceil(problem.m / BLOCK[problem.d])
+    seconds = (
+        1e-9 * transforms * ((problem.n + problem.m) * point + tasks * transform) / min(n_threads, tasks, box.at_once)
+    )
+    probes = float(min(PROBES, problem.m)) * problem.n
+    seconds += 1e-9 * (0.6 * probes / n_threads + 100.0 * problem.m + 5e6)
+    in_flight = min(n_threads, box.at_once)
+    memory = (
+        in_flight * box.bytes + 16 * transforms * box.size + min(problem.m, PANEL) * 8 * (problem.d + 4 + 2 * problem.c)
+    )
+    return Cost(probes + problem.n + problem.m, seconds, memory)
+
+
+def _refusal(problem: Problem, backend: Any) -> str | None:
+    if problem.d > MOST_D:
+        return f"takes up to {MOST_D} coordinates, not {problem.d}"
+    if problem.kernel.facts is None or problem.kernel.name != "gaussian":
+        return f"needs a kernel whose transform decays fast: gaussian, not {problem.kernel.name}"
+    if problem.key_scale is not None:
+        return "needs one bandwidth for all keys"
+    if problem.tol == 0:
+        return "sums no single pairs, as tol=0 asks"
+    if problem.promise < LEAST_PROMISE:
+        return f"certifies errors down to {LEAST_PROMISE:g}, not {problem.promise:g}"
+    if backend.NAME not in ("compiled", "numba"):
+        return f"runs on the processor beside compiled tiles, not on backend={backend.NAME!r}"
+    if not (problem.n and problem.total_weight > 0):
+        return "needs a key with weight"
+    return None
+
+
+@dataclass
+class Summary:
+    """The keys' Fourier coefficients times those of κ; what is handed on, and how."""
+
+    problem: Problem
+    plan: Plan
+
+    @cached_property
+    def box(self) -> Box:
+        return box_of(self.problem)
+
+    @cached_property
+    def exact(self) -> exact.Summary:
+        return exact.summarise(self.problem, self.plan)
+
+    def coefficients(self, meter: Meter) -> list[Modes]:
+        """One array of modes for mass and first value, one for each further pair of values."""
+        kept, key = self.problem.kept, ("coefficients", self.box.modes, self.box.epsilon)
+        if key not in kept:
+            kept[key] = _coefficients(self.problem, self.plan, self.box, meter)
+        return kept[key]
+
+
+def summarise(problem: Problem, plan: Plan) -> Summary:
+    return Summary(problem, plan)
+
+
+def panel(problem: Problem) -> int:
+    """Queries to accumulate at a time."""
+    return PANEL
+
+
+def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
+    """The sums of those queries, each with a bound; from `exact` where this method's does not keep the promise."""
+    problem, m = summary.problem, len(positions)
+    state = PoolState.empty(m, problem.c)
+    inside = np.flatnonzero(_inside(summary.box, problem, positions))
+    if len(inside):
+        sums = _sums(summary, positions[inside], meter)
+        error = _measured_error(summary, positions[inside], sums, meter)
+        mass_error = error + ROUNDING * np.abs(sums[:, 0])
+        state.put(inside, PoolState(np.zeros(len(inside)), sums[:, 0], sums[:, 1:], mass_error, mass_error.copy()))
+    certified = exact.accurate(problem, state, problem.promise) & (state.mass > 0)
+    again = np.flatnonzero(~certified)
+    if len(again):
+        state.put(again, _handed_on(summary, positions[again], meter))
+    return state
+
+
+def _handed_on(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
+    """By `exact`, panel by panel."""
+    step = exact.panel(summary.problem)
+    parts = [exact.accumulate(summary.exact, positions[i : i + step], meter) for i in range(0, len(positions), step)]
+    return parts[0] if len(parts) == 1 else PoolState.stacked(parts)
+
+
+def _scaled(problem: Problem, box: Box, points: NDArray[Any]) -> Floats:
+    """(rows, d) in bandwidths from the box's centre: differences of raw coordinates first, which keeps their digits."""
+    return (coordinates(problem, points).astype(np.float64) - box.centre) * problem.metric.inverse
+
+
+def _inside(box: Box, problem: Problem, positions: NDArray[np.intp]) -> NDArray[np.bool_]:
+    found = np.empty(len(positions), bool)
+    for rows in row_blocks(positions):
+        x = _scaled(problem, box, problem.queries[positions[rows]])
+        found[rows] = np.all(np.abs(x) <= box.half + MARGIN, axis=1)
+    return found
+
+
+def _angles(problem: Problem, box: Box, points: NDArray[Any]) -> list[Floats]:
+    """Each coordinate in (−π, π)."""
+    x = _scaled(problem, box, points) * (2 * math.pi / box.period)
+    return [np.ascontiguousarray(x[:, j]) for j in range(problem.d)]
+
+
+def _transform(kind: int, box: Box) -> Any:
+    """A plan of finufft for one thread: its own threads do not survive a fork, and ours share out blocks."""
+    import finufft
+
+    sign = -1 if kind == 1 else 1
+    return finufft.Plan(
+        kind, box.modes, 1, box.epsilon, sign, "complex128", nthreads=1, upsampfac=box.upsampling, showwarn=0
+    )
+
+
+def _coefficients(problem: Problem, plan: Plan, box: Box, meter: Meter) -> list[Modes]:
+    """Type 1 of blocks of keys, added up in their order, times the coefficients of κ."""
+    found = [np.zeros(box.modes, np.complex128) for _ in range((problem.c + 2) // 2)]
+    blocks = [slice(i, min(i + BLOCK[problem.d], problem.n)) for i in range(0, problem.n, BLOCK[problem.d])]
+    at_once = min(plan.n_threads, box.at_once)
+    results: dict[int, list[Modes]] = {}
+
+    def transform(i: int) -> float:
+        rows = blocks[i]
+        spread = _transform(1, box)
+        spread.setpts(*_angles(problem, box, problem.keys[rows]))
+        results[i] = [spread.execute(strengths) for strengths in _strengths(problem, rows)]
+        return float(rows.stop - rows.start)
+
+    for first in range(0, len(blocks), at_once):
+        some = range(first, min(first + at_once, len(blocks)))
+        run(lambda k, some=some: transform(some[k]), len(some), at_once, meter)  # type: ignore[misc]
+        for i in some:
+            for sums, part in zip(found, results.pop(i), strict=True):
+                sums += part
+    for j, (count, period) in enumerate(zip(box.modes, box.period, strict=True)):
+        omega = 2 * math.pi / period * np.arange(-(count // 2), count // 2 + 1)
+        kappa = math.sqrt(2 * math.pi) / period * np.exp(-(omega**2) / 2)
+        for sums in found:
+            sums *= kappa.reshape([-1 if i == j else 1 for i in range(problem.d)])
+    return found
+
+
+def _strengths(problem: Problem, rows: slice) -> list[Modes]:
+    """w + i·w·t₁, then w·t₂ + i·w·t₃, …"""
+    weights = problem.weights_at(rows)
+    columns = np.ones((problem.c + 1, rows.stop - rows.start))
+    if weights is not None:
+        columns[0] = weights
+    columns[1:] = normalised_values(problem, rows) * columns[0]
+    pairs = []
+    for first in range(0, problem.c + 1, 2):
+        pair = columns[first].astype(np.complex128)
+        if first < problem.c:
+            pair.imag = columns[first + 1]
+        pairs.append(pair)
+    return pairs
+
+
+def _sums(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> Floats:
+    """(rows, 1 + c) mass and totals, from type 2 of blocks of queries."""
+    problem, box = summary.problem, summary.box
+    coefficients = summary.coefficients(meter)
+    sums = np.empty((len(positions), problem.c + 1))
+    size = BLOCK[problem.d]
+    blocks = [slice(i, min(i + size, len(positions))) for i in range(0, len(positions), size)]
+
+    def transform(i: int) -> float:
+        rows = blocks[i]
+        mine = positions[rows]
+        interpolate = _transform(2, box)
+        interpolate.setpts(*_angles(problem, box, problem.queries[mine]))
+        for k, modes in enumerate(coefficients):
+            found = interpolate.execute(modes)
+            sums[rows, 2 * k] = found.real
+            if 2 * k < problem.c:
+                sums[rows, 2 * k + 1] = found.imag
+        if problem.exclude_self:
+            sums[rows] -= _own(problem, mine)
+        return float(len(mine))
+
+    run(transform, len(blocks), min(summary.plan.n_threads, box.at_once), meter)
+    return sums
+
+
+def _own(problem: Problem, positions: NDArray[np.intp]) -> Floats:
+    """(rows, 1 + c) what keys at their own place add: κ(0) = 1 times (w, w t)."""
+    weights = problem.weights_at(slice(None))
+    own = np.ones((len(positions), problem.c + 1))
+    if weights is not None:
+        own[:, 0] = weights[positions]
+    own[:, 1:] = normalised_values(problem, positions).T * own[:, :1]
+    return own
+
+
+def _measured_error(summary: Summary, positions: NDArray[np.intp], sums: Floats, meter: Meter) -> float:
+    """Bound on the absolute error of all sums: the largest at some queries that are summed directly, times SAFETY, and
+    what truncation and images may do."""
+    problem = summary.problem
+    some = np.unique(np.linspace(0, len(positions) - 1, PROBES // 2).astype(np.intp))
+    least = np.argpartition(sums[:, 0], min(PROBES // 2, len(positions)) - 1)[: PROBES // 2]
+    probes = np.unique(np.concatenate([some, least]))
+    direct = exact.sweep(summary.exact, positions[probes], np.dtype(np.float64), meter)
+    factor = np.exp(direct.shift)[:, None]
+    right = np.concatenate([direct.mass[:, None], direct.total], axis=1) * factor
+    allowed = ROUNDING * np.abs(sums[probes, :1]) + direct.mass_error[:, None] * factor
+    seen = np.abs(sums[probes] - right) - allowed
+    return SAFETY * max(float(seen.max()), 0.0) + summary.box.dropped * problem.total_weight
