@@ -42,7 +42,8 @@ def _tiles(kernel: Kernel, dtype: str, d: int) -> ModuleType:
     text = _with_kernel(TEMPLATE.read_text(encoding="utf-8"), kernel, texts, dtype, d)
     if own:
         return _in_memory(text, own)
-    everything = text + Path(_numba_math.__file__).read_text(encoding="utf-8")
+    # each version of Numba its own: its cache keeps one version's results
+    everything = text + Path(_numba_math.__file__).read_text(encoding="utf-8") + numba.__version__
     name = f"fastnw_tiles_{hashlib.sha256(everything.encode()).hexdigest()[:24]}"
     folder = _folder() if _numba_math.EXACT["cache"] else None
     path = _written(folder / f"{name}.py", text) if folder else None
