@@ -34,12 +34,14 @@ scalar = fastnw.Kernel("scalar", lambda u2: 1 / (1 + u2) ** 2 if u2 < 9 else 0.0
 """
 # (what is set up, the call, seconds into it). All would take minutes.
 CALLS = {
-    "compiled": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a)", 1),
-    "one thread": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a, n_jobs=1)", 1),
-    "more threads than cores": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a, n_jobs=8)", 1),
+    "compiled": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a, method='exact')", 1),
+    "one thread": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a, method='exact', n_jobs=1)", 1),
+    "more threads than cores": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a, method='exact', n_jobs=8)", 1),
+    "numba": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a, method='exact', backend='numba')", 6),
+    "fourier": ("a = cloud(20_000_000, 1_000_000, 1)", "fastnw.pool(*a, bandwidth=0.05, method='fourier')", 1),
     "many coordinates": ("a = cloud(20_000, 50_000, 500)", "fastnw.pool(*a, bandwidth=20.0)", 1),
-    "many values": ("a = cloud(20_000, 50_000, 3, 500)", "fastnw.pool(*a)", 1),
-    "far tails": ("a = cloud(20_000, 1_000_000)", "fastnw.pool(1e6 * a[0], *a[1:])", 3),
+    "many values": ("a = cloud(20_000, 50_000, 3, 500)", "fastnw.pool(*a, method='exact')", 1),
+    "far tails": ("a = cloud(20_000, 1_000_000)", "fastnw.pool(1e6 * a[0], *a[1:], method='exact')", 3),
     "window edges": (
         "a = cloud(20_000, 500_000, 1); k = np.sign(a[1]) * (1 - 1e-12 * abs(a[1]))",
         "fastnw.pool(0 * a[0], k, a[2], kernel='triangular')",
@@ -47,7 +49,7 @@ CALLS = {
     ),
     "reference": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a, backend='reference')", 1),
     "user kernel": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a, kernel=scalar)", 1),
-    "density": ("a = cloud(100_000, 2_000_000)", "fastnw.density(*a[:2])", 1),
+    "density": ("a = cloud(100_000, 2_000_000)", "fastnw.density(*a[:2], method='exact')", 1),
     "weights": ("a = cloud(100, 2_000_000)", "fastnw.attention_weights(*a[:2])", 1),
     "largest weights": ("a = cloud(20_000, 1_000_000)", "fastnw.attention_weights(*a[:2], top_k=5)", 1),
     "nearest for empty windows": (
@@ -105,7 +107,7 @@ def test_an_interrupt_that_is_not_caught_ends_the_program():
     program = f"""{PREAMBLE}
 a = cloud(100_000, 2_000_000)
 print("go", flush=True)
-fastnw.pool(*a, progress=True)
+fastnw.pool(*a, method="exact", progress=True)
 """
     out, err, _ = interrupt(program, 1, timeout=5)
     assert out == []

@@ -54,6 +54,17 @@ def bounds(kernel: Kernel) -> bool:
     return kernel.is_rough or kernel.window_sensitivity > 0
 
 
+def prepare(kernel: Kernel, inverse: NDArray[Any], c: int, scaled: bool) -> None:
+    """Compile what `sum_tile` will need, in the caller's thread, where Ctrl-C is heard."""
+    _module(kernel, inverse.dtype, _fused_d(kernel, inverse, c, scaled))
+
+
+def _fused_d(kernel: Kernel, inverse: NDArray[Any], c: int, scaled: bool) -> int:
+    """Coordinates of the loop that keeps all in registers, or 0 where the general one is needed."""
+    one = bool(np.all(inverse == inverse[0])) and LEAST < inverse[0] < MOST
+    return len(inverse) if one and len(inverse) <= FUSED_D and c < 2 and not (scaled or kernel.inner_product) else 0
+
+
 def sum_tile(
     kernel: Kernel,
     queries: NDArray[Any],
@@ -66,18 +77,17 @@ def sum_tile(
     """Add the block's sums to the state, in place; see `fastnw.backends`."""
     if not len(queries) or not keys.size:
         return
-    one = bool(np.all(inverse == inverse[0])) and LEAST < inverse[0] < MOST
-    d, c = len(inverse), len(keys.values)
-    fused = one and d <= FUSED_D and c < 2 and keys.scale is None and not kernel.inner_product
+    c = len(keys.values)
+    fused = _fused_d(kernel, inverse, c, keys.scale is not None)
     if c < 2:
         values, row = (keys.values[0] if c else keys.weights), 1
     else:
         values, row = _flat(keys.values.T, VECTOR)
     coords, stride = _flat(keys.coords)
-    _module(kernel, coords.dtype, d if fused else 0).tile(
+    _module(kernel, coords.dtype, fused).tile(
         queries,
         inverse,
-        one,
+        fused > 0,
         coords,
         stride,
         keys.weights[:0] if keys.scale is None else keys.scale,

@@ -282,6 +282,8 @@ def sweep(
     m, shape = len(positions), layout(problem, len(positions), dtype)
     queries, inverse = pack_queries(problem, positions, dtype), pack_inverse(problem, dtype)
     error = summary.score_error(queries, dtype)
+    if hasattr(plan.tiles, "prepare"):
+        plan.tiles.prepare(problem.kernel, inverse, problem.c, problem.key_scale is not None)
     if _sweeps(plan.tiles):
         state, exponent = plan.tiles.sweep(summary, positions, queries, inverse, error, meter, by_products)
         if exponent is None:
