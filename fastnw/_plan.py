@@ -60,7 +60,7 @@ class Plan:
         return "\n".join(
             (
                 f"{m:,} queries on {n:,} keys, d = {d}, {c} value(s) a key, kernel {self.kernel}",
-                f"  method    {self.method}: {self.pairs:.3g} pairs ({share:.3g} of all) in {self.dtype.name}",
+                f"  method    {self.method}: {self.pairs:.3g} pairs ({100 * share:.3g} % of all) in {self.dtype.name}",
                 f"  backend   {self.backend} ({self.isa}), {self.n_threads} thread(s)",
                 f"  expected  {self.seconds:.2g} s, {self.bytes / 2**20:.1f} MiB beyond inputs and outputs",
                 f"  because   {self.reason}",
