@@ -1,0 +1,284 @@
+"""Sorted keys in one coordinate: a window is summed from a few moments, so that time grows like n + m.
+
+For kernels that are polynomials in u (compact ones), or such times exp(−u) (Laplacian, Matérn). Keys go into cells one
+unit of u wide, the first key of each where the one before ends, so that there are cells only where keys are. At every
+16th key lie the moments of its cell's keys before it, and of those from it on (prefix sums over all keys would have to
+be subtracted, which cancels). A window of width 2 takes the end of one cell, perhaps a whole one, and the beginning of
+another, and the few keys between its rims and the next stored moments one by one. For exp(−u) the moments go on over
+all cells before (after), times exp(−step) at each: a recursion that forgets its errors (compare Hofmeyr, 2021, Fast
+exact evaluation of univariate kernel sums).
+
+Results are exact to rounding; bounds follow term by term from the number of roundings, in units of the weight in the
+window (a polynomial's terms, added without their signs, are at most Σ |a_j| reach^j there) or of the mass itself.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw._pack import normalised_values
+from fastnw._state import PoolState
+from fastnw._threads import Meter, check_stop, run
+from fastnw._validation import Problem, row_blocks
+from fastnw.methods import Cost, Refusal, exact
+from fastnw.methods._moments import Sums, block, find_cells
+
+if TYPE_CHECKING:
+    from fastnw._plan import Plan
+
+Floats = NDArray[np.float64]
+
+# κ as a polynomial in s·u, and s; times exp(−s·u) in the second table.
+WINDOWS: dict[str, tuple[float, ...]] = {
+    "boxcar": (1.0,),
+    "triangular": (1.0, -1.0),
+    "epanechnikov": (1.0, 0.0, -1.0),
+    "biweight": (1.0, 0.0, -2.0, 0.0, 1.0),
+    "triweight": (1.0, 0.0, -3.0, 0.0, 3.0, 0.0, -1.0),
+    "tricube": (1.0, 0.0, 0.0, -3.0, 0.0, 0.0, 3.0, 0.0, 0.0, -1.0),
+}
+DECAYING: dict[str, tuple[tuple[float, ...], float]] = {
+    "laplacian": ((1.0,), 1.0),
+    "matern32": ((1.0, 1.0), math.sqrt(3.0)),
+    "matern52": ((1.0, 1.0, 1 / 3), math.sqrt(5.0)),
+}
+
+UNIT = 2.0**-53
+# u² has seven roundings: keys this far beyond the rim are summed, too, so that none within is missed, and a window
+# without keys is certainly empty. A polynomial is continuous there; a boxcar is not.
+RIM = 2.0**-49
+# Roundings of a decaying kernel, as a bound in units: constant, and per nat below the nearest key (two for each unit of
+# the step from cell to cell, with exp and the binomials). Of a Matérn's polynomial the terms without signs are up to
+# 4.4 times the sum; and nats are at most twice log(W p(near)/mass) + 1.3.
+DECAY = {1: (96 * UNIT, 12 * UNIT), 2: (544 * UNIT, 80 * UNIT), 3: (544 * UNIT, 80 * UNIT)}
+LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and exp(−u) may vanish
+LARGEST = 1e150  # of bandwidths, their inverses and coordinates: squares stay in range
+
+QUERIES = 1 << 16  # a task, sorted on its own: neighbours are near enough in memory, and Ctrl-C need not wait
+PANEL_BYTES = 64 << 20  # states of the queries worked on at a time, and as much again in temporaries
+KEYS = 1 << 18  # a task of the preparations
+
+# Nanoseconds a key and a query, at c = 1: (constant, per stored moment and value). Measured on one Zen 4 core (a shared
+# one: ±30 %) at n = m = 1e6.
+KEY_NS, QUERY_NS = (160.0, 8.0), (350.0, 12.0)
+
+
+def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost | Refusal:
+    """Sorting and O(n + m)."""
+    reason = _refusal(problem, backend)
+    if reason is not None:
+        return Refusal(reason)
+    moments = len(_polynomial(problem)) * (1 + problem.c)
+    keys = problem.n * (KEY_NS[0] + KEY_NS[1] * moments)
+    queries = problem.m * (QUERY_NS[0] + QUERY_NS[1] * moments)
+    tasks = max(math.ceil(problem.m / QUERIES), 1)
+    seconds = 1e-9 * (keys + queries / min(n_threads, tasks)) + 1e-4
+    per_key = 8 * (6 + 2 * problem.c + (4 + 2 * moments / block))
+    size = problem.n * per_key + min(problem.m, panel(problem)) * 8 * (8 + 2 * problem.c)
+    return Cost(float(problem.m) * min(problem.n, 2 * block), seconds, size)
+
+
+def _refusal(problem: Problem, backend: Any) -> str | None:
+    if problem.d != 1:
+        return f"it works in one coordinate, not in {problem.d}"
+    if problem.kernel.facts is None or problem.kernel.name not in WINDOWS.keys() | DECAYING.keys():
+        return f"it has no moments for the kernel {problem.kernel.name}"
+    if problem.key_scale is not None:
+        return "its moments need one bandwidth for all keys, not key_scale"
+    if problem.tol == 0:
+        return "tol=0 asks for every pair"
+    if backend.NAME != "compiled":
+        return f"its sums are compiled code, not for backend {backend.NAME!r}"
+    if not 1 / LARGEST < _bandwidth(problem) < LARGEST:
+        return "the bandwidth's square leaves float64's range"
+    if not all(float(np.abs(edge)) < LARGEST for edge in (problem.keys.min(), problem.keys.max())):
+        return "the squares of keys leave float64's range"
+    if problem.kernel.name in DECAYING and problem.least_weight < LEAST_WEIGHT:
+        return "weights differ by more than a factor of 1e200"
+    return None
+
+
+def _polynomial(problem: Problem) -> tuple[float, ...]:
+    name = problem.kernel.name
+    return WINDOWS[name] if name in WINDOWS else DECAYING[name][0]
+
+
+def _bandwidth(problem: Problem) -> float:
+    cholesky = problem.metric.cholesky
+    return float(problem.metric.bandwidth[0] if cholesky is None else cholesky[0, 0])
+
+
+def panel(problem: Problem) -> int:
+    """Queries to accumulate at a time."""
+    return max(PANEL_BYTES // (8 * (6 + problem.c)) // QUERIES, 1) * QUERIES
+
+
+@dataclass
+class Summary:
+    """The keys with positive weight, sorted, and their moments."""
+
+    problem: Problem
+    plan: Plan
+
+    def __post_init__(self) -> None:
+        problem, name = self.problem, self.problem.kernel.name
+        self.polynomial, self.decays = _polynomial(problem), name in DECAYING
+        self.inverse = (DECAYING[name][1] if self.decays else 1.0) / _bandwidth(problem)
+        self.edge = 1.0 if name == "boxcar" or self.decays else 1.0 + RIM
+        self.order, self.x = self._sorted()
+        if len(self.x):
+            self.sums = self._sums()
+
+    def _run(self, task: Any, n_tasks: int) -> None:
+        run(task, n_tasks, self.plan.n_threads, Meter(False, 0, ""))
+
+    def _sorted(self) -> tuple[NDArray[np.intp], Floats]:
+        """Positions of the keys with positive weight, by key, and those keys."""
+        problem = self.problem
+        keys = problem.keys[:, 0].astype(np.float64)
+        kept = None if problem.weights is None else np.flatnonzero(problem.weights > 0)
+        order = np.argsort(keys if kept is None else keys[kept])
+        order = order if kept is None else kept[order]
+        return order, keys[order]
+
+    def _rows(self) -> Floats:
+        """(n, 1 + c) w·[1, t] of the sorted keys."""
+        problem, order = self.problem, self.order
+        rows = np.empty((len(order), 1 + problem.c))
+
+        def task(i: int) -> float:
+            for part in row_blocks(rows[i * KEYS : (i + 1) * KEYS]):
+                check_stop()
+                mine = slice(i * KEYS + part.start, min(i * KEYS + part.stop, (i + 1) * KEYS, len(order)))
+                weights = problem.weights_at(order[mine])
+                rows[mine, 0] = 1.0 if weights is None else weights
+                rows[mine, 1:] = normalised_values(problem, order[mine]).T
+                if weights is not None:
+                    rows[mine, 1:] *= weights[:, None]
+            return 0.0
+
+        self._run(task, math.ceil(len(order) / KEYS))
+        return rows
+
+    def _cells(self) -> NDArray[np.int64]:
+        """(cells + 1,) The first key of each, and n."""
+        found, first, n = [], 0, len(self.x)
+        while first < n:
+            check_stop()
+            starts = np.empty(min(KEYS, n), np.int64)
+            count, first = find_cells(self.x, self.inverse, self.edge, first, starts)
+            found.append(starts[:count].copy())
+        return np.append(np.concatenate(found), n)
+
+    def _sums(self) -> Sums:
+        """The moments, forwards and backwards at once, each in order: bits do not depend on threads."""
+        problem, n, starts = self.problem, len(self.x), self._cells()
+        cells, blocks, shape = len(starts) - 1, math.ceil(n / block), (len(self.polynomial), 1 + problem.c)
+        anchors = self.x[starts[:-1]]
+        if not self.decays:  # in the middle, powers of y are smallest
+            anchors += 0.5 / self.inverse
+        edges = tuple(np.zeros((count, *shape)) for count in (blocks, blocks, *(2 * (cells * self.decays,))))
+        factors = tuple(np.empty(n * self.decays) for _ in range(2))
+        sums = Sums(
+            self.x,
+            self._rows(),
+            starts,
+            anchors,
+            edges,
+            factors,
+            self.polynomial,
+            self.inverse,
+            self.edge,
+            self.decays,
+        )
+        if self.decays:
+            parts = np.searchsorted(starts, np.arange(0, n + KEYS, KEYS)[: math.ceil(n / KEYS) + 1])
+            parts = np.minimum(parts, cells)
+            self._run(lambda i: sums.fill_factors(parts[i], parts[i + 1]) or 0.0, len(parts) - 1)
+        step = max(KEYS // math.prod(shape), 1)
+
+        def fill(backwards: int) -> float:
+            sofar, k = np.zeros((3, math.prod(shape))), (cells - 1) * backwards
+            parts = range(0, blocks, step)
+            for first in reversed(parts) if backwards else parts:
+                check_stop()
+                of_part = sums.fill_suffix if backwards else sums.fill_prefix
+                k = of_part(first, min(first + step, blocks), k, sofar)
+            return 0.0
+
+        self._run(fill, 2)
+        return sums
+
+    @cached_property
+    def ranks(self) -> NDArray[np.int64]:
+        """(n,) Where each key went; −1 for those without weight."""
+        ranks = np.full(self.problem.n, -1, np.int64)
+        ranks[self.order] = np.arange(len(self.order))
+        return ranks
+
+    @cached_property
+    def weight(self) -> float:
+        return self.problem.total_weight
+
+    @cached_property
+    def window_error(self) -> float:
+        """Bound on the error of sums per weight in the window."""
+        degree = len(self.polynomial) - 1
+        # from the middle of a cell at most 2 (query and key together), but for what the middle itself is rounded by
+        reach = min(2.0 + 2.0 * float(np.spacing(np.abs(self.x[[0, -1]]).max())) * self.inverse, 3.0)
+        size = sum(abs(a) * reach**j for j, a in enumerate(self.polynomial))
+        return (5 * degree + 32 + 2 * block) * UNIT * size
+
+    @cached_property
+    def exact(self) -> Any:
+        """For queries handed on."""
+        return exact.summarise(self.problem, self.plan)
+
+
+def summarise(problem: Problem, plan: Plan) -> Summary:
+    return Summary(problem, plan)
+
+
+def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
+    """The sums of those queries, each with a certified bound; those of too large a bound by `exact`."""
+    problem, m = summary.problem, len(positions)
+    state, again = PoolState.empty(m, problem.c), np.zeros(m, np.uint8)
+    if not len(summary.x):
+        return state
+    pairs = float(min(problem.n, 2 * block))
+
+    def task(i: int) -> float:
+        start = i * QUERIES
+        mine = positions[start : start + QUERIES]
+        queries = problem.queries[mine, 0].astype(np.float64)
+        order = np.argsort(queries)
+        own = summary.ranks[mine[order]] if problem.exclude_self else np.empty(0, np.int64)
+        _sum(summary, queries[order], order + start, own, state, again)
+        return pairs * len(mine)
+
+    run(task, math.ceil(m / QUERIES), summary.plan.n_threads, meter)
+    state.total_error[:] = state.mass_error
+    left = np.flatnonzero(again)
+    if len(left):
+        state.put(left, exact.accumulate(summary.exact, positions[left], meter))
+    return state
+
+
+def _sum(summary: Summary, queries: Floats, places: Any, own: Any, state: PoolState, again: NDArray[np.uint8]) -> None:
+    """Sums of sorted queries into their places."""
+    problem, out = summary.problem, (state.mass, state.total, state.mass_error, again)
+    if summary.decays:
+        # far tails are promised more digits than plain sums; the same limit serves all, since nearly all meet it
+        limit = max(problem.tol or 0.0, exact.FLOOR) if problem.tol else min(problem.promise, exact.LIMIT)
+        error = DECAY[len(summary.polynomial)]
+        summary.sums.decaying(queries, places, own, summary.weight, *error, limit, state.shift, *out)
+        return
+    lost = problem.n * float(np.finfo(np.float64).tiny) if problem.least_weight < LEAST_WEIGHT else 0.0
+    summary.sums.windows(queries, places, own, summary.window_error, lost, problem.promise, *out)
+    state.shift[places] = 0.0
