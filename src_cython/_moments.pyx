@@ -12,6 +12,7 @@ from libc.stdlib cimport calloc, free
 cdef enum:
     BLOCK = 16  # keys between two stored moments: 8 are summed one by one at each end of a window, on average
     TERMS = 10  # of the longest polynomial, tricube's
+    STEPS = 4  # of the longest polynomial in u, u² or u³
 
 cdef enum Where:  # of a key, seen from a query
     LEFT_OF_WINDOW, NOT_BEYOND_WINDOW, NOT_RIGHT
@@ -90,6 +91,8 @@ cdef class Sums:
     cdef double[:, :, ::1] prefix, suffix, before, after
     cdef double[::1] up, down
     cdef double polynomial[TERMS]
+    cdef double horner[STEPS]
+    cdef int power
     cdef double inverse, edge
     cdef Py_ssize_t n, cells, width, terms
     cdef bint decays, even
@@ -107,6 +110,12 @@ cdef class Sums:
         for i in range(self.terms):
             self.polynomial[i] = polynomial[i]
         self.even = not decays and not any(polynomial[1::2])
+        # all are polynomials of degree 3 at most in a power of u: a loop without a loop inside
+        self.power = 1 if self.terms <= STEPS and polynomial[1:2] not in ((0.0,), ()) else 2 if self.even else 3
+        for i in range(STEPS):
+            self.horner[i] = polynomial[i * self.power] if i * self.power < self.terms else 0
+        if sum(self.horner[i] != 0 for i in range(STEPS)) != sum(a != 0 for a in polynomial):
+            raise ValueError(f"{polynomial} is no polynomial of degree {STEPS - 1} in u, u² or u³")
 
     def fill_factors(self, Py_ssize_t first, Py_ssize_t stop):
         """`up` and `down` of the cells from `first` to `stop`."""
@@ -204,31 +213,42 @@ cdef class Sums:
         return k
 
     cdef inline double _kappa(self, double u) noexcept nogil:
-        cdef Py_ssize_t p
-        cdef double kappa = self.polynomial[self.terms - 1]
-        for p in range(self.terms - 2, -1, -1):
-            kappa = kappa * u + self.polynomial[p]
-        return kappa
+        cdef double z = u if self.power == 1 else u * u if self.power == 2 else u * u * u
+        return ((self.horner[3] * z + self.horner[2]) * z + self.horner[1]) * z + self.horner[0]
 
     cdef void _one_by_one(
         self, Py_ssize_t first, Py_ssize_t stop, double query, const double* factors, double* out
     ) noexcept nogil:
         """Add the keys' sums to out (1 + c), and their weights to the place after."""
-        cdef Py_ssize_t i, a
-        cdef double kappa
+        cdef Py_ssize_t i, a, width = self.width
+        cdef double kappa, mass = 0, total = 0, weight = 0
+        cdef const double* row
+        if first >= stop:
+            return
+        row = &self.rows[first, 0]
         for i in range(first, stop):
             kappa = self._kappa(fabs(query - self.x[i]) * self.inverse)
             if factors != NULL:
                 kappa *= factors[i]
-            for a in range(self.width):
-                out[a] += kappa * self.rows[i, a]
-            out[self.width] += self.rows[i, 0]
+            weight += row[0]
+            mass += kappa * row[0]
+            if width == 2:  # the usual case, in registers
+                total += kappa * row[1]
+            else:
+                for a in range(1, width):
+                    out[a] += kappa * row[a]
+            row += width
+        out[0] += mass
+        if width == 2:
+            out[1] += total
+        out[width] += weight
 
     cdef void _from_moments(
         self, const double* moments, Py_ssize_t k, double query, bint left, double* out
     ) noexcept nogil:
         """Add sums of keys left (right) of the query: the polynomial of u = ±(delta - y) in powers of y."""
-        cdef double delta = (query - self.anchors[k]) * self.inverse, b[TERMS]
+        cdef double b[TERMS]
+        cdef double delta = (query - self.anchors[k]) * self.inverse
         cdef Py_ssize_t i, p, a
         for p in range(self.terms):
             b[p] = self.polynomial[p] if left or p % 2 == 0 else -self.polynomial[p]

@@ -60,9 +60,10 @@ DECAY = {1: (96 * UNIT, 12 * UNIT), 2: (544 * UNIT, 80 * UNIT), 3: (544 * UNIT, 
 LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and exp(−u) may vanish
 LARGEST = 1e150  # of bandwidths, their inverses and coordinates: squares stay in range
 
-QUERIES = 1 << 16  # a task, sorted on its own: neighbours are near enough in memory, and Ctrl-C need not wait
+QUERIES = 1 << 15  # neighbours a task
 PANEL_BYTES = 64 << 20  # states of the queries worked on at a time, and as much again in temporaries
 KEYS = 1 << 18  # a task of the preparations
+BUCKET, BUCKETS = 1 << 15, 256  # what is sorted at once, if there are enough buckets for it
 
 # Nanoseconds a key and a query, at c = 1: (constant, per stored moment and value). Measured on one Zen 4 core (a shared
 # one: ±30 %) at n = m = 1e6.
@@ -143,7 +144,7 @@ class Summary:
         problem = self.problem
         keys = problem.keys[:, 0].astype(np.float64)
         kept = None if problem.weights is None else np.flatnonzero(problem.weights > 0)
-        order = np.argsort(keys if kept is None else keys[kept])
+        order = sorted_order(keys if kept is None else keys[kept], self.plan.n_threads)
         order = order if kept is None else kept[order]
         return order, keys[order]
 
@@ -198,9 +199,13 @@ class Summary:
             self.decays,
         )
         if self.decays:
-            parts = np.searchsorted(starts, np.arange(0, n + KEYS, KEYS)[: math.ceil(n / KEYS) + 1])
-            parts = np.minimum(parts, cells)
-            self._run(lambda i: sums.fill_factors(parts[i], parts[i + 1]) or 0.0, len(parts) - 1)
+            parts = np.minimum(np.searchsorted(starts, np.arange(0, n + KEYS, KEYS)), cells).tolist()
+
+            def fill_factors(i: int) -> float:
+                sums.fill_factors(parts[i], parts[i + 1])
+                return 0.0
+
+            self._run(fill_factors, len(parts) - 1)
         step = max(KEYS // math.prod(shape), 1)
 
         def fill(backwards: int) -> float:
@@ -252,14 +257,13 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
     if not len(summary.x):
         return state
     pairs = float(min(problem.n, 2 * block))
+    queries = problem.queries[positions, 0].astype(np.float64)
+    order = sorted_order(queries, summary.plan.n_threads)
 
     def task(i: int) -> float:
-        start = i * QUERIES
-        mine = positions[start : start + QUERIES]
-        queries = problem.queries[mine, 0].astype(np.float64)
-        order = np.argsort(queries)
-        own = summary.ranks[mine[order]] if problem.exclude_self else np.empty(0, np.int64)
-        _sum(summary, queries[order], order + start, own, state, again)
+        mine = order[i * QUERIES : (i + 1) * QUERIES]
+        own = summary.ranks[positions[mine]] if problem.exclude_self else np.empty(0, np.int64)
+        _sum(summary, queries[mine], mine, own, state, again)
         return pairs * len(mine)
 
     run(task, math.ceil(m / QUERIES), summary.plan.n_threads, meter)
@@ -268,6 +272,37 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
     if len(left):
         state.put(left, exact.accumulate(summary.exact, positions[left], meter))
     return state
+
+
+def sorted_order(numbers: Floats, n_threads: int) -> NDArray[np.intp]:
+    """Positions in ascending order of the numbers, the same for any number of threads.
+
+    Distributed to buckets first, so that threads share the work.
+    """
+    n = len(numbers)
+    count = min(n // BUCKET, BUCKETS)
+    if count < 2:
+        return np.argsort(numbers)
+    sample = np.sort(numbers[:: n // (64 * count)])
+    borders = sample[:: -(-len(sample) // count)][1:]
+    bucket = np.empty(n, np.uint8)
+
+    def distribute(i: int) -> float:
+        part = slice(i * KEYS, (i + 1) * KEYS)
+        bucket[part] = np.searchsorted(borders, numbers[part], side="right")
+        return 0.0
+
+    run(distribute, math.ceil(n / KEYS), n_threads, Meter(False, 0, ""))
+    order = np.argsort(bucket, kind="stable")  # by radix
+    ends = np.cumsum(np.bincount(bucket, minlength=count))
+
+    def sort(i: int) -> float:
+        mine = order[ends[i - 1] if i else 0 : ends[i]]
+        mine[:] = mine[np.argsort(numbers[mine])]
+        return 0.0
+
+    run(sort, count, n_threads, Meter(False, 0, ""))
+    return order
 
 
 def _sum(summary: Summary, queries: Floats, places: Any, own: Any, state: PoolState, again: NDArray[np.uint8]) -> None:
