@@ -5,6 +5,7 @@ A kernel is a polynomial in u, times exp(-u) if it `decays`. Keys lie in cells a
 sum(w y^p t) with y the distance to the anchor of the cell, times exp(y) (prefixes) or exp(-y) (suffixes) if it decays.
 """
 
+cimport cython
 from libc.math cimport INFINITY, exp, fabs, log
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
@@ -31,7 +32,7 @@ cdef inline bint _is(Where where, double key, double query, double inverse, doub
     return key <= query or u * u <= edge
 
 
-cdef Py_ssize_t _seek(
+cdef inline Py_ssize_t _seek(
     Where where, const double* x, Py_ssize_t n, Py_ssize_t first, double query, double inverse, double edge
 ) noexcept nogil:
     """The first key from `first` on that is not there. In doubling steps: queries are sorted, so it is near."""
@@ -77,6 +78,7 @@ cdef inline void _fold(double* high, double* low, double* part, Py_ssize_t size)
         part[i] = 0
 
 
+@cython.final
 cdef class Sums:
     """Sorted keys x (n,), rows w [1, t] (n, 1 + c), cells (starts has one more, n), and the moments to be filled.
 
