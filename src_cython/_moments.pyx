@@ -1,8 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Sums over sorted keys in one coordinate, from moments at every BLOCK-th key; see fastnw/methods/moments.py.
 
-A kernel is a polynomial in u, times exp(-u) if it `decays`. Keys lie in cells at most one unit of u wide; a moment is
-sum(w y^p t) with y the distance to the anchor of the cell, times exp(y) (prefixes) or exp(-y) (suffixes) if it decays.
+A kernel is (1 - u^power)^exponent within u <= 1, or a polynomial of degree 2 at most times exp(-u): then it `decays`. Keys
+lie in cells at most one unit of u wide; a moment is sum(w y^p t) with y the distance to the anchor of the cell, times
+exp(y) (prefixes) or exp(-y) (suffixes) if it decays.
 """
 
 cimport cython
@@ -13,7 +14,7 @@ from libc.stdlib cimport calloc, free
 cdef enum:
     BLOCK = 16  # keys between two stored moments: 8 are summed one by one at each end of a window, on average
     TERMS = 10  # of the longest polynomial, tricube's
-    STEPS = 4  # of the longest polynomial in u, u² or u³
+    FEW = 2 * BLOCK  # keys in a window that are summed one by one
 
 cdef enum Where:  # of a key, seen from a query
     LEFT_OF_WINDOW, NOT_BEYOND_WINDOW, NOT_RIGHT
@@ -93,13 +94,12 @@ cdef class Sums:
     cdef double[:, :, ::1] prefix, suffix, before, after
     cdef double[::1] up, down
     cdef double polynomial[TERMS]
-    cdef double horner[STEPS]
-    cdef int power
+    cdef int power, exponent
     cdef double inverse, edge
     cdef Py_ssize_t n, cells, width, terms
     cdef bint decays, even
 
-    def __init__(self, x, rows, starts, anchors, moments, factors, polynomial, double inverse, double edge, bint decays):
+    def __init__(self, x, rows, starts, anchors, moments, factors, polynomial, powers, double inverse, double edge, bint decays):
         cdef Py_ssize_t i
         self.x, self.rows, self.starts, self.anchors = x, rows, starts, anchors
         self.prefix, self.suffix, self.before, self.after = moments
@@ -111,13 +111,10 @@ cdef class Sums:
             raise ValueError("shapes do not fit")
         for i in range(self.terms):
             self.polynomial[i] = polynomial[i]
-        self.even = not decays and not any(polynomial[1::2])
-        # all are polynomials of degree 3 at most in a power of u: a loop without a loop inside
-        self.power = 1 if self.terms <= STEPS and polynomial[1:2] not in ((0.0,), ()) else 2 if self.even else 3
-        for i in range(STEPS):
-            self.horner[i] = polynomial[i * self.power] if i * self.power < self.terms else 0
-        if sum(self.horner[i] != 0 for i in range(STEPS)) != sum(a != 0 for a in polynomial):
-            raise ValueError(f"{polynomial} is no polynomial of degree {STEPS - 1} in u, u² or u³")
+        for i in range(self.terms, TERMS):
+            self.polynomial[i] = 0
+        self.power, self.exponent = powers
+        self.even = not decays and self.power % 2 == 0
 
     def fill_factors(self, Py_ssize_t first, Py_ssize_t stop):
         """`up` and `down` of the cells from `first` to `stop`."""
@@ -215,8 +212,34 @@ cdef class Sums:
         return k
 
     cdef inline double _kappa(self, double u) noexcept nogil:
-        cdef double z = u if self.power == 1 else u * u if self.power == 2 else u * u * u
-        return ((self.horner[3] * z + self.horner[2]) * z + self.horner[1]) * z + self.horner[0]
+        cdef double z
+        if self.decays:
+            return self.polynomial[0] + u * (self.polynomial[1] + u * self.polynomial[2])
+        if self.exponent == 0:
+            return 1
+        z = max(1 - (u if self.power == 1 else u * u if self.power == 2 else u * u * u), 0)
+        return z if self.exponent == 1 else z * z if self.exponent == 2 else z * z * z
+
+    cdef inline double _slope(self, double u) noexcept nogil:
+        """Of kappa, by 1 - u^power, at the steeper end of what rounding leaves unsure."""
+        cdef double z = fabs(1 - (u if self.power == 1 else u * u if self.power == 2 else u * u * u)) + 16 * UNIT
+        return self.exponent * (1 if self.exponent < 2 else z if self.exponent == 2 else z * z)
+
+    cdef double _few(self, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t own, double query, double* out) noexcept nogil:
+        """Add the keys of a whole window but the own one: the bound on the error.
+
+        Where all are near the rim it is far below the one that goes by weight: u^power has eleven roundings.
+        """
+        cdef Py_ssize_t i, a
+        cdef double u, kappa, steep = 0
+        for i in range(first, stop):
+            if i != own:
+                u = fabs(query - self.x[i]) * self.inverse
+                kappa = self._kappa(u)
+                steep += self._slope(u) * self.rows[i, 0]
+                for a in range(self.width):
+                    out[a] += kappa * self.rows[i, a]
+        return UNIT * (12 * steep + (FEW + 8) * out[0])
 
     cdef void _one_by_one(
         self, Py_ssize_t first, Py_ssize_t stop, double query, const double* factors, double* out
@@ -315,11 +338,11 @@ cdef class Sums:
         """Sums of a compact kernel for sorted queries, written at `places`.
 
         own : positions of the keys to leave out (-1: none), or of length 0. error, lost : bounds per weight in the window,
-        and whatever that is. again : set to 1 where the mass is not certain to be within `limit` of itself.
+        and whatever that weight is. again : set to 1 where the mass is not certain to be within `limit` of itself.
         """
         cdef Py_ssize_t i, a, at, lo = 0, hi = 0, split = 0, k = 0, p, before, after, width = self.width, count
         cdef const double* x = &self.x[0]
-        cdef double q, kappa
+        cdef double q, kappa, bound
         cdef double* out = <double*>calloc(width + 1, sizeof(double))
         if out == NULL:
             raise MemoryError
@@ -334,7 +357,10 @@ cdef class Sums:
                 count = hi - lo - (p >= 0)
                 for a in range(width + 1):
                     out[a] = 0
-                if count > 0:
+                bound = 0
+                if count > 0 and hi - lo <= FEW:
+                    bound = self._few(lo, hi, p, q, out) + lost
+                elif count > 0:
                     k = self._cell(k, lo)
                     if p < 0 and self.even:
                         self._range(k, lo, hi, q, True, out)
@@ -349,11 +375,11 @@ cdef class Sums:
                             kappa = self._kappa(fabs(q - x[p]) * self.inverse)
                             for a in range(width):
                                 out[a] -= kappa * self.rows[p, a]
-                mass[at] = out[0]
-                mass_error[at] = error * out[width] + lost if count > 0 else 0
+                    bound = error * out[width] + lost
+                mass[at], mass_error[at] = out[0], bound
                 for a in range(1, width):
                     total[at, a - 1] = out[a]
-                again[at] = count > 0 and not mass_error[at] <= limit * (out[0] - mass_error[at])
+                again[at] = count > 0 and not (out[0] > 0 and bound <= limit * (out[0] - bound))
         free(out)
 
     def decaying(

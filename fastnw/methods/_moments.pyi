@@ -19,6 +19,7 @@ class Sums:
         moments: tuple[NDArray[np.float64], ...],
         factors: tuple[NDArray[np.float64], ...],
         polynomial: tuple[float, ...],
+        powers: tuple[int, int],
         inverse: float,
         edge: float,
         decays: bool,

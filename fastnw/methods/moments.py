@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-# κ as a polynomial in s·u, and s; times exp(−s·u) in the second table.
-WINDOWS: dict[str, tuple[float, ...]] = {
-    "boxcar": (1.0,),
-    "triangular": (1.0, -1.0),
-    "epanechnikov": (1.0, 0.0, -1.0),
-    "biweight": (1.0, 0.0, -2.0, 0.0, 1.0),
-    "triweight": (1.0, 0.0, -3.0, 0.0, 3.0, 0.0, -1.0),
-    "tricube": (1.0, 0.0, 0.0, -3.0, 0.0, 0.0, 3.0, 0.0, 0.0, -1.0),
+# (p, r) of κ = (1 − u^p)^r; and κ·exp(s·u) as a polynomial in s·u, and s.
+WINDOWS = {
+    "boxcar": (1, 0),
+    "triangular": (1, 1),
+    "epanechnikov": (2, 1),
+    "biweight": (2, 2),
+    "triweight": (2, 3),
+    "tricube": (3, 3),
 }
-DECAYING: dict[str, tuple[tuple[float, ...], float]] = {
+DECAYING = {
     "laplacian": ((1.0,), 1.0),
     "matern32": ((1.0, 1.0), math.sqrt(3.0)),
     "matern52": ((1.0, 1.0, 1 / 3), math.sqrt(5.0)),
@@ -65,9 +65,11 @@ PANEL_BYTES = 64 << 20  # states of the queries worked on at a time, and as much
 KEYS = 1 << 18  # a task of the preparations
 BUCKET, BUCKETS = 1 << 15, 256  # what is sorted at once, if there are enough buckets for it
 
-# Nanoseconds a key and a query, at c = 1: (constant, per stored moment and value). Measured on one Zen 4 core (a shared
-# one: ±30 %) at n = m = 1e6.
-KEY_NS, QUERY_NS = (160.0, 8.0), (350.0, 12.0)
+# Nanoseconds (constant, per stored moment and value, per value) a key, its sorting included, and a query; and of each
+# query for each doubling of the keys beyond what stays in cache. Measured on one Zen 4 core (a shared one: ±30 %), over
+# n and m from 1e3 to 1e7, c from 0 to 100.
+KEY_NS, QUERY_NS, DISTANT_NS, NEAR_KEYS = (100.0, 1.5, 10.0), (240.0, 3.0, 15.0), 30.0, 1e5
+START = 1e-4  # seconds
 
 
 def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost | Refusal:
@@ -76,10 +78,11 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     if reason is not None:
         return Refusal(reason)
     moments = len(_polynomial(problem)) * (1 + problem.c)
-    keys = problem.n * (KEY_NS[0] + KEY_NS[1] * moments)
-    queries = problem.m * (QUERY_NS[0] + QUERY_NS[1] * moments)
-    tasks = max(math.ceil(problem.m / QUERIES), 1)
-    seconds = 1e-9 * (keys + queries / min(n_threads, tasks)) + 1e-4
+    distant = DISTANT_NS * math.log2(max(problem.n / NEAR_KEYS, 1.0))
+    key, query = (a + b * moments + c * problem.c for a, b, c in (KEY_NS, QUERY_NS))
+    keys = problem.n * key / min(n_threads, 2)
+    queries = problem.m * (query + distant) / min(n_threads, max(math.ceil(problem.m / QUERIES), 1))
+    seconds = START + 1e-9 * (keys + queries)
     per_key = 8 * (6 + 2 * problem.c + (4 + 2 * moments / block))
     size = problem.n * per_key + min(problem.m, panel(problem)) * 8 * (8 + 2 * problem.c)
     return Cost(float(problem.m) * min(problem.n, 2 * block), seconds, size)
@@ -107,7 +110,12 @@ def _refusal(problem: Problem, backend: Any) -> str | None:
 
 def _polynomial(problem: Problem) -> tuple[float, ...]:
     name = problem.kernel.name
-    return WINDOWS[name] if name in WINDOWS else DECAYING[name][0]
+    if name in DECAYING:
+        return DECAYING[name][0]
+    power, exponent = WINDOWS[name]
+    terms = [0.0] * (power * exponent + 1)
+    terms[::power] = [(-1.0) ** i * math.comb(exponent, i) for i in range(exponent + 1)]
+    return tuple(terms)
 
 
 def _bandwidth(problem: Problem) -> float:
@@ -194,6 +202,7 @@ class Summary:
             edges,
             factors,
             self.polynomial,
+            WINDOWS.get(problem.kernel.name, (1, 0)),
             self.inverse,
             self.edge,
             self.decays,
