@@ -152,8 +152,17 @@ class Summary:
         keys = problem.keys[:, 0].astype(np.float64)
         kept = None if problem.weights is None else np.flatnonzero(problem.weights > 0)
         order = sorted_order(keys if kept is None else keys[kept], self.plan.n_threads)
-        order = order if kept is None else kept[order]
-        return order, keys[order]
+        x = np.empty(len(order))
+
+        def gather(i: int) -> float:
+            part = slice(i * KEYS, (i + 1) * KEYS)
+            if kept is not None:
+                order[part] = kept[order[part]]
+            x[part] = keys[order[part]]
+            return 0.0
+
+        self._run(gather, math.ceil(len(order) / KEYS))
+        return order, x
 
     def _rows(self) -> Floats:
         """(n, 1 + c) w·[1, t] of the sorted keys."""
@@ -295,20 +304,23 @@ def sorted_order(numbers: Floats, n_threads: int) -> NDArray[np.intp]:
         return np.argsort(numbers)
     sample = np.sort(numbers[:: n // (64 * count)])
     borders = sample[:: -(-len(sample) // count)][1:]
-    bucket = np.empty(n, np.uint8)
+    chunks = math.ceil(n / KEYS)
+    found: list[NDArray[np.intp]] = [None] * chunks  # type: ignore[list-item]
+    ends = np.zeros((chunks, count + 1), np.intp)
 
     def distribute(i: int) -> float:
-        part = slice(i * KEYS, (i + 1) * KEYS)
-        bucket[part] = np.searchsorted(borders, numbers[part], side="right")
+        part = numbers[i * KEYS : (i + 1) * KEYS]
+        bucket = np.searchsorted(borders, part, side="right").astype(np.uint8)
+        found[i] = np.argsort(bucket, kind="stable") + i * KEYS  # by radix
+        ends[i, 1:] = np.cumsum(np.bincount(bucket, minlength=count))
         return 0.0
 
-    run(distribute, math.ceil(n / KEYS), n_threads, Meter(False, 0, ""))
-    order = np.argsort(bucket, kind="stable")  # by radix
-    ends = np.cumsum(np.bincount(bucket, minlength=count))
+    run(distribute, chunks, n_threads, Meter(False, 0, ""))
+    starts, order = ends.sum(axis=0), np.empty(n, np.intp)
 
-    def sort(i: int) -> float:
-        mine = order[ends[i - 1] if i else 0 : ends[i]]
-        mine[:] = mine[np.argsort(numbers[mine])]
+    def sort(b: int) -> float:
+        mine = np.concatenate([found[i][ends[i, b] : ends[i, b + 1]] for i in range(chunks)])
+        order[starts[b] : starts[b + 1]] = mine[np.argsort(numbers[mine])]
         return 0.0
 
     run(sort, count, n_threads, Meter(False, 0, ""))
