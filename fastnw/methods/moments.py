@@ -269,25 +269,33 @@ def summarise(problem: Problem, plan: Plan) -> Summary:
 
 def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
     """The sums of those queries, each with a certified bound; those of too large a bound by `exact`."""
-    problem, m = summary.problem, len(positions)
-    state, again = PoolState.empty(m, problem.c), np.zeros(m, np.uint8)
     if not summary.usable:
         return exact.accumulate(summary.exact, positions, meter)
+    problem, m = summary.problem, len(positions)
+    state = PoolState.empty(m, problem.c)
     if not len(summary.x):
         return state
     pairs = float(min(problem.n, 2 * block))
     queries = problem.queries[positions, 0].astype(np.float64)
     order = sorted_order(queries, summary.plan.n_threads)
+    states = np.empty((m, 3 + problem.c))
 
     def task(i: int) -> float:
         mine = order[i * QUERIES : (i + 1) * QUERIES]
         own = summary.ranks[positions[mine]] if problem.exclude_self else np.empty(0, np.int64)
-        _sum(summary, queries[mine], mine, own, state, again)
+        _sum(summary, queries[mine], mine, own, states)
         return pairs * len(mine)
 
     run(task, math.ceil(m / QUERIES), summary.plan.n_threads, meter)
-    state.total_error[:] = state.mass_error
-    left = np.flatnonzero(again)
+
+    def take_apart(i: int) -> float:
+        rows = slice(i * QUERIES, (i + 1) * QUERIES)
+        state.shift[rows], state.mass[rows], state.total[rows] = states[rows, 0], states[rows, 2], states[rows, 3:]
+        state.mass_error[rows] = state.total_error[rows] = states[rows, 1]
+        return 0.0
+
+    run(take_apart, math.ceil(m / QUERIES), summary.plan.n_threads, Meter(False, 0, ""))
+    left = np.flatnonzero(np.isinf(state.mass_error))
     if len(left):
         state.put(left, exact.accumulate(summary.exact, positions[left], meter))
     return state
@@ -327,15 +335,14 @@ def sorted_order(numbers: Floats, n_threads: int) -> NDArray[np.intp]:
     return order
 
 
-def _sum(summary: Summary, queries: Floats, places: Any, own: Any, state: PoolState, again: NDArray[np.uint8]) -> None:
+def _sum(summary: Summary, queries: Floats, places: Any, own: Any, states: Floats) -> None:
     """Sums of sorted queries into their places."""
-    problem, out = summary.problem, (state.mass, state.total, state.mass_error, again)
+    problem = summary.problem
     if summary.decays:
         # far tails are promised more digits than plain sums; the same limit serves all, since nearly all meet it
         limit = max(problem.tol or 0.0, exact.FLOOR) if problem.tol else min(problem.promise, exact.LIMIT)
         error = DECAY[len(summary.polynomial)]
-        summary.sums.decaying(queries, places, own, summary.weight, *error, limit, state.shift, *out)
+        summary.sums.decaying(queries, places, own, summary.weight, *error, limit, states)
         return
     lost = problem.n * float(np.finfo(np.float64).tiny) if problem.least_weight < LEAST_WEIGHT else 0.0
-    summary.sums.windows(queries, places, own, summary.window_error, lost, problem.promise, *out)
-    state.shift[places] = 0.0
+    summary.sums.windows(queries, places, own, summary.window_error, lost, problem.promise, states)
