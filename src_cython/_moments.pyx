@@ -87,8 +87,7 @@ cdef class Sums:
     with all the keys of cells before (after), too. `before`, `after` (cells, terms, 1 + c), only if it decays: of the
     keys of all cells before (after). `up`, `down` (n,), only if it decays: exp(y), exp(-y).
 
-    States are rows of shift, bound (infinite where it is not within the limit), mass and totals: one place in memory a
-    query, since places are in no order, and four took half of the time.
+    States are rows of shift, bound (infinite where it is not within the limit), mass and totals.
     """
 
     cdef const double[::1] x, anchors
@@ -335,15 +334,15 @@ cdef class Sums:
             first, k = last, k + 1
 
     def windows(
-        self, const double[::1] queries, const int64_t[::1] places, const int64_t[::1] own, double error, double lost,
+        self, const double[::1] queries, const int64_t[::1] own, double error, double lost,
         double limit, double[:, ::1] states,
     ):
-        """Sums of a compact kernel for sorted queries: rows `places` of states.
+        """Sums of a compact kernel for sorted queries, into the rows of states.
 
         own : positions of the keys to leave out (-1: none), or of length 0. error, lost : bounds per weight in the window,
         and whatever that weight is. limit : on the bound in units of the mass.
         """
-        cdef Py_ssize_t i, a, at, lo = 0, hi = 0, split = 0, k = 0, p, before, after, width = self.width, count
+        cdef Py_ssize_t i, a, lo = 0, hi = 0, split = 0, k = 0, p, before, after, width = self.width, count
         cdef const double* x = &self.x[0]
         cdef double q, kappa, bound
         cdef double* out = <double*>calloc(width + 1, sizeof(double))
@@ -351,7 +350,7 @@ cdef class Sums:
             raise MemoryError
         with nogil:
             for i in range(queries.shape[0]):
-                q, at = queries[i], places[i]
+                q = queries[i]
                 lo = _seek(LEFT_OF_WINDOW, x, self.n, lo, q, self.inverse, self.edge)
                 hi = _seek(NOT_BEYOND_WINDOW, x, self.n, max(lo, hi), q, self.inverse, self.edge)
                 p = own[i] if own.shape[0] > 0 else -1
@@ -381,20 +380,20 @@ cdef class Sums:
                     bound = error * out[width] + lost
                 if count > 0 and not (out[0] > 0 and bound <= limit * (out[0] - bound)):
                     bound = INFINITY
-                states[at, 0], states[at, 1] = 0, bound
+                states[i, 0], states[i, 1] = 0, bound
                 for a in range(width):
-                    states[at, 2 + a] = out[a]
+                    states[i, 2 + a] = out[a]
         free(out)
 
     def decaying(
-        self, const double[::1] queries, const int64_t[::1] places, const int64_t[::1] own, double weight, double error,
+        self, const double[::1] queries, const int64_t[::1] own, double weight, double error,
         double slope, double limit, double[:, ::1] states,
     ):
-        """Sums of a kernel that decays, for sorted queries: rows `places` of states. The shift is -u of the nearest key.
+        """Sums of a kernel that decays, for sorted queries, into the rows of states. The shift is -u of the nearest key.
 
         weight : of all keys. error + slope * nats : bound on the relative error, nats counted below the nearest key.
         """
-        cdef Py_ssize_t i, a, at, split = 0, left, right, k = 0, p, width = self.width
+        cdef Py_ssize_t i, a, split = 0, left, right, k = 0, p, width = self.width
         cdef const double* x = &self.x[0]
         cdef double q, apart, near, kappa, depth, bound, whole
         cdef double scale[2]
@@ -404,7 +403,7 @@ cdef class Sums:
             raise MemoryError
         with nogil:
             for i in range(queries.shape[0]):
-                q, at = queries[i], places[i]
+                q = queries[i]
                 split = left = right = _seek(NOT_RIGHT, x, self.n, split, q, self.inverse, 0)
                 p = own[i] if own.shape[0] > 0 else -1
                 if p >= 0 and x[p] == q:
@@ -413,9 +412,9 @@ cdef class Sums:
                 for a in range(2 * (width + 1)):
                     out[a] = 0
                 if left == 0 and right == self.n:
-                    states[at, 0] = -INFINITY
+                    states[i, 0] = -INFINITY
                     for a in range(width + 1):
-                        states[at, 1 + a] = 0
+                        states[i, 1 + a] = 0
                     continue
                 apart = _farther(q, x, left, right, self.n) * self.inverse
                 near = (x[right] - q if left == 0 or apart > 0 else q - x[left - 1]) * self.inverse
@@ -443,9 +442,9 @@ cdef class Sums:
                 bound = (error + slope * depth + UNIT * 4 * min(near, 745) + (error * near if p >= 0 else 0)) * whole
                 if not (bound <= limit * (out[0] - bound) and near < 1e100):
                     bound = INFINITY
-                states[at, 0], states[at, 1] = -near, bound
+                states[i, 0], states[i, 1] = -near, bound
                 for a in range(width):
-                    states[at, 2 + a] = out[a]
+                    states[i, 2 + a] = out[a]
         free(out)
 
 

@@ -278,23 +278,17 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
     pairs = float(min(problem.n, 2 * block))
     queries = problem.queries[positions, 0].astype(np.float64)
     order = sorted_order(queries, summary.plan.n_threads)
-    states = np.empty((m, 3 + problem.c))
 
     def task(i: int) -> float:
         mine = order[i * QUERIES : (i + 1) * QUERIES]
         own = summary.ranks[positions[mine]] if problem.exclude_self else np.empty(0, np.int64)
-        _sum(summary, queries[mine], mine, own, states)
+        found = _sum(summary, queries[mine], own)
+        # straight from the loop over queries, writes to scattered places cost 90 ns a query, here 10
+        state.shift[mine], state.mass[mine], state.total[mine] = found[:, 0], found[:, 2], found[:, 3:]
+        state.mass_error[mine] = state.total_error[mine] = found[:, 1]
         return pairs * len(mine)
 
     run(task, math.ceil(m / QUERIES), summary.plan.n_threads, meter)
-
-    def take_apart(i: int) -> float:
-        rows = slice(i * QUERIES, (i + 1) * QUERIES)
-        state.shift[rows], state.mass[rows], state.total[rows] = states[rows, 0], states[rows, 2], states[rows, 3:]
-        state.mass_error[rows] = state.total_error[rows] = states[rows, 1]
-        return 0.0
-
-    run(take_apart, math.ceil(m / QUERIES), summary.plan.n_threads, Meter(False, 0, ""))
     left = np.flatnonzero(np.isinf(state.mass_error))
     if len(left):
         state.put(left, exact.accumulate(summary.exact, positions[left], meter))
@@ -335,14 +329,14 @@ def sorted_order(numbers: Floats, n_threads: int) -> NDArray[np.intp]:
     return order
 
 
-def _sum(summary: Summary, queries: Floats, places: Any, own: Any, states: Floats) -> None:
-    """Sums of sorted queries into their places."""
-    problem = summary.problem
+def _sum(summary: Summary, queries: Floats, own: Any) -> Floats:
+    """(queries, 3 + c) Shift, bound (infinite where it is too large), mass and totals of sorted queries."""
+    problem, found = summary.problem, np.empty((len(queries), 3 + summary.problem.c))
     if summary.decays:
         # far tails are promised more digits than plain sums; the same limit serves all, since nearly all meet it
-        limit = max(problem.tol or 0.0, exact.FLOOR) if problem.tol else min(problem.promise, exact.LIMIT)
-        error = DECAY[len(summary.polynomial)]
-        summary.sums.decaying(queries, places, own, summary.weight, *error, limit, states)
-        return
-    lost = problem.n * float(np.finfo(np.float64).tiny) if problem.least_weight < LEAST_WEIGHT else 0.0
-    summary.sums.windows(queries, places, own, summary.window_error, lost, problem.promise, states)
+        limit = max(problem.tol, exact.FLOOR) if problem.tol else min(problem.promise, exact.LIMIT)
+        summary.sums.decaying(queries, own, summary.weight, *DECAY[len(summary.polynomial)], limit, found)
+    else:
+        lost = problem.n * float(np.finfo(np.float64).tiny) if problem.least_weight < LEAST_WEIGHT else 0.0
+        summary.sums.windows(queries, own, summary.window_error, lost, problem.promise, found)
+    return found
