@@ -330,6 +330,7 @@ REFUSED = {
     "no moments for the kernel gaussian": {"kernel": "gaussian"},
     "key_scale": {"key_scale": np.ones(3)},
     "every pair": {"tol": 0},
+    "above tol": {"tol": 1e-14},
     "backend 'reference'": {"backend": "reference"},
     "float64's range": {"bandwidth": 1e-200},
 }

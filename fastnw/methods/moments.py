@@ -49,7 +49,7 @@ DECAYING = {
     "matern52": ((1.0, 1.0, 1 / 3), math.sqrt(5.0)),
 }
 
-UNIT = 2.0**-53
+UNIT, TINY = 2.0**-53, float(np.finfo(np.float64).tiny)
 # u² has seven roundings: keys this far beyond the rim are summed, too, so that none within is missed, and a window
 # without keys is certainly empty. A polynomial is continuous there; a boxcar is not.
 RIM = 2.0**-49
@@ -57,6 +57,7 @@ RIM = 2.0**-49
 # the step from cell to cell, with exp and the binomials). Of a Matérn's polynomial the terms without signs are up to
 # 4.4 times the sum; and nats are at most twice log(W p(near)/mass) + 1.3.
 DECAY = {1: (96 * UNIT, 12 * UNIT), 2: (544 * UNIT, 80 * UNIT), 3: (544 * UNIT, 80 * UNIT)}
+SELDOM = 8  # masses are seldom less than an 8th of the weight in the window
 LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and exp(−u) may vanish
 LARGEST = 1e150  # of bandwidths, their inverses and coordinates: squares stay in range
 
@@ -99,6 +100,8 @@ def _refusal(problem: Problem, backend: Any) -> str | None:
         return "tol=0 asks for every pair"
     if backend.NAME != "compiled":
         return f"its sums are compiled code, not for backend {backend.NAME!r}"
+    if problem.tol and problem.tol < SELDOM * _unit_error(problem):
+        return f"its bounds are about {SELDOM * _unit_error(problem):.1g} of the range, above tol"
     if not 1 / LARGEST < _bandwidth(problem) < LARGEST:
         return "the bandwidth's square leaves float64's range"
     return None
@@ -114,6 +117,16 @@ def _polynomial(problem: Problem) -> tuple[float, ...]:
     return tuple(terms)
 
 
+def _unit_error(problem: Problem, reach: float = 2.0) -> float:
+    """Bound on the error of sums, in units of the weight in the window; of a mass of nats 20 deep, if it decays."""
+    polynomial = _polynomial(problem)
+    if problem.kernel.name in DECAYING:
+        error, slope = DECAY[len(polynomial)]
+        return error + 20 * slope
+    size = sum(abs(a) * reach**j for j, a in enumerate(polynomial))
+    return (5 * (len(polynomial) - 1) + 32 + 2 * block) * UNIT * size
+
+
 def _bandwidth(problem: Problem) -> float:
     cholesky = problem.metric.cholesky
     return float(problem.metric.bandwidth[0] if cholesky is None else cholesky[0, 0])
@@ -121,7 +134,8 @@ def _bandwidth(problem: Problem) -> float:
 
 def panel(problem: Problem) -> int:
     """Queries to accumulate at a time."""
-    return max(PANEL_BYTES // (8 * (6 + problem.c)) // QUERIES, 1) * QUERIES
+    size = max(PANEL_BYTES // (8 * (6 + problem.c)), 1024)
+    return size // QUERIES * QUERIES or size
 
 
 @dataclass
@@ -140,6 +154,10 @@ class Summary:
         far = max(-float(self.x[0]), float(self.x[-1])) if len(self.x) else 0.0
         # otherwise all queries are handed on
         self.usable = far < LARGEST and not (self.decays and problem.least_weight < LEAST_WEIGHT)
+        # from the middle of a cell at most 2 (query and key together), but for what the middle itself is rounded by
+        ulps = float(np.spacing(far)) * self.inverse
+        self.unit_error = _unit_error(problem, min(2.0 + 2.0 * ulps, 3.0))
+        self.vanished = len(self.x) * TINY if problem.least_weight < LEAST_WEIGHT else 0.0
         if self.usable and len(self.x):
             self.sums = self._sums()
 
@@ -245,19 +263,6 @@ class Summary:
         return ranks
 
     @cached_property
-    def weight(self) -> float:
-        return self.problem.total_weight
-
-    @cached_property
-    def window_error(self) -> float:
-        """Bound on the error of sums per weight in the window."""
-        degree = len(self.polynomial) - 1
-        # from the middle of a cell at most 2 (query and key together), but for what the middle itself is rounded by
-        reach = min(2.0 + 2.0 * float(np.spacing(np.abs(self.x[[0, -1]]).max())) * self.inverse, 3.0)
-        size = sum(abs(a) * reach**j for j, a in enumerate(self.polynomial))
-        return (5 * degree + 32 + 2 * block) * UNIT * size
-
-    @cached_property
     def exact(self) -> Any:
         """For queries handed on."""
         return exact.summarise(self.problem, self.plan)
@@ -278,10 +283,11 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
     pairs = float(min(problem.n, 2 * block))
     queries = problem.queries[positions, 0].astype(np.float64)
     order = sorted_order(queries, summary.plan.n_threads)
+    ranks = summary.ranks if problem.exclude_self else np.empty(0, np.int64)
 
     def task(i: int) -> float:
         mine = order[i * QUERIES : (i + 1) * QUERIES]
-        own = summary.ranks[positions[mine]] if problem.exclude_self else np.empty(0, np.int64)
+        own = ranks[positions[mine]] if problem.exclude_self else ranks
         found = _sum(summary, queries[mine], own)
         # straight from the loop over queries, writes to scattered places cost 90 ns a query, here 10
         state.shift[mine], state.mass[mine], state.total[mine] = found[:, 0], found[:, 2], found[:, 3:]
@@ -335,8 +341,7 @@ def _sum(summary: Summary, queries: Floats, own: Any) -> Floats:
     if summary.decays:
         # far tails are promised more digits than plain sums; the same limit serves all, since nearly all meet it
         limit = max(problem.tol, exact.FLOOR) if problem.tol else min(problem.promise, exact.LIMIT)
-        summary.sums.decaying(queries, own, summary.weight, *DECAY[len(summary.polynomial)], limit, found)
+        summary.sums.decaying(queries, own, problem.total_weight, *DECAY[len(summary.polynomial)], limit, found)
     else:
-        lost = problem.n * float(np.finfo(np.float64).tiny) if problem.least_weight < LEAST_WEIGHT else 0.0
-        summary.sums.windows(queries, own, summary.window_error, lost, problem.promise, found)
+        summary.sums.windows(queries, own, summary.unit_error, summary.vanished, problem.promise, found)
     return found
