@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from fractions import Fraction
 from functools import cache
 
 import fresh
@@ -130,6 +131,18 @@ def test_keys_on_the_rim_alone_leave_the_window_empty(kernel):
     np.testing.assert_array_equal(np.isnan(f), [True, False, True])
 
 
+@pytest.mark.parametrize("kernel", ["triangular", "epanechnikov", "tricube"])
+def test_a_lone_key_within_a_rounding_of_the_rim(kernel):
+    """Whether the window is empty is decided by exact numbers, whichever side u's rounding falls on."""
+    rng = np.random.default_rng(10)
+    keys = 10.0 * np.arange(300) + rng.random(300)
+    queries = keys + 0.1 + rng.integers(-2, 3, 300) * np.spacing(keys)
+    within = [Fraction(q) - Fraction(k) < Fraction(0.1) for q, k in zip(queries, keys, strict=True)]
+    _, log_mass, _ = pooled(queries[:, None], keys[:, None], keys, kernel=kernel, bandwidth=0.1)
+    np.testing.assert_array_equal(np.isfinite(log_mass), within)
+    assert 50 < sum(within) < 250
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_heavy_tails(kernel):
     rng = np.random.default_rng(4)
@@ -197,6 +210,33 @@ def test_a_long_cell_loses_nothing(kernel):
         got, _, bound = pooled(queries, keys, values, kernel=kernel, bandwidth=bandwidth)
         assert np.all(abs(got - f) <= 2e-14 * np.ptp(values) + 2 * EPS * 100)
         assert np.all(bound <= 1e-10 * np.ptp(values))
+
+
+@pytest.mark.parametrize(("largest", "query", "kept"), [(0, -0.3, 0.4), (-1, 0.5, 1.2)])
+def test_small_weights_beside_a_large_one_add_up(largest, query, kept):
+    """Each block of them is less than half a unit of the sum so far: one that is not compensated stays as it is."""
+    keys = np.linspace(0, 1, 200_000)
+    weights = np.full(200_000, 5e-18)
+    weights[largest] = 1.0
+    arrays = np.array([[query]]), keys[:, None], np.ones(200_000)
+    _, log_mass, _ = pooled(*arrays, kernel="boxcar", bandwidth=0.7, sample_weight=weights)
+    small = 5e-18 * (np.count_nonzero(keys < kept) - 1)
+    assert np.expm1(log_mass[0]) == pytest.approx(small, rel=0, abs=4 * EPS)
+    assert small > 1000 * EPS
+
+
+@pytest.mark.parametrize("kernel", [k for k in WINDOWS if k != "boxcar"])
+def test_the_bound_on_a_mass_beside_the_rim(kernel):
+    rng = np.random.default_rng(9)
+    queries = 0.3 + 0.1 * (1 - 10.0 ** -rng.uniform(0.1, 9, 300))
+    problem = build(queries[:, None], np.array([[0.3]]), None, kernel=kernel, bandwidth=0.1)
+    plan = fastnw.plan(queries[:, None], np.array([[0.3]]), kernel=kernel, bandwidth=0.1, method="moments")
+    state = moments.accumulate(moments.summarise(problem, plan), np.arange(300), Meter(False, 0, ""))
+    power, exponent = moments.WINDOWS[kernel]
+    for query, mass, log, error in zip(queries, state.mass, state.shift, state.mass_error, strict=True):
+        u = (Fraction(query) - Fraction(0.3)) / Fraction(0.1)
+        assert abs(np.exp(log) * mass - (1 - u**power) ** exponent) <= np.exp(log) * error
+    assert np.all(state.relative_mass_error() <= 1e-8)
 
 
 @st.composite
