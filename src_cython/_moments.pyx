@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Sums over sorted keys in one coordinate, from moments at every BLOCK-th key; see fastnw/methods/moments.py.
 
-A kernel is (1 - u^power)^exponent within u <= 1, or a polynomial of degree 2 at most times exp(-u): then it `decays`. Keys
-lie in cells at most one unit of u wide; a moment is sum(w y^p t) with y the distance to the anchor of the cell, times
-exp(y) (prefixes) or exp(-y) (suffixes) if it decays.
+A kernel is (1 - u^power)^exponent within u <= 1, or a polynomial of degree 2 at most times exp(-u): then it `decays`.
+Keys lie in cells at most one unit of u wide; a moment is sum(w y^p t) with y the distance to the anchor of the cell,
+times exp(y) (prefixes) or exp(-y) (suffixes) if it decays.
 """
 
 cimport cython
@@ -16,41 +16,11 @@ cdef enum:
     TERMS = 10  # of the longest polynomial, tricube's
     FEW = 2 * BLOCK  # keys in a window that are summed one by one
 
-cdef enum Where:  # of a key, seen from a query
-    LEFT_OF_WINDOW, NOT_BEYOND_WINDOW, NOT_RIGHT
-
 block = BLOCK
 cdef double UNIT = 2.0**-53
 
 
-cdef inline bint _is(Where where, double key, double query, double inverse, double edge) noexcept nogil:
-    """Non-increasing along sorted keys, rounding included."""
-    cdef double u = (query - key) * inverse
-    if where == NOT_RIGHT:
-        return key <= query
-    if where == LEFT_OF_WINDOW:
-        return key < query and u * u > edge
-    return key <= query or u * u <= edge
-
-
-cdef inline Py_ssize_t _seek(
-    Where where, const double* x, Py_ssize_t n, Py_ssize_t first, double query, double inverse, double edge
-) noexcept nogil:
-    """The first key from `first` on that is not there. In doubling steps: queries are sorted, so it is near."""
-    cdef Py_ssize_t step = 1, stop, middle
-    if first >= n or not _is(where, x[first], query, inverse, edge):
-        return first
-    while first + step < n and _is(where, x[first + step], query, inverse, edge):
-        first += step
-        step *= 2
-    stop = min(first + step, n)
-    while first + 1 < stop:
-        middle = first + (stop - first) // 2
-        if _is(where, x[middle], query, inverse, edge):
-            first = middle
-        else:
-            stop = middle
-    return stop
+include "_sorted.pxi"
 
 
 def find_cells(const double[::1] x, double inverse, double edge, Py_ssize_t first, int64_t[::1] starts):
@@ -65,18 +35,6 @@ def find_cells(const double[::1] x, double inverse, double edge, Py_ssize_t firs
             count += 1
             first = _seek(NOT_BEYOND_WINDOW, &x[0], n, first, x[first], inverse, edge)
     return count, first
-
-
-cdef inline void _fold(double* high, double* low, double* part, Py_ssize_t size) noexcept nogil:
-    """Add `part` to high + low, without loss but in low's rounding, and clear it: cells may hold all of 1e8 keys."""
-    cdef Py_ssize_t i
-    cdef double total, back
-    for i in range(size):
-        total = high[i] + part[i]
-        back = total - high[i]
-        low[i] += (high[i] - (total - back)) + (part[i] - back)
-        high[i] = total
-        part[i] = 0
 
 
 @cython.final
@@ -101,7 +59,9 @@ cdef class Sums:
     cdef Py_ssize_t n, cells, width, terms
     cdef bint decays, even
 
-    def __init__(self, x, rows, starts, anchors, moments, factors, polynomial, powers, double inverse, double edge, bint decays):
+    def __init__(
+        self, x, rows, starts, anchors, moments, factors, polynomial, powers, double inverse, double edge, bint decays
+    ):
         cdef Py_ssize_t i
         self.x, self.rows, self.starts, self.anchors = x, rows, starts, anchors
         self.prefix, self.suffix, self.before, self.after = moments
@@ -157,8 +117,8 @@ cdef class Sums:
                 high[p * width + a] *= decay
 
     def fill_prefix(self, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t k, double[:, ::1] sums):
-        """Blocks from `first` to `stop`; k is the cell of the key before, sums (3, terms (1 + c)) what was summed so far.
-        Returns the cell to go on with."""
+        """Blocks from `first` to `stop`: the cell to go on with. k : that of the key before. sums (3, terms (1 + c)) :
+        what was summed so far."""
         cdef Py_ssize_t j, i, size = self.terms * self.width
         cdef double *high = &sums[0, 0]
         cdef double *low = &sums[1, 0]
@@ -339,8 +299,8 @@ cdef class Sums:
     ):
         """Sums of a compact kernel for sorted queries, into the rows of states.
 
-        own : positions of the keys to leave out (-1: none), or of length 0. error, lost : bounds per weight in the window,
-        and whatever that weight is. limit : on the bound in units of the mass.
+        own : positions of the keys to leave out (-1: none), or of length 0. error, lost : bounds per weight in the
+        window, and whatever that weight is. limit : on the bound in units of the mass.
         """
         cdef Py_ssize_t i, a, lo = 0, hi = 0, split = 0, k = 0, p, before, after, width = self.width, count
         cdef const double* x = &self.x[0]
@@ -389,7 +349,7 @@ cdef class Sums:
         self, const double[::1] queries, const int64_t[::1] own, double weight, double error,
         double slope, double limit, double[:, ::1] states,
     ):
-        """Sums of a kernel that decays, for sorted queries, into the rows of states. The shift is -u of the nearest key.
+        """Sums of a kernel that decays, for sorted queries, into the rows of states; the shift is -u of the nearest key.
 
         weight : of all keys. error + slope * nats : bound on the relative error, nats counted below the nearest key.
         """
@@ -446,25 +406,3 @@ cdef class Sums:
                 for a in range(width):
                     states[i, 2 + a] = out[a]
         free(out)
-
-
-cdef inline void _put(double* row, const double* high, const double* low, Py_ssize_t size) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(size):
-        row[i] = high[i] + low[i]
-
-
-cdef inline double _farther(double q, const double* x, Py_ssize_t left, Py_ssize_t right, Py_ssize_t n) noexcept nogil:
-    """How much farther the nearest key on the left is than that on the right. The roundings of both distances count:
-    each alone may be 1e9 bandwidths."""
-    cdef double a, b, back, lost
-    if left == 0:
-        return INFINITY
-    if right == n:
-        return -INFINITY
-    a, b = q - x[left - 1], x[right] - q
-    back = q - a
-    lost = (q - (a + back)) + (back - x[left - 1])
-    back = x[right] - b
-    lost -= (x[right] - (b + back)) + (back - q)
-    return (a - b) + lost
