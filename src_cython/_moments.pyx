@@ -349,7 +349,7 @@ cdef class Sums:
         self, const double[::1] queries, const int64_t[::1] own, double weight, double error,
         double slope, double limit, double[:, ::1] states,
     ):
-        """Sums of a kernel that decays, for sorted queries, into the rows of states; the shift is -u of the nearest key.
+        """Sums of a kernel that decays, for sorted queries, into rows of states; the shift is -u of the nearest key.
 
         weight : of all keys. error + slope * nats : bound on the relative error, nats counted below the nearest key.
         """
