@@ -58,10 +58,11 @@ class Plan:
     def __str__(self) -> str:
         m, n, d, c = self.shape
         share = self.pairs / (m * n) if m * n else 1.0
+        first = "float64" if self.steps is moments else self.dtype.name
         return "\n".join(
             (
                 f"{m:,} queries on {n:,} keys, d = {d}, {c} value(s) a key, kernel {self.kernel}",
-                f"  method    {self.method}: {self.pairs:.3g} pairs ({share:.0%} of all) in {self.dtype.name}",
+                f"  method    {self.method}: {self.pairs:.3g} pairs ({share:.0%} of all) in {first}",
                 f"  backend   {self.backend} ({self.isa}), {self.n_threads} thread(s)",
                 f"  expected  {self.seconds:.2g} s, {self.bytes / 2**20:.1f} MiB beyond inputs and outputs",
                 f"  because   {self.reason}",

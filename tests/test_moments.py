@@ -354,6 +354,7 @@ def test_float32_is_returned_in_float32_and_summed_in_float64():
     got, log_mass, _ = pooled(*narrow, kernel="biweight", bandwidth=0.3)
     f, expected = naive_pool(*(a.astype(np.float64) for a in narrow), "biweight", 0.3)
     assert got.dtype == log_mass.dtype == np.float32
+    assert "in float64\n" in str(fastnw.plan(*narrow, kernel="biweight", method="moments"))
     assert np.nanmax(abs(got - f)) <= 1e-6
     np.testing.assert_array_equal(np.isnan(got), np.isneginf(expected))
 
