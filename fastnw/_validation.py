@@ -102,7 +102,7 @@ class Problem:
     def weighted(self) -> bool:
         return self.weights is not None or self.by_volume
 
-    def weights_at(self, rows: slice) -> Floats | None:
+    def weights_at(self, rows: slice | NDArray[np.intp]) -> Floats | None:
         """Those keys' weights relative to the largest, in float64, or None if all are 1. Made block by block, like
         everything of n rows. Those below 1e-308 vanish here; `log_weights_at` has them."""
         if self.by_volume:

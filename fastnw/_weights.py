@@ -92,7 +92,10 @@ def attention_weights(
         key_scale=key_scale,
         exclude_self=exclude_self,
     )
-    plan = replace(make_plan(problem, method, backend, n_jobs), dtype=np.dtype(np.float64))
+    plan = make_plan(problem, "exact" if method == "auto" else method, backend, n_jobs)
+    if plan.method != "exact":
+        raise ValueError(f"method={method!r} cannot do this: each pair's weight is asked for.")
+    plan = replace(plan, dtype=np.dtype(np.float64))
     with progress_meter(progress, plan.seconds, 2 * plan.pairs, "fastnw") as meter:  # masses, then weights
         if top_k is None:
             return restore(_dense(problem, plan, empty, meter))

@@ -32,7 +32,7 @@ small = cloud(20, 30)
 expected = fastnw.pool(*small)
 scalar = fastnw.Kernel("scalar", lambda u2: 1 / (1 + u2) ** 2 if u2 < 9 else 0.01)
 """
-# (what is set up, the call, seconds into it). All would take minutes.
+# (what is set up, the call, seconds into it). All would take minutes, `moments` many seconds.
 CALLS = {
     "compiled": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a, method='exact')", 1),
     "one thread": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a, method='exact', n_jobs=1)", 1),
@@ -46,6 +46,11 @@ CALLS = {
         "a = cloud(20_000, 500_000, 1); k = np.sign(a[1]) * (1 - 1e-12 * abs(a[1]))",
         "fastnw.pool(0 * a[0], k, a[2], kernel='triangular')",
         3,
+    ),
+    "moments": (
+        "a = cloud(8_000_000, 8_000_000, 1)",
+        "fastnw.pool(*a, kernel='epanechnikov', bandwidth=0.05, n_jobs=1)",
+        1,
     ),
     "reference": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a, backend='reference')", 1),
     "user kernel": ("a = cloud(100_000, 2_000_000)", "fastnw.pool(*a, kernel=scalar)", 1),

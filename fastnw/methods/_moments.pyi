@@ -1,0 +1,31 @@
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+block: int
+
+def find_cells(
+    x: NDArray[np.float64], inverse: float, edge: float, first: int, starts: NDArray[np.int64]
+) -> tuple[int, int]: ...
+
+class Sums:
+    def __init__(
+        self,
+        x: NDArray[np.float64],
+        rows: NDArray[np.float64],
+        starts: NDArray[np.int64],
+        anchors: NDArray[np.float64],
+        moments: tuple[NDArray[np.float64], ...],
+        factors: tuple[NDArray[np.float64], ...],
+        polynomial: tuple[float, ...],
+        powers: tuple[int, int],
+        inverse: float,
+        edge: float,
+        decays: bool,
+    ) -> None: ...
+    def fill_factors(self, first: int, stop: int) -> None: ...
+    def fill_prefix(self, first: int, stop: int, k: int, sums: NDArray[np.float64]) -> int: ...
+    def fill_suffix(self, first: int, stop: int, k: int, sums: NDArray[np.float64]) -> int: ...
+    def windows(self, *args: Any) -> None: ...
+    def decaying(self, *args: Any) -> None: ...

@@ -1,0 +1,347 @@
+"""Sorted keys in one coordinate: a window is summed from a few moments, so that time grows like n + m.
+
+For kernels that are polynomials in u (compact ones), or such times exp(−u) (Laplacian, Matérn). Keys go into cells one
+unit of u wide, the first key of each where the one before ends, so that there are cells only where keys are. At every
+16th key lie the moments of its cell's keys before it, and of those from it on (prefix sums over all keys would have to
+be subtracted, which cancels). A window of width 2 takes the end of one cell, perhaps a whole one, and the beginning of
+another, and the few keys between its rims and the next stored moments one by one. For exp(−u) the moments go on over
+all cells before (after), times exp(−step) at each: a recursion that forgets its errors (compare Hofmeyr, 2021, Fast
+exact evaluation of univariate kernel sums).
+
+Results are exact to rounding; bounds follow term by term from the number of roundings, in units of the weight in the
+window (a polynomial's terms, added without their signs, are at most Σ |a_j| reach^j there) or of the mass itself.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw._pack import normalised_values
+from fastnw._state import PoolState
+from fastnw._threads import Meter, check_stop, run
+from fastnw._validation import Problem, row_blocks
+from fastnw.methods import Cost, Refusal, exact
+from fastnw.methods._moments import Sums, block, find_cells
+
+if TYPE_CHECKING:
+    from fastnw._plan import Plan
+
+Floats = NDArray[np.float64]
+
+# (p, r) of κ = (1 − u^p)^r; and κ·exp(s·u) as a polynomial in s·u, and s.
+WINDOWS = {
+    "boxcar": (1, 0),
+    "triangular": (1, 1),
+    "epanechnikov": (2, 1),
+    "biweight": (2, 2),
+    "triweight": (2, 3),
+    "tricube": (3, 3),
+}
+DECAYING = {
+    "laplacian": ((1.0,), 1.0),
+    "matern32": ((1.0, 1.0), math.sqrt(3.0)),
+    "matern52": ((1.0, 1.0, 1 / 3), math.sqrt(5.0)),
+}
+
+UNIT, TINY = 2.0**-53, float(np.finfo(np.float64).tiny)
+# u² has seven roundings: keys this far beyond the rim are summed, too, so that none within is missed, and a window
+# without keys is certainly empty. A polynomial is continuous there; a boxcar is not.
+RIM = 2.0**-49
+# Roundings of a decaying kernel, as a bound in units: constant, and per nat below the nearest key (two for each unit of
+# the step from cell to cell, with exp and the binomials). Of a Matérn's polynomial the terms without signs are up to
+# 4.4 times the sum; and nats are at most twice log(W p(near)/mass) + 1.3.
+DECAY = {1: (96 * UNIT, 12 * UNIT), 2: (544 * UNIT, 80 * UNIT), 3: (544 * UNIT, 80 * UNIT)}
+SELDOM = 8  # masses are seldom less than an 8th of the weight in the window
+LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and exp(−u) may vanish
+LARGEST = 1e150  # of bandwidths, their inverses and coordinates: squares stay in range
+
+QUERIES = 1 << 15  # neighbours a task
+PANEL_BYTES = 64 << 20  # states of the queries worked on at a time, and as much again in temporaries
+KEYS = 1 << 18  # a task of the preparations
+BUCKET, BUCKETS = 1 << 15, 256  # what is sorted at once, if there are enough buckets for it
+
+# Nanoseconds (constant, per stored moment and value, per value) a key, its sorting included, and a query; and of each
+# query for each doubling of the keys beyond what stays in cache. Measured on one Zen 4 core (a shared one: ±30 %), over
+# n and m from 1e3 to 1e7, c from 0 to 100.
+KEY_NS, QUERY_NS, DISTANT_NS, NEAR_KEYS = (100.0, 1.5, 10.0), (240.0, 3.0, 15.0), 30.0, 1e5
+START = 1e-4  # seconds
+
+
+def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost | Refusal:
+    """Sorting and O(n + m)."""
+    reason = _refusal(problem, backend)
+    if reason is not None:
+        return Refusal(reason)
+    moments = len(_polynomial(problem)) * (1 + problem.c)
+    distant = DISTANT_NS * math.log2(max(problem.n / NEAR_KEYS, 1.0))
+    key, query = (a + b * moments + c * problem.c for a, b, c in (KEY_NS, QUERY_NS))
+    keys = problem.n * key / min(n_threads, 2)
+    queries = problem.m * (query + distant) / min(n_threads, max(math.ceil(problem.m / QUERIES), 1))
+    seconds = START + 1e-9 * (keys + queries)
+    per_key = 8 * (6 + 2 * problem.c + (4 + 2 * moments / block))
+    size = problem.n * per_key + min(problem.m, panel(problem)) * 8 * (8 + 2 * problem.c)
+    return Cost(float(problem.m) * min(problem.n, 2 * block), seconds, size)
+
+
+def _refusal(problem: Problem, backend: Any) -> str | None:
+    if problem.d != 1:
+        return f"it works in one coordinate, not in {problem.d}"
+    if problem.kernel.facts is None or problem.kernel.name not in WINDOWS.keys() | DECAYING.keys():
+        return f"it has no moments for the kernel {problem.kernel.name}"
+    if problem.key_scale is not None:
+        return "its moments need one bandwidth for all keys, not key_scale"
+    if problem.tol == 0:
+        return "tol=0 asks for every pair"
+    if backend.NAME != "compiled":
+        return f"its sums are compiled code, not for backend {backend.NAME!r}"
+    if problem.tol and problem.tol < SELDOM * _unit_error(problem):
+        return f"its bounds are about {SELDOM * _unit_error(problem):.1g} of the range, above tol"
+    if not 1 / LARGEST < _bandwidth(problem) < LARGEST:
+        return "the bandwidth's square leaves float64's range"
+    return None
+
+
+def _polynomial(problem: Problem) -> tuple[float, ...]:
+    name = problem.kernel.name
+    if name in DECAYING:
+        return DECAYING[name][0]
+    power, exponent = WINDOWS[name]
+    terms = [0.0] * (power * exponent + 1)
+    terms[::power] = [(-1.0) ** i * math.comb(exponent, i) for i in range(exponent + 1)]
+    return tuple(terms)
+
+
+def _unit_error(problem: Problem, reach: float = 2.0) -> float:
+    """Bound on the error of sums, in units of the weight in the window; of a mass of nats 20 deep, if it decays."""
+    polynomial = _polynomial(problem)
+    if problem.kernel.name in DECAYING:
+        error, slope = DECAY[len(polynomial)]
+        return error + 20 * slope
+    size = sum(abs(a) * reach**j for j, a in enumerate(polynomial))
+    return (5 * (len(polynomial) - 1) + 32 + 2 * block) * UNIT * size
+
+
+def _bandwidth(problem: Problem) -> float:
+    cholesky = problem.metric.cholesky
+    return float(problem.metric.bandwidth[0] if cholesky is None else cholesky[0, 0])
+
+
+def panel(problem: Problem) -> int:
+    """Queries to accumulate at a time."""
+    size = max(PANEL_BYTES // (8 * (6 + problem.c)), 1024)
+    return size // QUERIES * QUERIES or size
+
+
+@dataclass
+class Summary:
+    """The keys with positive weight, sorted, and their moments."""
+
+    problem: Problem
+    plan: Plan
+
+    def __post_init__(self) -> None:
+        problem, name = self.problem, self.problem.kernel.name
+        self.polynomial, self.decays = _polynomial(problem), name in DECAYING
+        self.inverse = (DECAYING[name][1] if self.decays else 1.0) / _bandwidth(problem)
+        self.edge = 1.0 if name == "boxcar" or self.decays else 1.0 + RIM
+        self.order, self.x = self._sorted()
+        far = max(-float(self.x[0]), float(self.x[-1])) if len(self.x) else 0.0
+        # otherwise all queries are handed on
+        self.usable = far < LARGEST and not (self.decays and problem.least_weight < LEAST_WEIGHT)
+        # from the middle of a cell at most 2 (query and key together), but for what the middle itself is rounded by
+        ulps = float(np.spacing(far)) * self.inverse
+        self.unit_error = _unit_error(problem, min(2.0 + 2.0 * ulps, 3.0))
+        self.vanished = len(self.x) * TINY if problem.least_weight < LEAST_WEIGHT else 0.0
+        if self.usable and len(self.x):
+            self.sums = self._sums()
+
+    def _run(self, task: Any, n_tasks: int) -> None:
+        run(task, n_tasks, self.plan.n_threads, Meter(False, 0, ""))
+
+    def _sorted(self) -> tuple[NDArray[np.intp], Floats]:
+        """Positions of the keys with positive weight, by key, and those keys."""
+        problem = self.problem
+        keys = problem.keys[:, 0].astype(np.float64)
+        kept = None if problem.weights is None else np.flatnonzero(problem.weights > 0)
+        order = sorted_order(keys if kept is None else keys[kept], self.plan.n_threads)
+        x = np.empty(len(order))
+
+        def gather(i: int) -> float:
+            part = slice(i * KEYS, (i + 1) * KEYS)
+            if kept is not None:
+                order[part] = kept[order[part]]
+            x[part] = keys[order[part]]
+            return 0.0
+
+        self._run(gather, math.ceil(len(order) / KEYS))
+        return order, x
+
+    def _rows(self) -> Floats:
+        """(n, 1 + c) w·[1, t] of the sorted keys."""
+        problem, order = self.problem, self.order
+        rows = np.empty((len(order), 1 + problem.c))
+
+        def task(i: int) -> float:
+            for part in row_blocks(rows[i * KEYS : (i + 1) * KEYS]):
+                check_stop()
+                mine = slice(i * KEYS + part.start, min(i * KEYS + part.stop, (i + 1) * KEYS, len(order)))
+                weights = problem.weights_at(order[mine])
+                rows[mine, 0] = 1.0 if weights is None else weights
+                rows[mine, 1:] = normalised_values(problem, order[mine]).T
+                if weights is not None:
+                    rows[mine, 1:] *= weights[:, None]
+            return 0.0
+
+        self._run(task, math.ceil(len(order) / KEYS))
+        return rows
+
+    def _cells(self) -> NDArray[np.int64]:
+        """(cells + 1,) The first key of each, and n."""
+        found, first, n = [], 0, len(self.x)
+        while first < n:
+            check_stop()
+            starts = np.empty(min(KEYS, n), np.int64)
+            count, first = find_cells(self.x, self.inverse, self.edge, first, starts)
+            found.append(starts[:count].copy())
+        return np.append(np.concatenate(found), n)
+
+    def _sums(self) -> Sums:
+        """The moments, forwards and backwards at once, each in order: bits do not depend on threads."""
+        problem, n, starts = self.problem, len(self.x), self._cells()
+        cells, blocks, shape = len(starts) - 1, math.ceil(n / block), (len(self.polynomial), 1 + problem.c)
+        anchors = self.x[starts[:-1]]
+        if not self.decays:  # in the middle, powers of y are smallest
+            anchors += 0.5 / self.inverse
+        edges = tuple(np.zeros((count, *shape)) for count in (blocks, blocks, *(2 * (cells * self.decays,))))
+        factors = tuple(np.empty(n * self.decays) for _ in range(2))
+        sums = Sums(
+            self.x,
+            self._rows(),
+            starts,
+            anchors,
+            edges,
+            factors,
+            self.polynomial,
+            WINDOWS.get(problem.kernel.name, (1, 0)),
+            self.inverse,
+            self.edge,
+            self.decays,
+        )
+        if self.decays:
+            parts = np.minimum(np.searchsorted(starts, np.arange(0, n + KEYS, KEYS)), cells).tolist()
+
+            def fill_factors(i: int) -> float:
+                sums.fill_factors(parts[i], parts[i + 1])
+                return 0.0
+
+            self._run(fill_factors, len(parts) - 1)
+        step = max(KEYS // math.prod(shape), 1)
+
+        def fill(backwards: int) -> float:
+            sofar, k = np.zeros((3, math.prod(shape))), (cells - 1) * backwards
+            parts = range(0, blocks, step)
+            for first in reversed(parts) if backwards else parts:
+                check_stop()
+                of_part = sums.fill_suffix if backwards else sums.fill_prefix
+                k = of_part(first, min(first + step, blocks), k, sofar)
+            return 0.0
+
+        self._run(fill, 2)
+        return sums
+
+    @cached_property
+    def ranks(self) -> NDArray[np.int64]:
+        """(n,) Where each key went; −1 for those without weight."""
+        ranks = np.full(self.problem.n, -1, np.int64)
+        ranks[self.order] = np.arange(len(self.order))
+        return ranks
+
+    @cached_property
+    def exact(self) -> Any:
+        """For queries handed on."""
+        return exact.summarise(self.problem, self.plan)
+
+
+def summarise(problem: Problem, plan: Plan) -> Summary:
+    return Summary(problem, plan)
+
+
+def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
+    """The sums of those queries, each with a certified bound; those of too large a bound by `exact`."""
+    if not summary.usable:
+        return exact.accumulate(summary.exact, positions, meter)
+    problem, m = summary.problem, len(positions)
+    state = PoolState.empty(m, problem.c)
+    if not len(summary.x):
+        return state
+    pairs = float(min(problem.n, 2 * block))
+    queries = problem.queries[positions, 0].astype(np.float64)
+    order = sorted_order(queries, summary.plan.n_threads)
+    ranks = summary.ranks if problem.exclude_self else np.empty(0, np.int64)
+
+    def task(i: int) -> float:
+        mine = order[i * QUERIES : (i + 1) * QUERIES]
+        own = ranks[positions[mine]] if problem.exclude_self else ranks
+        found = _sum(summary, queries[mine], own)
+        # straight from the loop over queries, writes to scattered places cost 90 ns a query, here 10
+        state.shift[mine], state.mass[mine], state.total[mine] = found[:, 0], found[:, 2], found[:, 3:]
+        state.mass_error[mine] = state.total_error[mine] = found[:, 1]
+        return pairs * len(mine)
+
+    run(task, math.ceil(m / QUERIES), summary.plan.n_threads, meter)
+    left = np.flatnonzero(np.isinf(state.mass_error))
+    if len(left):
+        state.put(left, exact.accumulate(summary.exact, positions[left], meter))
+    return state
+
+
+def sorted_order(numbers: Floats, n_threads: int) -> NDArray[np.intp]:
+    """Positions in ascending order of the numbers, the same for any number of threads.
+
+    Distributed to buckets first, so that threads share the work.
+    """
+    n = len(numbers)
+    count = min(n // BUCKET, BUCKETS)
+    if count < 2:
+        return np.argsort(numbers)
+    sample = np.sort(numbers[:: n // (64 * count)])
+    borders = sample[:: -(-len(sample) // count)][1:]
+    chunks = math.ceil(n / KEYS)
+    found: list[NDArray[np.intp]] = [None] * chunks  # type: ignore[list-item]
+    ends = np.zeros((chunks, count + 1), np.intp)
+
+    def distribute(i: int) -> float:
+        part = numbers[i * KEYS : (i + 1) * KEYS]
+        bucket = np.searchsorted(borders, part, side="right").astype(np.uint8)
+        found[i] = np.argsort(bucket, kind="stable") + i * KEYS  # by radix
+        ends[i, 1:] = np.cumsum(np.bincount(bucket, minlength=count))
+        return 0.0
+
+    run(distribute, chunks, n_threads, Meter(False, 0, ""))
+    starts, order = ends.sum(axis=0), np.empty(n, np.intp)
+
+    def sort(b: int) -> float:
+        mine = np.concatenate([found[i][ends[i, b] : ends[i, b + 1]] for i in range(chunks)])
+        order[starts[b] : starts[b + 1]] = mine[np.argsort(numbers[mine])]
+        return 0.0
+
+    run(sort, count, n_threads, Meter(False, 0, ""))
+    return order
+
+
+def _sum(summary: Summary, queries: Floats, own: Any) -> Floats:
+    """(queries, 3 + c) Shift, bound (infinite where it is too large), mass and totals of sorted queries."""
+    problem, found = summary.problem, np.empty((len(queries), 3 + summary.problem.c))
+    if summary.decays:
+        # far tails are promised more digits than plain sums; the same limit serves all, since nearly all meet it
+        limit = max(problem.tol, exact.FLOOR) if problem.tol else min(problem.promise, exact.LIMIT)
+        summary.sums.decaying(queries, own, problem.total_weight, *DECAY[len(summary.polynomial)], limit, found)
+    else:
+        summary.sums.windows(queries, own, summary.unit_error, summary.vanished, problem.promise, found)
+    return found
