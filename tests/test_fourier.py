@@ -70,6 +70,19 @@ def test_queries_far_outside_are_handed_on():
     assert np.isfinite(check(queries, keys, keys[:, 0] ** 2, bandwidth=0.25)).all()
 
 
+@pytest.mark.parametrize("tol", [1e-2, 1e-5, 9e-9, 8e-9, 4e-9, 1e-10, 1e-12])
+def test_any_tol(tol):
+    """finufft warns where it cannot keep what it is asked for: it is not asked."""
+    keys, queries = cloud(700, 2), cloud(50, 2, 1)
+    values = np.sin(keys[:, 0])
+    f, _ = naive_pool(queries, keys, values, "gaussian", bandwidth=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got, bound = fastnw.pool(queries, keys, values, bandwidth=0.5, method="fourier", tol=tol, return_error=True)
+    assert np.all(np.abs(got - f) <= bound)
+    assert np.all(bound <= tol * np.ptp(values))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),

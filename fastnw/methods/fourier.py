@@ -37,8 +37,8 @@ MARGIN = 0.75  # bandwidths around the keys' box within which queries are answer
 DROPPED = 0.1  # share of the promise, for a mass of 1, that truncation and images may take
 EPSILON = 0.03  # finufft's tolerance over the promise
 LEAST_PROMISE = 1e-12  # below it rounding is in the way
-# Upsampling by 1.25 takes a quarter of the memory of 2 in three dimensions and is as fast; it reaches 1e-10.
-NARROW, WIDE, NARROW_EPSILON = 1.25, 2.0, 1e-10
+# Upsampling by 1.25 takes a quarter of the memory of 2 in three dimensions and is as fast; it reaches 2e-10.
+NARROW, WIDE, NARROW_EPSILON = 1.25, 2.0, 2.5e-10
 PROBES = 128  # queries summed directly, half of them those of least mass
 SAFETY = 10.0
 ROUNDING = 1e-11  # of a mass, beyond what the probes show: they are fewer where masses are large
@@ -100,7 +100,7 @@ def box_of(problem: Problem) -> Box:
     modes = tuple(2 * math.ceil(omega * p / (2 * math.pi)) + 1 for p in period)
     epsilon = EPSILON * problem.promise
     upsampling = NARROW if epsilon >= NARROW_EPSILON else WIDE
-    return Box(centre, half, period, modes, allowed, max(epsilon, 1e-14), upsampling)
+    return Box(centre, half, period, modes, allowed, epsilon, upsampling)
 
 
 def _extent(problem: Problem) -> tuple[Floats, Floats]:
