@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import os
 import re
-import subprocess
-import sys
 import threading
 import warnings
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 from cases import CASES, KERNELS
@@ -243,16 +242,8 @@ print(sum(module.tile.stats.cache_hits.values()), sum(module.tile.stats.cache_mi
 """
 
 
-def run_program(folder, **variables):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env=os.environ | {"NUMBA_CACHE_DIR": str(folder)} | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+def run_program(folder):
+    return fresh.run(PROGRAM, NUMBA_CACHE_DIR=str(folder)).split()
 
 
 def test_compiled_once_and_kept_on_disk(tmp_path):
