@@ -199,7 +199,7 @@ def test_a_forced_choice_is_taken_or_refused_but_never_replaced(function, argume
             function(**PROBLEM, **options)
     else:
         assert getattr(plan, argument) == choice
-        if function is fastnw.attention_weights and argument == "method" and choice != "exact":
+        if function is FUNCTIONS["attention_weights"] and argument == "method" and choice != "exact":
             with pytest.raises(ValueError, match=f"{argument}={choice!r}"):  # each pair's weight is asked for
                 function(**PROBLEM, **options)
         else:
