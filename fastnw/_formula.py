@@ -278,10 +278,3 @@ def _needed(lines: list[str], result: str) -> tuple[str, ...]:
             wanted |= _tokens(expression)
             kept.append(line)
     return tuple(reversed(kept))
-
-
-def evaluate(traced: Traced, u2: Any) -> Any:
-    """The text's value by NumPy: for tests, and to see that a formula always does the same."""
-    scope: dict[str, Any] = {name: getattr(np, name) for name in FUNCTIONS} | dict(traced.constants)
-    exec(traced.source("profile"), scope)
-    return np.vectorize(scope["profile"], otypes=[np.float64])(u2)

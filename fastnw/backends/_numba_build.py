@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import linecache
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -167,8 +168,6 @@ def _function(name: str, traced: _formula.Traced | None) -> str:
 
 
 def _replaced(text: str, word: str, by: str) -> str:
-    import re
-
     return re.sub(rf"\b{word}\b", by, text)
 
 
