@@ -1,5 +1,5 @@
 """The extensions: one body per instruction set of tiles and of products; the processor's detection; the choice of the
-largest weights; the sums of `moments`. All else is in pyproject.toml."""
+largest weights; the sums of `moments`; the order of `tree`. All else is in pyproject.toml."""
 
 import os
 import platform
@@ -80,7 +80,7 @@ levels = ["plain"] if not is_x86_64() or sys.platform == "win32" else ["v2", "v3
 # products need vectors, which the plain body does without
 kinds = [("tiles", level) for level in levels] + [("products", level) for level in levels if level != "plain"]
 extensions = [Extension(f"fastnw.{name}", [str(SOURCE / f"{name}.pyx")]) for name in ("_cpu", "_largest")]
-extensions.append(Extension("fastnw.methods._moments", [str(SOURCE / "_moments.pyx")]))
+extensions += [Extension(f"fastnw.methods.{name}", [str(SOURCE / f"{name}.pyx")]) for name in ("_moments", "_tree")]
 extensions += [compiled(*kind) for kind in kinds]
 setup(
     ext_modules=cythonize(extensions, build_dir="build/cython", include_path=[str(SOURCE)]),

@@ -107,13 +107,13 @@ def pack_keys(problem: Problem, start: int, stop: int, dtype: Any) -> KeyBlock:
     """The keys from `start` up to `stop`."""
     rows = slice(start, stop)
     points = coordinates(problem, problem.keys[rows])
-    coords = _rows(problem.d, len(points), dtype)
+    coords = aligned_rows(problem.d, len(points), dtype)
     coords[...] = points.T
     weights, values = _weights_and_values(problem, rows, dtype)
-    return KeyBlock(start, coords, _scale(problem, rows, dtype), weights, problem.weighted, values)
+    return KeyBlock(start, coords, pack_scale(problem, rows, dtype), weights, problem.weighted, values)
 
 
-def _rows(count: int, length: int, dtype: Any) -> Array:
+def aligned_rows(count: int, length: int, dtype: Any) -> Array:
     """An array of contiguous rows whose starts differ by an odd number of cache lines: multiples of 4 KiB would share
     the same few places of L1 (2.5 to 3.5 times slower from d = 16 on)."""
     lane = 64 // np.dtype(dtype).itemsize
@@ -162,7 +162,8 @@ def coordinates(problem: Problem, points: Array) -> Array:
     return solve_triangular(cholesky, points.T, lower=True, check_finite=False).T
 
 
-def _scale(problem: Problem, rows: slice, dtype: Any) -> Array | None:
+def pack_scale(problem: Problem, rows: Rows, dtype: Any) -> Array | None:
+    """(rows,) What multiplies those keys' squared distances, or inner products."""
     if problem.key_scale is None:
         return None
     with np.errstate(over="ignore"):
@@ -188,14 +189,18 @@ def normalised_values(problem: Problem, rows: Rows) -> Array:
     return np.clip(values, -1.0, 1.0, out=values).T
 
 
+def empty_values(count: int, length: int, dtype: Any) -> Array:
+    """(count, length) One value as a row; several as columns of rows filled up with zeros to whole vectors."""
+    if count < 2:
+        return np.empty((count, length), dtype)
+    return np.zeros((length, -(-count // VECTOR) * VECTOR), dtype).T[:count]
+
+
 def _weights_and_values(problem: Problem, rows: slice, dtype: Any) -> tuple[Array, Array]:
-    """w and w·t in float64, rounded once; several values as columns of rows filled up with zeros to whole vectors."""
+    """w and w·t in float64, rounded once."""
     length, count = rows.stop - rows.start, problem.c
     weights = problem.weights_at(rows)
-    if count < 2:
-        packed = np.empty((count, length), dtype)
-    else:
-        packed = np.zeros((length, -(-count // VECTOR) * VECTOR), dtype).T[:count]
+    packed = empty_values(count, length, dtype)
     step = max(PART // max(count, 1), 1)  # no float64 copy of a whole block
     for first in range(0, length if count else 0, step):
         part = slice(first, min(first + step, length))

@@ -12,9 +12,9 @@ import numpy as np
 from fastnw import backends
 from fastnw._hardware import n_threads as threads_for
 from fastnw._validation import Problem
-from fastnw.methods import NAMES, Cost, Refusal, exact, fourier, moments
+from fastnw.methods import NAMES, Cost, Refusal, exact, fourier, moments, tree
 
-_METHODS: dict[str, ModuleType] = {"exact": exact, "moments": moments, "fourier": fourier}
+_METHODS: dict[str, ModuleType] = {"exact": exact, "tree": tree, "moments": moments, "fourier": fourier}
 
 # Float32 sums are certified to about 2e-5 of the range at best; a smaller tol is float64's work.
 FLOAT32_TOL = 5e-5

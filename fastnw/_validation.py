@@ -93,6 +93,11 @@ class Problem:
         """What methods found out about the keys and may use again, for the same keys asked at other queries."""
         return {}
 
+    @cached_property
+    def seen(self) -> dict[str, Any]:
+        """What methods found out about these queries."""
+        return {}
+
     @property
     def promise(self) -> float:
         """The factor of range(V) that errors may reach."""

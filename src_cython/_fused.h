@@ -9,6 +9,8 @@
 #include <stddef.h>
 
 #define SEVERAL 16 /* profiles in one pass at most */
+#define LEAF 32    /* keys: a multiple of every level's group of vectors */
+#define FOLD 64    /* leaves summed before lanes are folded: at most 512 terms one after another */
 
 #ifdef FASTNW_VECTORS
 #define REAL float
@@ -23,6 +25,7 @@
 #define VEC vec_f64
 #define N(name) name##_f64
 #include "_fused_body.h"
+#include "_leaves_body.h"
 #undef REAL
 #undef VEC
 #undef N
@@ -31,6 +34,7 @@
 #define FASTNW_GROUP 0
 #define fastnw_fused_f32(...) ((void)0)
 #define fastnw_fused_f64(...) ((void)0)
+#define fastnw_leaves_f64(...) ((void)0)
 #define fastnw_several_f32(...) ((void)0)
 #define fastnw_several_f64(...) ((void)0)
 #define fastnw_vector_exp2_f32(...) ((void)0)

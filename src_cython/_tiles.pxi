@@ -199,6 +199,7 @@ def sum_tile(
 
 
 include "_several.pxi"
+include "_leaves.pxi"
 
 
 def score_tile(

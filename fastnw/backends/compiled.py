@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from fastnw._hardware import cpu_levels
 from fastnw._pack import KeyBlock, RowBlock
 from fastnw._state import PoolState
 from fastnw.kernels import Kernel
+
+if TYPE_CHECKING:
+    from fastnw.methods.tree import Tree
 
 NAME = "compiled"
 SEVERAL = 16  # profiles in one pass at most; _fused.h
@@ -149,6 +152,55 @@ def sum_several(
         )
         for i, state in enumerate(mine):
             state.put(slice(None), joined.rows(slice(i * len(queries), (i + 1) * len(queries))))
+
+
+def sum_leaves(
+    kernel: Kernel,
+    queries: NDArray[np.float64],
+    tree: Tree,
+    inverse: NDArray[np.float64],
+    own: NDArray[np.int64] | None,
+    state: PoolState,
+    error: NDArray[np.float64],
+    weighing: tuple[float, float, float],
+    most_pairs: float,
+) -> tuple[int, float]:
+    """Add the sums of the leaves that sorted queries need to the state, in place, until `most_pairs` pairs were summed.
+
+    `own` (m,) are the positions in the tree of keys to leave out, −1 for none; `weighing` the total and the least weight
+    and the share of a mass that may be left out, which goes into ``state.mass_error``.
+
+    Returns
+    -------
+    done : int
+        The first so many queries are done.
+    pairs : float
+    """
+    assert _active is not None
+    done, pairs = _active.sum_leaves(
+        CODES[kernel.name],
+        queries,
+        inverse,
+        tree.block.scale,
+        tree.block.coords,
+        tree.block.weights,
+        tree.block.values,
+        tree.low,
+        tree.high,
+        tree.node_weights,
+        tree.node_scales,
+        tree.levels,
+        own,
+        state.shift,
+        state.mass,
+        state.total,
+        state.mass_error,
+        error,
+        kernel.window_sensitivity,
+        *weighing,
+        most_pairs,
+    )
+    return int(done), float(pairs)
 
 
 def has_products() -> bool:

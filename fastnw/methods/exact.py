@@ -271,7 +271,7 @@ def _first_sweep(summary: Summary, positions: NDArray[np.intp], meter: Meter) ->
             _exponent_error(problem, relative, state.log_mass()),
             products.exponent_error(problem, query_norm, key_norm, dtype),
         )
-    return _certified(problem, state, exponent, dtype, products.values_spread(problem, dtype))
+    return certified(problem, state, exponent, dtype, products.values_spread(problem, dtype))
 
 
 def sweep(
@@ -287,8 +287,8 @@ def sweep(
     if _sweeps(plan.tiles):
         state, exponent = plan.tiles.sweep(summary, positions, queries, inverse, error, meter, by_products)
         if exponent is None:
-            exponent = _error_of_weights(problem, plan.tiles, error, state)
-        return _certified(problem, state, exponent, dtype)
+            exponent = error_of_weights(problem, plan.tiles, error, state)
+        return certified(problem, state, exponent, dtype)
     tiles = _tiles(m) if shape.groups == 1 else _tiles(m, TILE)
     states = [PoolState.empty(m, problem.c) for _ in range(shape.groups)]
     if not problem.kernel.works_on_logs:
@@ -312,11 +312,11 @@ def sweep(
         threads = plan.n_threads if m * problem.n > SERIAL_PAIRS else 1
         run(tile, len(tiles) * shape.groups, threads, meter)
     merged = PoolState.merged(states)
-    return _certified(problem, merged, _error_of_weights(problem, plan.tiles, error, merged), dtype)
+    return certified(problem, merged, error_of_weights(problem, plan.tiles, error, merged), dtype)
 
 
-def _error_of_weights(problem: Problem, tiles: Any, error: NDArray[np.float64], state: PoolState) -> Any:
-    """(m,) What `_certified` takes, from the relative error of u²."""
+def error_of_weights(problem: Problem, tiles: Any, error: NDArray[np.float64], state: PoolState) -> Any:
+    """(m,) What `certified` takes, from the relative error of u²."""
     return np.zeros(len(error)) if tiles.bounds(problem.kernel) else _exponent_error(problem, error, state.log_mass())
 
 
@@ -337,7 +337,7 @@ def _whitening_error(problem: Problem, dtype: np.dtype[Any]) -> float:
     return float(np.finfo(dtype).eps) / 2 + (problem.d + 3) * 2.0**-53 * float(np.linalg.cond(cholesky))
 
 
-def _certified(
+def certified(
     problem: Problem, state: PoolState, error: NDArray[np.float64], dtype: np.dtype[Any], spread: float = 1.0
 ) -> PoolState:
     """The state with bounds on the rounding of its sums.

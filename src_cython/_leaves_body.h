@@ -1,0 +1,168 @@
+/* One query over leaves of a tree of keys: vectors of keys side by side, where _fused_body.h has queries. Each query has
+ * a list of leaves of its own, so nothing is computed that its neighbours need and it does not. Included by _fused.h, for
+ * double only, after _fused_body.h.
+ *
+ * A leaf is LEAF keys, at a multiple of LEAF; keys that fill up the last one have no weight. */
+
+typedef void (*N(leaves_function))(const N(strip) *, const REAL *q, REAL shift, const int32_t *leaves, ptrdiff_t count,
+                                   double *sums);
+
+/* u^2 -> kappa exp(shift), in place, for kernels that decay exponentially; `factor` as in `profile`. The polynomials stop
+ * growing where exp is clamped. */
+INLINE void N(shifted)(const int kernel, VEC *s, VEC factor, REAL shift)
+{
+    const VEC bits = N(set)(shift * (REAL)1.4426950408889634), one = N(set)(1), minus = N(set)((REAL)-1.4426950408889634);
+    const VEC last = N(set)(shift + 800);
+    VEC z[FASTNW_GROUP];
+    if (kernel == GAUSSIAN) {
+        EACH(a) s[a] = s[a] * factor + bits;
+        N(exp2)(s, one);
+        return;
+    }
+    N(roots)(s);
+    if (kernel == MATERN32)
+        EACH(a) s[a] = N(smaller)(s[a] * N(set)((REAL)1.7320508075688772), last);
+    if (kernel == MATERN52)
+        EACH(a) s[a] = N(smaller)(s[a] * N(set)((REAL)2.23606797749979), last);
+    EACH(a) z[a] = s[a];
+    EACH(a) s[a] = s[a] * minus + bits;
+    N(exp2)(s, one);
+    if (kernel == MATERN32)
+        EACH(a) s[a] = (one + z[a]) * s[a];
+    if (kernel == MATERN52)
+        EACH(a) s[a] = (one + z[a] + z[a] * z[a] * N(set)((REAL)(1.0 / 3.0))) * s[a];
+    if (kernel == LOGISTIC) {
+        const VEC back = N(set)((REAL)exp(-shift));
+        EACH(a) z[a] = one + s[a] * back;
+        EACH(a) s[a] = N(set)(4) * s[a] / (z[a] * z[a]);
+    }
+}
+
+/* Inlined with constants as `fused` is; sums[0..2] as there. values == 2: kernel values into strip->out, LEAF a leaf. */
+INLINE void N(leaves)(const int kernel, const int D, const int iso, const int values, const N(strip) *strip, const REAL *q,
+                      REAL shift, const int32_t *leaves, ptrdiff_t count, double *sums)
+{
+    const ptrdiff_t d = D ? D : strip->d, stride = strip->stride, lanes = sizeof(VEC) / sizeof(REAL);
+    const int compact = kernel >= TRIANGULAR && kernel <= COSINE, queries = FASTNW_GROUP;
+    const VEC factor = N(set)(strip->factor), edge = N(set)(strip->edge);
+    sums[0] = sums[1] = sums[2] = 0;
+    for (ptrdiff_t first = 0; first < count; first += FOLD) {
+        const ptrdiff_t last = count - first < FOLD ? count : first + FOLD;
+        VEC mass[FASTNW_GROUP], total[FASTNW_GROUP], inside[FASTNW_GROUP];
+        EACH(a) mass[a] = total[a] = inside[a] = N(set)(0);
+        for (ptrdiff_t l = first; l < last; l++) {
+            for (ptrdiff_t part = 0; part < LEAF; part += FASTNW_GROUP * lanes) {
+                const ptrdiff_t i = (ptrdiff_t)leaves[l] * LEAF + part;
+                const REAL *k = strip->keys + i;
+                VEC s[FASTNW_GROUP], t[FASTNW_GROUP], w[FASTNW_GROUP];
+                EACH(a) s[a] = N(set)(0);
+                for (ptrdiff_t j = 0; j < d;) { /* in parts of eight, as `squares` does */
+                    const ptrdiff_t end = D || d - j <= 8 ? d : j + 8;
+                    VEC sum[FASTNW_GROUP];
+                    EACH(a) sum[a] = N(set)(0);
+                    for (; j < end; j++, k += stride) {
+                        EACH(a) t[a] = N(load)(k + a * lanes) - N(set)(q[j]);
+                        if (!iso)
+                            EACH(a) t[a] = t[a] * N(set)(strip->inverse[j]);
+                        EACH(a) sum[a] = t[a] * t[a] + sum[a];
+                    }
+                    EACH(a) s[a] = s[a] + sum[a];
+                }
+                if (strip->scale)
+                    EACH(a) s[a] = s[a] * N(load)(strip->scale + i + a * lanes);
+                if (iso && kernel != GAUSSIAN && kernel != TRIANGULAR)
+                    EACH(a) s[a] = s[a] * factor;
+                EACH(a) w[a] = N(load)(strip->weights + i + a * lanes);
+                if (compact)
+                    EACH(a) inside[a] = N(add_within)(inside[a], s[a], edge, w[a]);
+                if (kernel < DOT)
+                    N(shifted)(kernel, s, factor, shift);
+                else
+                    N(profile)(kernel, s, factor);
+                if (values == 2)
+                    EACH(a) N(store)(strip->out + l * LEAF + part + a * lanes, s[a]);
+                EACH(a) mass[a] = s[a] * w[a] + mass[a];
+                if (values == 1)
+                    EACH(a) total[a] = s[a] * N(load)(strip->values + i + a * lanes) + total[a];
+            }
+        }
+        for (int a = 1; a < queries; a++) {
+            mass[0] = mass[0] + mass[a];
+            total[0] = total[0] + total[a];
+            inside[0] = inside[0] + inside[a];
+        }
+        sums[0] += N(sum)(mass[0]);
+        sums[1] += values == 1 ? N(sum)(total[0]) : 0;
+        sums[2] += compact ? N(sum)(inside[0]) : 0;
+    }
+}
+
+#define LEAVES_INSTANCE(NAME, KERNEL, D, ISO, VALUES)                                                                  \
+    static void N(NAME)(const N(strip) *strip, const REAL *q, REAL shift, const int32_t *leaves, ptrdiff_t count,      \
+                        double *sums)                                                                                  \
+    {                                                                                                                  \
+        N(leaves)(KERNEL, D, ISO, VALUES, strip, q, shift, leaves, count, sums);                                       \
+    }
+#define KERNEL_LEAVES(NAME, KERNEL)                                                                                    \
+    LEAVES_INSTANCE(leaves_##NAME##_1, KERNEL, 1, 1, 1)                                                                \
+    LEAVES_INSTANCE(leaves_##NAME##_2, KERNEL, 2, 1, 1)                                                                \
+    LEAVES_INSTANCE(leaves_##NAME##_3, KERNEL, 3, 1, 1)                                                                \
+    LEAVES_INSTANCE(leaves_##NAME##_iso, KERNEL, 0, 1, 1)                                                              \
+    LEAVES_INSTANCE(leaves_##NAME##_any, KERNEL, 0, 0, 1)                                                              \
+    LEAVES_INSTANCE(leaves_##NAME##_store, KERNEL, 0, 0, 2)                                                            \
+    static N(leaves_function) N(choose_leaves_##NAME)(ptrdiff_t d, int iso, int values)                                \
+    {                                                                                                                  \
+        if (values == 2)                                                                                               \
+            return N(leaves_##NAME##_store);                                                                           \
+        if (!iso)                                                                                                      \
+            return N(leaves_##NAME##_any);                                                                             \
+        return d == 1 ? N(leaves_##NAME##_1) : d == 2 ? N(leaves_##NAME##_2) : d == 3 ? N(leaves_##NAME##_3)           \
+                                                                           : N(leaves_##NAME##_iso);                   \
+    }
+
+KERNEL_LEAVES(gaussian, GAUSSIAN)
+KERNEL_LEAVES(laplacian, LAPLACIAN)
+KERNEL_LEAVES(matern32, MATERN32)
+KERNEL_LEAVES(matern52, MATERN52)
+KERNEL_LEAVES(logistic, LOGISTIC)
+KERNEL_LEAVES(boxcar, BOXCAR)
+KERNEL_LEAVES(triangular, TRIANGULAR)
+KERNEL_LEAVES(epanechnikov, EPANECHNIKOV)
+KERNEL_LEAVES(biweight, BIWEIGHT)
+KERNEL_LEAVES(triweight, TRIWEIGHT)
+KERNEL_LEAVES(tricube, TRICUBE)
+KERNEL_LEAVES(cosine, COSINE)
+
+/* Sums of one query over its leaves, times exp(shift) if the kernel decays exponentially; with values == 2 kernel values go to `out`, and sums[1] stays 0. */
+static void N(fastnw_leaves)(int kernel, const REAL *keys, ptrdiff_t stride, ptrdiff_t d, const REAL *inverse, int iso,
+                             const REAL *scale, const REAL *weights, const REAL *values, int use, REAL edge, REAL *out,
+                             const REAL *q, REAL shift, const int32_t *leaves, ptrdiff_t count, double *sums)
+{
+    N(leaves_function) chosen = NULL;
+    iso = iso && use < 2;
+    const REAL once = iso ? inverse[0] : 1, twice = once * once;
+    const REAL factor = kernel == GAUSSIAN ? twice * (REAL)-0.7213475204444817 : kernel == TRIANGULAR ? once : twice;
+    if (kernel == TRIANGULAR)
+        edge /= twice;
+    const N(strip) strip = {keys, stride, d, inverse, factor, scale, weights, values, edge, out, 0};
+#define CASE(NAME, KERNEL)                                                                                             \
+    case KERNEL:                                                                                                       \
+        chosen = N(choose_leaves_##NAME)(d, iso, use);                                                                 \
+        break;
+    switch (kernel) {
+        CASE(gaussian, GAUSSIAN)
+        CASE(laplacian, LAPLACIAN)
+        CASE(matern32, MATERN32)
+        CASE(matern52, MATERN52)
+        CASE(logistic, LOGISTIC)
+        CASE(boxcar, BOXCAR)
+        CASE(triangular, TRIANGULAR)
+        CASE(epanechnikov, EPANECHNIKOV)
+        CASE(biweight, BIWEIGHT)
+        CASE(triweight, TRIWEIGHT)
+        CASE(tricube, TRICUBE)
+        CASE(cosine, COSINE)
+    }
+#undef CASE
+    chosen(&strip, q, shift, leaves, count, sums);
+}
