@@ -35,6 +35,7 @@
 #define fastnw_fused_f32(...) ((void)0)
 #define fastnw_fused_f64(...) ((void)0)
 #define fastnw_leaves_f64(...) ((void)0)
+#define fastnw_weigh_leaves_f64(...) ((void)0)
 #define fastnw_several_f32(...) ((void)0)
 #define fastnw_several_f64(...) ((void)0)
 #define fastnw_vector_exp2_f32(...) ((void)0)

@@ -1,5 +1,4 @@
-# Sums over a tree of keys, in float64: which leaves each query needs, and what they add up to. Included by _tiles.pxi;
-# fastnw/methods/tree.py says what the arrays are.
+# Sums over a tree of keys, in float64: which leaves each query needs, and what they add up to. Included by _tiles.pxi.
 #
 # Queries come in blocks of neighbours. A block walks down the levels and drops nodes by the distance of boxes; each query
 # then chooses among the leaves left by its own distance to their boxes. A compact kernel needs those that its window
@@ -7,89 +6,25 @@
 # far the nearest key is.
 
 from libc.math cimport log, log1p
-from libc.stdint cimport int32_t
+from libc.stdint cimport INT64_MAX
+
+include "_boxes.pxi"
+include "_whole.pxi"
 
 cdef extern from "_fused.h" nogil:
-    enum:
-        LEAF
     void fastnw_leaves_f64(
         int, const double*, Py_ssize_t, Py_ssize_t, const double*, int, const double*, const double*, const double*, int,
         double, double*, const double*, double, const int32_t*, Py_ssize_t, double*)
+    void fastnw_weigh_leaves_f64(
+        const double*, const double*, Py_ssize_t, Py_ssize_t, const int32_t*, Py_ssize_t, double*)
 
 cdef enum:
-    FAN = 16         # children of a node
-    NEIGHBOURS = 32  # queries in a block: with 16 walks cost more, with 64 their lists are longer
-    BINS = 64        # of exponents, a nat each
-    STORED = 8       # leaves whose kernel values are kept at a time, where there are many values
+    BINS = 64   # of exponents, a nat each
+    STORED = 8  # leaves whose kernel values are kept at a time, where there are many values
 
-leaf, fan = LEAF, FAN
-cdef double SLACK = 1 - 2.0**-40  # a distance of boxes times this is below those of their keys, rounding included
-cdef double GROWN = 1.001         # what the rounding of exponents below 1e8 does to a bound
+cdef double GROWN = 1.001  # what the rounding of exponents below 1e8 does to a bound
 cdef double TIGHT = 1 + 2.0**-30
-cdef double NEAREST = 3.5         # nats, log of LEAF: the first leaves, one of which has the mass that is known
-
-cdef struct Tree:
-    int kernel
-    Py_ssize_t d, c, stride, value_stride, nodes, depth
-    bint iso
-    double sensitivity, total_weight, least_weight, share
-    const double* inverse
-    const double* keys
-    const double* scale
-    const double* weights
-    const double* values
-    const double* low
-    const double* high
-    const double* node_weights
-    const double* node_scales
-    const int64_t* levels
-
-cdef struct Query:
-    const double* at
-    Py_ssize_t own
-    double error, nats  # -log of a mass that it has at least
-    double* shift
-    double* mass
-    double* total
-    double* mass_error
-
-cdef struct Scratch:
-    int32_t* found  # leaves of the block
-    int32_t* spare
-    int32_t* mine   # leaves of a query
-    double* low     # the found leaves' boxes, (d, room), weights, scales, and distances from a query
-    double* high
-    double* weights
-    double* scales
-    double* squares
-    int32_t* bins
-    double* kappa
-    double* sums
-    Py_ssize_t count, room
-    double dropped  # log kappa of the nodes that the block dropped, at most
-
-
-cdef inline void _box_squares(
-    const Tree* tree, const double* low, const double* high, Py_ssize_t stride, const double* scales,
-    const double* q_low, const double* q_high, Py_ssize_t n, double* out
-) noexcept nogil:
-    """out[i] = the least u^2 between a box of queries and box i < n of keys."""
-    cdef Py_ssize_t i, j
-    cdef double a, b, s, t, v
-    cdef const double* lows
-    cdef const double* highs
-    for i in range(n):
-        out[i] = 0
-    for j in range(tree.d):
-        a, b, v, lows, highs = q_low[j], q_high[j], tree.inverse[j], low + j * stride, high + j * stride
-        for i in range(n):
-            s, t = lows[i] - b, a - highs[i]
-            t = t if t > s else s
-            t = t * v if t > 0 else <double>0
-            out[i] += t * t
-    if scales != NULL:
-        for i in range(n):
-            out[i] *= scales[i]
+cdef double NEAREST = 3.5  # nats, log of LEAF: the first leaves, one of which has the mass that is known
 
 
 cdef inline double _square_at(int kernel, double z) noexcept nogil:
@@ -129,67 +64,6 @@ cdef inline double _reach(int kernel, double nats) noexcept nogil:
     return _square_at(kernel, z)
 
 
-cdef Py_ssize_t _near_leaf(const Tree* tree, const double* q) noexcept nogil:
-    """The leaf where a walk down ends that always takes the nearest box."""
-    cdef double[FAN] squares
-    cdef Py_ssize_t level, i, n, first = 0, best = 0, at
-    for level in range(tree.depth - 1, -1, -1):
-        at = tree.levels[level] + first
-        n = min(<Py_ssize_t>FAN, <Py_ssize_t>tree.levels[level + 1] - at)
-        _box_squares(tree, tree.low + at, tree.high + at, tree.nodes,
-                     tree.node_scales + at if tree.node_scales != NULL else NULL, q, q, n, &squares[0])
-        best = 0
-        for i in range(1, n):
-            if squares[i] < squares[best]:
-                best = i
-        best += first
-        first = best * FAN
-    return best
-
-
-cdef int _walk(const Tree* tree, const double* q_low, const double* q_high, double limit, Scratch* scratch) noexcept nogil:
-    """Find the leaves that may have keys within u^2 <= limit of the box, in ascending order, and their boxes."""
-    cdef double[FAN] squares
-    cdef Py_ssize_t level, i, j, k, first, n, at, count = tree.levels[tree.depth] - tree.levels[tree.depth - 1]
-    cdef int32_t* now = scratch.found if tree.depth % 2 == 1 else scratch.spare
-    cdef int32_t* then
-    for i in range(count):
-        now[i] = <int32_t>i
-    for level in range(tree.depth - 2, -1, -1):
-        then, k = scratch.spare if now == scratch.found else scratch.found, 0
-        for i in range(count):
-            first = now[i] * FAN
-            at = tree.levels[level] + first
-            n = min(<Py_ssize_t>FAN, <Py_ssize_t>tree.levels[level + 1] - at)
-            _box_squares(tree, tree.low + at, tree.high + at, tree.nodes,
-                         tree.node_scales + at if tree.node_scales != NULL else NULL, q_low, q_high, n, &squares[0])
-            for j in range(n):
-                then[k] = <int32_t>(first + j)
-                k += squares[j] * SLACK <= limit
-        now, count = then, k
-    scratch.count = count
-    if count > scratch.room:
-        free(scratch.low)
-        scratch.room = count + count // 2 + FAN
-        scratch.low = <double*>malloc((2 * tree.d + 4) * scratch.room * sizeof(double))
-        if scratch.low == NULL:
-            scratch.room = 0
-            return -1
-        scratch.high = scratch.low + tree.d * scratch.room
-        scratch.weights = scratch.high + tree.d * scratch.room
-        scratch.scales = scratch.weights + scratch.room
-        scratch.squares = scratch.scales + scratch.room
-        scratch.bins = <int32_t*>(scratch.squares + scratch.room)
-    for j in range(tree.d):
-        for i in range(count):
-            scratch.low[j * scratch.room + i] = tree.low[j * tree.nodes + now[i]]
-            scratch.high[j * scratch.room + i] = tree.high[j * tree.nodes + now[i]]
-    for i in range(count):
-        scratch.weights[i] = tree.node_weights[now[i]]
-        scratch.scales[i] = 1 if tree.node_scales == NULL else tree.node_scales[now[i]]
-    return 0
-
-
 cdef inline void _stage_keys(const Tree* tree, Query* q, Scratch* scratch, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
     """Add n <= STRIP keys from `first` on by the staged loops."""
     cdef Py_ssize_t self_at = q.own - first if 0 <= q.own - first < n else -1
@@ -212,7 +86,7 @@ cdef void _stage_leaves(const Tree* tree, Query* q, Scratch* scratch, const int3
 cdef void _add_leaves(const Tree* tree, Query* q, Scratch* scratch, int32_t* leaves, Py_ssize_t count) noexcept nogil:
     """Add those leaves' sums to the query's state; the leaf of its own key goes first, and out of the list."""
     cdef double[3] found
-    cdef Py_ssize_t i, k, l, n, first
+    cdef Py_ssize_t i, k, n, first
     cdef int use = 2 if tree.c > 1 else 1
     if q.own >= 0:
         k = 0
@@ -242,9 +116,7 @@ cdef void _add_leaves(const Tree* tree, Query* q, Scratch* scratch, int32_t* lea
         if tree.c == 1:
             q.total[0] += found[1]
         elif use == 2:
-            for l in range(n):
-                fastnw_weigh_rows_f64(scratch.kappa + l * LEAF, tree.values + leaves[first + l] * LEAF * tree.value_stride,
-                                      tree.value_stride, tree.c, LEAF, scratch.sums, q.total)
+            fastnw_weigh_leaves_f64(scratch.kappa, tree.values, tree.value_stride, tree.c, leaves + first, n, q.total)
 
 
 cdef Py_ssize_t _pick(const Scratch* scratch, double above, double limit) noexcept nogil:
@@ -340,7 +212,8 @@ cdef void _begin(const Tree* tree, Query* q, Scratch* scratch, Py_ssize_t near_l
 cdef Py_ssize_t _block(const Tree* tree, Query* queries, Py_ssize_t n, Scratch* scratch, double* q_low, double* q_high) noexcept nogil:
     """The sums of a block of queries: how many leaves they took, or -1 without memory."""
     cdef Py_ssize_t i, j, near_leaf, visited = 0
-    cdef double nats = 0, limit = 0
+    cdef Py_ssize_t own_low = INT64_MAX, own_high = -1
+    cdef double nats = 0, limit = 0, error = 0
     cdef bint decays = tree.kernel < DOT
     for j in range(tree.d):
         q_low[j] = q_high[j] = queries[0].at[j]
@@ -355,9 +228,14 @@ cdef Py_ssize_t _block(const Tree* tree, Query* queries, Py_ssize_t n, Scratch* 
         limit, scratch.dropped = _reach(tree.kernel, nats), -nats
     else:
         for i in range(n):
-            limit = max(limit, 1 + 2 * queries[i].error)
-    if _walk(tree, q_low, q_high, limit, scratch) < 0:
+            error = max(error, queries[i].error)
+            if queries[i].own >= 0:
+                own_low, own_high = min(own_low, queries[i].own), max(own_high, queries[i].own)
+        limit = 1 + 2 * error
+    if _walk(tree, q_low, q_high, limit, 1 - 4 * error, own_low, own_high, scratch) < 0:
         return -1
+    if scratch.whole_count:
+        _add_whole(tree, queries, n, scratch)
     for i in range(n):
         _box_squares(tree, scratch.low, scratch.high, scratch.room, scratch.scales if tree.node_scales != NULL else NULL,
                      queries[i].at, queries[i].at, scratch.count, scratch.squares)
@@ -376,6 +254,7 @@ def sum_leaves(
     const double[::1] node_weights, const double[::1] node_scales, const int64_t[::1] levels, const int64_t[::1] own,
     double[::1] shift, double[::1] mass, double[:, ::1] total, double[::1] mass_error, const double[::1] error,
     double sensitivity, double total_weight, double least_weight, double share, double most_pairs,
+    const double[:, :, ::1] moments, int power, int lowest, double moment_error,
 ):
     """Add the sums of sorted queries, block by block, until `most_pairs` were summed: (queries done, pairs summed)."""
     cdef Tree tree
@@ -397,13 +276,18 @@ def sum_leaves(
     tree.values = &values[0, 0] if tree.c > 0 else &weights[0]
     tree.node_weights, tree.levels = &node_weights[0], &levels[0]
     tree.sensitivity, tree.total_weight, tree.least_weight, tree.share = sensitivity, total_weight, least_weight, share
+    tree.moments, tree.power, tree.lowest, tree.moment_error = NULL, power, tree.depth, moment_error
+    if moments is not None:
+        tree.moments, tree.terms, tree.lowest = &moments[0, 0, 0], moments.shape[1], lowest
     leaves, width = levels[1], tree.c + LANES
-    scratch.found = <int32_t*>malloc(3 * leaves * sizeof(int32_t))
-    scratch.kappa = <double*>malloc((STORED * LEAF + 2 * width + 2 * tree.d) * sizeof(double))
+    scratch.found = <int32_t*>malloc(4 * leaves * sizeof(int32_t))
+    scratch.kappa = <double*>malloc(
+        (STORED * LEAF + 2 * width + 2 * tree.d + (tree.d + tree.c + 3) * NEIGHBOURS) * sizeof(double))
     scratch.low, scratch.room = NULL, 0
-    scratch.spare, scratch.mine = scratch.found + leaves, scratch.found + 2 * leaves
+    scratch.spare, scratch.mine, scratch.whole = scratch.found + leaves, scratch.found + 2 * leaves, scratch.found + 3 * leaves
     scratch.sums = scratch.kappa + STORED * LEAF + width
     boxes = scratch.sums + width
+    scratch.lifted = boxes + 2 * tree.d
     with nogil:
         visited = 0 if scratch.found != NULL and scratch.kappa != NULL else -1
         while visited >= 0 and done < m and pairs < most_pairs:

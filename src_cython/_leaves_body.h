@@ -166,3 +166,23 @@ static void N(fastnw_leaves)(int kernel, const REAL *keys, ptrdiff_t stride, ptr
 #undef CASE
     chosen(&strip, q, shift, leaves, count, sums);
 }
+
+/* total += sum over the keys of some leaves of kappa times their rows of c values, filled up to whole vectors. */
+static void N(fastnw_weigh_leaves)(const REAL *kappa, const REAL *values, ptrdiff_t stride, ptrdiff_t c,
+                                   const int32_t *leaves, ptrdiff_t count, double *total)
+{
+    const ptrdiff_t lanes = sizeof(VEC) / sizeof(REAL);
+    for (ptrdiff_t first = 0; first < c; first += lanes) {
+        VEC sum[4] = {N(set)(0), N(set)(0), N(set)(0), N(set)(0)};
+        REAL part[sizeof(VEC) / sizeof(REAL)];
+        for (ptrdiff_t l = 0; l < count; l++) {
+            const REAL *row = values + (ptrdiff_t)leaves[l] * LEAF * stride + first, *g = kappa + l * LEAF;
+            for (ptrdiff_t i = 0; i < LEAF; i += 4)
+                for (int a = 0; a < 4; a++) /* chains side by side */
+                    sum[a] = N(set)(g[i + a]) * N(load)(row + (i + a) * stride) + sum[a];
+        }
+        N(store)(part, (sum[0] + sum[1]) + (sum[2] + sum[3]));
+        for (ptrdiff_t k = 0; k < lanes && first + k < c; k++)
+            total[first + k] += part[k];
+    }
+}

@@ -162,13 +162,14 @@ def sum_leaves(
     own: NDArray[np.int64] | None,
     state: PoolState,
     error: NDArray[np.float64],
-    weighing: tuple[float, float, float],
-    most_pairs: float,
+    weighing: tuple[float, float, float, float],
+    moments: tuple[NDArray[np.float64] | None, int, int, float],
 ) -> tuple[int, float]:
-    """Add the sums of the leaves that sorted queries need to the state, in place, until `most_pairs` pairs were summed.
+    """Add the sums of the leaves that sorted queries need to the state, in place, until enough pairs were summed.
 
-    `own` (m,) are the positions in the tree of keys to leave out, −1 for none; `weighing` the total and the least weight
-    and the share of a mass that may be left out, which goes into ``state.mass_error``.
+    `own` (m,) are the positions in the tree of keys to leave out, −1 for none; `weighing` the total and the least
+    weight, the share of a mass that may be left out, which goes into ``state.mass_error``, and how many pairs are
+    enough; `moments` those of the nodes or None, the kernel's power, the lowest level used and their error per weight.
 
     Returns
     -------
@@ -198,7 +199,7 @@ def sum_leaves(
         error,
         kernel.window_sensitivity,
         *weighing,
-        most_pairs,
+        *moments,
     )
     return int(done), float(pairs)
 

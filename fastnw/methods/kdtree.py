@@ -1,0 +1,195 @@
+"""A k-d tree of keys (Bentley, 1975) with full leaves, so that a node of any level is a range of the sorted keys."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw._pack import KeyBlock, aligned_rows, coordinates, empty_values, normalised_values, pack_inverse, pack_scale
+from fastnw._threads import Meter, check_stop, run
+from fastnw._validation import Problem
+from fastnw.methods._tree import split
+
+Floats = NDArray[np.float64]
+Positions = NDArray[np.intp]
+FLOAT64 = np.dtype(np.float64)
+
+LEAF, FAN = 32, 16  # keys in a leaf, children of a node: as in src_cython/_boxes.pxi
+PIECE = 1 << 15  # keys a task, a multiple of LEAF
+SUBTREE = 1 << 15  # points of a subtree that one task sorts
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Keys with positive weight, sorted, and boxes of the nodes.
+
+    Attributes
+    ----------
+    order : (n,) intp
+        Positions of the sorted keys among all.
+    block : KeyBlock
+        The sorted keys, filled up to whole leaves with keys without weight.
+    low, high : (d, nodes) float64
+        Boxes of the nodes, level after level, leaves first.
+    node_weights : (nodes,) float64
+    node_scales : (nodes,) float64 or None
+        Least `scale` of their keys.
+    levels : (depth + 1,) int64
+        Where the nodes of each level begin, and their number.
+    """
+
+    order: Positions
+    block: KeyBlock
+    low: Floats
+    high: Floats
+    node_weights: Floats
+    node_scales: Floats | None
+    levels: NDArray[np.int64]
+
+
+def build(problem: Problem, n_threads: int) -> Tree | None:
+    """The tree of a problem's keys; None if none has a weight."""
+    points = np.ascontiguousarray(coordinates(problem, problem.keys), np.float64)
+    weights = problem.weights_at(slice(None))
+    kept = None if weights is None else np.flatnonzero(weights > 0)
+    n = problem.n if kept is None else len(kept)
+    if n == 0:
+        return None
+    inverse = pack_inverse(problem, FLOAT64)
+    order = sorted_order(points, inverse, n_threads, kept)
+    size = -(-n // LEAF) * LEAF
+    coords, values = aligned_rows(problem.d, size, FLOAT64), empty_values(problem.c, size, FLOAT64)
+    packed, scale = np.zeros(size), None if problem.key_scale is None else np.empty(size)
+    levels = _levels(size // LEAF)
+    low, high = np.empty((problem.d, levels[-1])), np.empty((problem.d, levels[-1]))
+
+    def fill(i: int) -> float:
+        part = slice(i * PIECE, min((i + 1) * PIECE, n))
+        mine, end = order[part], min((i + 1) * PIECE, size)
+        coords[:, part] = points[mine].T
+        packed[part] = 1.0 if weights is None else weights[mine]
+        values[:, part] = normalised_values(problem, mine) * packed[part]
+        if scale is not None:
+            scale[part] = pack_scale(problem, mine, FLOAT64)
+        if end > n:  # keys without weight, where the last one is
+            coords[:, n:end], values[:, n:end] = coords[:, n - 1 : n], 0.0
+            if scale is not None:
+                scale[n:end] = scale[n - 1]
+        whole, nodes = slice(part.start, end), slice(part.start // LEAF, end // LEAF)
+        leaves = coords[:, whole].reshape(problem.d, -1, LEAF)
+        np.min(leaves, axis=2, out=low[:, nodes])
+        np.max(leaves, axis=2, out=high[:, nodes])
+        return 0.0
+
+    run(fill, math.ceil(size / PIECE), n_threads, Meter(False, 0, ""))
+    block = KeyBlock(0, coords, scale, packed, problem.weighted, values)
+    node_weights = packed.reshape(-1, LEAF).sum(axis=1)
+    node_scales = None if scale is None else scale.reshape(-1, LEAF).min(axis=1)
+    node_weights, node_scales = _upwards(low, high, node_weights, node_scales, levels)
+    return Tree(order, block, low, high, node_weights, node_scales, levels)
+
+
+def sorted_order(points: Floats, inverse: Floats, n_threads: int, positions: Positions | None = None) -> Positions:
+    """Those points' positions in the order of a k-d tree with whole leaves; the same for any number of threads."""
+    order = np.arange(len(points)) if positions is None else positions.copy()
+    parts, done = [slice(0, len(order))], [False]
+    while not all(done):
+        halves = [0] * len(parts)
+
+        def sort(i: int, parts: list[slice] = parts, done: list[bool] = done, halves: list[int] = halves) -> float:
+            if not done[i]:
+                mine = order[parts[i]]
+                halves[i] = split(points, inverse, mine, LEAF, len(mine) <= SUBTREE)
+                check_stop()
+            return 0.0
+
+        run(sort, len(parts), n_threads, Meter(False, 0, ""))
+        new = []
+        for part, half, finished in zip(parts, halves, done, strict=True):
+            if finished or half == part.stop - part.start:
+                new.append((part, True))
+            else:
+                new += [(slice(part.start, part.start + half), False), (slice(part.start + half, part.stop), False)]
+        parts, done = [part for part, _ in new], [finished for _, finished in new]
+    return order
+
+
+def _levels(leaves: int) -> NDArray[np.int64]:
+    counts = [leaves]
+    while counts[-1] > FAN:
+        counts.append(-(-counts[-1] // FAN))
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _upwards(
+    low: Floats, high: Floats, weights: Floats, scales: Floats | None, levels: NDArray[np.int64]
+) -> tuple[Floats, Floats | None]:
+    """Fill the boxes above the leaves; weights and least scales of all nodes."""
+    all_weights, all_scales = [weights], [] if scales is None else [scales]
+    for first, stop, end in zip(levels[:-2], levels[1:-1], levels[2:], strict=True):
+        starts = np.arange(0, stop - first, FAN)
+        np.minimum.reduceat(low[:, first:stop], starts, axis=1, out=low[:, stop:end])
+        np.maximum.reduceat(high[:, first:stop], starts, axis=1, out=high[:, stop:end])
+        all_weights.append(np.add.reduceat(all_weights[-1], starts))
+        if scales is not None:
+            all_scales.append(np.minimum.reduceat(all_scales[-1], starts))
+    return np.concatenate(all_weights), None if scales is None else np.concatenate(all_scales)
+
+
+def moments(tree: Tree, inverse: Floats, power: int, n_threads: int) -> NDArray[np.float64]:
+    """(nodes, terms, 1 + c) Sums over each node's keys of w [1, t] times the monomials of degree `power` of
+    Y = (1, y, |y|²), y the key from the middle of the node's box in bandwidths, times their multinomial coefficients.
+
+    In the order of `_add_monomials` in src_cython/_whole.pxi. Sums go leaf by leaf and then level by level, which keeps
+    their rounding small.
+    """
+    d, size = tree.block.coords.shape
+    rows = np.concatenate([tree.block.weights[None], tree.block.values]) if d else tree.block.values
+    terms = list(_monomials(power, d + 2))
+    centres = tree.low * 0.5 + tree.high * 0.5
+    found = np.empty((tree.low.shape[1], len(terms), len(rows)))
+    for level, (first, stop) in enumerate(zip(tree.levels[:-1], tree.levels[1:], strict=True)):
+        keys_a_node = LEAF * FAN**level
+        leaves = np.empty((size // LEAF, len(terms), len(rows)))
+
+        def fill(i: int, first: int = first, keys_a_node: int = keys_a_node, leaves: Floats = leaves) -> float:
+            part = slice(i * PIECE, min((i + 1) * PIECE, size))
+            nodes = first + np.arange(part.start, part.stop) // keys_a_node
+            y = (tree.block.coords[:, part] - centres[:, nodes]) * inverse[:, None]
+            lifted = [np.ones(y.shape[1]), *y, np.square(y).sum(axis=0)]
+            for k, term in enumerate(terms):
+                check_stop()
+                monomial = np.prod([lifted[v] for v in term], axis=0) * _coefficient(term)
+                leaves[part.start // LEAF : part.stop // LEAF, k] = (
+                    (rows[:, part] * monomial).reshape(len(rows), -1, LEAF).sum(axis=2).T
+                )
+            return 0.0
+
+        run(fill, math.ceil(size / PIECE), n_threads, Meter(False, 0, ""))
+        for _ in range(level):
+            leaves = np.add.reduceat(leaves, np.arange(0, len(leaves), FAN), axis=0)
+        found[first:stop] = leaves
+    return found
+
+
+def terms_of(power: int, d: int) -> int:
+    """How many monomials of that degree there are."""
+    return math.comb(d + 1 + power, power)
+
+
+def _monomials(degree: int, size: int) -> Iterator[tuple[int, ...]]:
+    if degree == 0:
+        yield ()
+        return
+    for v in reversed(range(size)):
+        for rest in _monomials(degree - 1, v + 1):
+            yield (v, *rest)
+
+
+def _coefficient(term: tuple[int, ...]) -> float:
+    return math.factorial(len(term)) / math.prod(math.factorial(count) for count in Counter(term).values())

@@ -1,0 +1,91 @@
+"""How many pairs a tree of keys would leave, predicted from a sample: what `tree` plans by."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw._pack import coordinates, pack_inverse
+from fastnw._validation import Problem
+from fastnw.methods.kdtree import LEAF
+
+Floats = NDArray[np.float64]
+
+# Sizes of the samples of keys and queries; how many keys of a sample say something about a radius; how much wider
+# than a ball the leaves are that it reaches, in radii of a ball of LEAF keys; nats that a choice by mass spares. The
+# last two were measured over d = 1 to 8, h from 0.02 to 1, on normal, clustered and Cauchy clouds: shares within 1.6
+# times.
+SAMPLE, ASKED, FEW, WIDER, SPARED = 2048, 48, 4, 1.2, 3.0
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Means over the queries.
+
+    Attributes
+    ----------
+    reached : float
+        Share of the keys in leaves that a query reaches.
+    looked_at : float
+        Share of the leaves that its block of neighbours does not drop.
+    inside : float
+        Share of the keys in leaves wholly within its radius.
+    """
+
+    reached: float
+    looked_at: float
+    inside: float
+
+
+def predict(problem: Problem, nats: float) -> Shares:
+    """For queries that sum the support of a compact kernel, or down to so many nats below their nearest key's κ."""
+    inverse, n, d = pack_inverse(problem, np.float64), problem.n, problem.d
+    some = np.unique(np.linspace(0, n - 1, SAMPLE).astype(np.intp))
+    keys = coordinates(problem, problem.keys[some]).astype(np.float64)
+    asked = np.unique(np.linspace(0, problem.m - 1, ASKED).astype(np.intp))
+    queries = coordinates(problem, problem.queries[asked]).astype(np.float64)
+    with np.errstate(over="ignore"):
+        squares = sum((np.subtract.outer(queries[:, j], keys[:, j]) * inverse[j]) ** 2 for j in range(d))
+    if problem.key_scale is not None:
+        squares = squares / problem.key_scale[some].astype(np.float64) ** 2
+    distances = np.sqrt(np.sort(squares, axis=1))
+    of_leaf = _quantile(distances, LEAF / n, d)
+    if problem.kernel.support is not None:
+        radius = np.full(len(asked), problem.kernel.support)
+    else:
+        nearest = _quantile(distances, 1 / n, d)
+        radius = np.array([_radius(problem.kernel.name, u, nats - SPARED) for u in nearest])
+    reached, looked_at, inside = (
+        float(np.mean(_share(distances, np.maximum(radius + factor * WIDER * of_leaf, 0.0), d)))
+        for factor in (1.0, 2.5, -2.5)
+    )
+    return Shares(reached, looked_at, inside)
+
+
+def _quantile(distances: Floats, share: float, d: int) -> Floats:
+    """(queries,) Radius of a ball that holds such a share of the keys; by volume where the sample has too few."""
+    place = share * distances.shape[1]
+    if place >= FEW:
+        return distances[:, min(int(place), distances.shape[1] - 1)]
+    return distances[:, FEW - 1] * (place / FEW) ** (1 / d)
+
+
+def _share(distances: Floats, radius: Floats, d: int) -> Floats:
+    """(queries,) Share of the keys within a radius of each."""
+    size = distances.shape[1]
+    found = (distances <= radius[:, None]).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        by_volume = FEW * (radius / distances[:, FEW - 1]) ** d
+    return np.where(found >= FEW, found, np.minimum(np.nan_to_num(by_volume, nan=FEW), FEW)) / size
+
+
+def _radius(name: str, nearest: float, nats: float) -> float:
+    """u where κ is e^(−nats) times its value at `nearest`, about."""
+    if name == "gaussian":
+        return math.sqrt(nearest**2 + 2 * nats)
+    rate = {"matern32": math.sqrt(3.0), "matern52": math.sqrt(5.0)}.get(name, 1.0)
+    degree = {"matern32": 1, "matern52": 2}.get(name, 0)
+    return nearest + (nats + degree * math.log1p(nats / (1 + rate * nearest))) / rate
