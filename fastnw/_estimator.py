@@ -11,6 +11,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, check_non_negative, validate_data
 
 from fastnw import bandwidth, kernels
+from fastnw._plan import make_plan
+from fastnw._threads import Meter
 from fastnw._validation import check_bandwidth, trusted
 from fastnw.kernels import Kernel
 
@@ -51,6 +53,12 @@ class KernelEstimator(BaseEstimator):
         kernel = kernels.get(self.kernel)
         self._problem = trusted(self._keys, self._values_kept(), kernel, self.bandwidth_, self._weights, None)
         _ = self._problem.values_centre, self._problem.least_weight, self._problem.total_weight
+
+    def _prepare(self, tol: float | None) -> None:
+        """Make what the method keeps of the keys, as if there were as many queries: predictions then only cost theirs."""
+        problem = self._problem.asked(self._keys, kernel=kernels.get(self.kernel), tol=tol)
+        plan = make_plan(problem, self.method, self.backend, self.n_jobs)
+        plan.steps.summarise(problem, plan).prepare(Meter(False, 0, ""))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_problem"}

@@ -77,15 +77,20 @@ class Problem:
     def c(self) -> int:
         return self.values.shape[1]
 
-    def asked(self, queries: Array, **changes: Any) -> Problem:
+    def asked(self, queries: Array, *, kernel: Kernel, tol: float | None) -> Problem:
         """The same keys, asked at other queries (checked ones); what was found out about them stays known."""
-        other = replace(self, queries=queries, **changes)
-        other = replace(other, dtype=_result_dtype(queries, other.keys, other.values))
-        if "values" not in changes:
-            other.__dict__["kept"] = self.kept
-        known = ["_largest_weight", "log_largest_weight", "least_weight", "total_weight"]
-        known += [] if "values" in changes else ["values_range", "values_centre"]
+        dtype = _result_dtype(queries, self.keys, self.values)
+        other = replace(self, queries=queries, kernel=kernel, tol=tol, dtype=dtype)
+        known = (
+            "_largest_weight",
+            "log_largest_weight",
+            "least_weight",
+            "total_weight",
+            "values_range",
+            "values_centre",
+        )
         other.__dict__.update({name: self.__dict__[name] for name in known if name in self.__dict__})
+        other.__dict__["kept"] = self.kept
         return other
 
     @cached_property

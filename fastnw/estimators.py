@@ -57,9 +57,9 @@ class _NadarayaWatson(MultiOutputMixin, KernelEstimator):
         self.n_jobs = n_jobs
         self.random_state = random_state
 
-    def _pool(self, X: np.ndarray, flat: bool, empty: Any = None, return_mass: bool = False, **changes: Any) -> Any:
+    def _pool(self, X: np.ndarray, flat: bool, empty: Any = None, return_mass: bool = False) -> Any:
         """Results of `pooled` at checked queries; parameters are read now, as scikit-learn's are."""
-        problem = self._problem.asked(X, kernel=kernels.get(self.kernel), tol=check_tol(self.tol), **changes)
+        problem = self._problem.asked(X, kernel=kernels.get(self.kernel), tol=check_tol(self.tol))
         empty = check_empty(self.empty if empty is None else empty)
         return pooled(problem, self.method, self.backend, self.n_jobs, flat=flat, empty=empty, return_mass=return_mass)
 
@@ -131,6 +131,7 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
         with np.errstate(over="ignore", invalid="ignore"):  # what does not fit float32 becomes infinite and is refused
             self._values = check_array(_dense(y), dtype=X.dtype, ensure_2d=False, input_name="y", estimator=self)
         self._remember()
+        self._prepare(check_tol(self.tol))
         return self
 
     def _values_kept(self) -> np.ndarray:
@@ -216,6 +217,7 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
         self._codes = np.column_stack([codes for _, codes in outputs])
         self.classes_ = outputs[0][0] if y.ndim == 1 else [classes for classes, _ in outputs]
         self._remember()
+        self._prepare(check_tol(self.tol))
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -243,18 +245,23 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
     def _classes(self) -> list[np.ndarray]:
         return self.classes_ if isinstance(self.classes_, list) else [self.classes_]
 
+    def _sizes(self) -> list[int]:
+        return [len(classes) for classes in self._classes()]
+
+    def _values_kept(self) -> np.ndarray:
+        """One-hot codes, the outputs' side by side."""
+        pairs = zip(self._codes.T, self._sizes(), strict=True)
+        indicators = [np.equal.outer(codes, np.arange(size)) for codes, size in pairs]
+        return np.concatenate(indicators, axis=1).astype(self._keys.dtype)
+
     def _shares(self, X: np.ndarray) -> list[np.ndarray]:
         """Probabilities, one array an output, all from one call."""
-        sizes = [len(classes) for classes in self._classes()]
-        indicators = np.concatenate(
-            [np.equal.outer(codes, np.arange(size)) for codes, size in zip(self._codes.T, sizes, strict=True)], axis=1
-        ).astype(self._keys.dtype)
         if self.empty == "nan":
-            p, log_mass = self._pool(X, flat=False, empty="mean", return_mass=True, values=indicators)
+            p, log_mass = self._pool(X, flat=False, empty="mean", return_mass=True)
             _warn_of_priors(np.flatnonzero(np.isneginf(log_mass)), len(X))
         else:
-            (p,) = self._pool(X, flat=False, values=indicators)
-        shares = np.split(p, np.cumsum(sizes)[:-1], axis=1)
+            (p,) = self._pool(X, flat=False)
+        shares = np.split(p, np.cumsum(self._sizes())[:-1], axis=1)
         return [share / share.sum(axis=1, keepdims=True) for share in shares]
 
 

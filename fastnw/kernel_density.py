@@ -129,6 +129,7 @@ class KernelDensity(KernelEstimator):
         _integrals.log_integral(kernels.get(self.kernel), X.shape[1])  # raises here, not in score_samples
         self._fit_keys(X, sample_weight)
         self._remember()
+        self._prepare(check_tol(self._relative_tolerance()))
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:

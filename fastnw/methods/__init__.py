@@ -3,7 +3,7 @@
 ``cost(problem, backend, n_threads, dtype) -> Cost | Refusal``
     What it would do and take, or why it cannot.
 ``summarise(problem, plan) -> summary``
-    What it keeps of the keys.
+    What it keeps of the keys; its ``prepare(meter)`` makes it at once.
 ``panel(problem) -> int``
     How many queries to accumulate at a time.
 ``accumulate(summary, positions, meter) -> PoolState``

@@ -149,6 +149,9 @@ class Summary:
         self._kept: dict[tuple[str, int], list[KeyBlock]] = {}
         self.on_device: dict[Any, Any] = {}  # what a backend keeps there
 
+    def prepare(self, meter: Meter) -> None:
+        """Blocks are packed when their turn comes."""
+
     def span(self, shape: Layout, start: int, dtype: np.dtype[Any]) -> list[KeyBlock]:
         """The blocks from key `start` on, `shape.span` of them."""
         key = (dtype.name, shape.block)

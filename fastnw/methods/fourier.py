@@ -178,6 +178,10 @@ class Summary:
     def exact(self) -> exact.Summary:
         return exact.summarise(self.problem, self.plan)
 
+    def prepare(self, meter: Meter) -> None:
+        """Make what is kept of the keys."""
+        self.coefficients(meter)
+
     def coefficients(self, meter: Meter) -> list[Modes]:
         """One array of modes for mass and first value, one for each further pair of values."""
         kept, key = self.problem.kept, ("coefficients", self.box.modes, self.box.epsilon)

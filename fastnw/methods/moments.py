@@ -138,19 +138,15 @@ def panel(problem: Problem) -> int:
     return size // QUERIES * QUERIES or size
 
 
-@dataclass
-class Summary:
-    """The keys with positive weight, sorted, and their moments."""
+class SortedKeys:
+    """The keys with positive weight, sorted, and their moments: made once for the same keys and kernel."""
 
-    problem: Problem
-    plan: Plan
-
-    def __post_init__(self) -> None:
-        problem, name = self.problem, self.problem.kernel.name
+    def __init__(self, problem: Problem, n_threads: int) -> None:
+        name = problem.kernel.name
         self.polynomial, self.decays = _polynomial(problem), name in DECAYING
         self.inverse = (DECAYING[name][1] if self.decays else 1.0) / _bandwidth(problem)
         self.edge = 1.0 if name == "boxcar" or self.decays else 1.0 + RIM
-        self.order, self.x = self._sorted()
+        self.order, self.x = _sorted(problem, n_threads)
         far = max(-float(self.x[0]), float(self.x[-1])) if len(self.x) else 0.0
         # otherwise all queries are handed on
         self.usable = far < LARGEST and not (self.decays and problem.least_weight < LEAST_WEIGHT)
@@ -159,47 +155,7 @@ class Summary:
         self.unit_error = _unit_error(problem, min(2.0 + 2.0 * ulps, 3.0))
         self.vanished = len(self.x) * TINY if problem.least_weight < LEAST_WEIGHT else 0.0
         if self.usable and len(self.x):
-            self.sums = self._sums()
-
-    def _run(self, task: Any, n_tasks: int) -> None:
-        run(task, n_tasks, self.plan.n_threads, Meter(False, 0, ""))
-
-    def _sorted(self) -> tuple[NDArray[np.intp], Floats]:
-        """Positions of the keys with positive weight, by key, and those keys."""
-        problem = self.problem
-        keys = problem.keys[:, 0].astype(np.float64)
-        kept = None if problem.weights is None else np.flatnonzero(problem.weights > 0)
-        order = sorted_order(keys if kept is None else keys[kept], self.plan.n_threads)
-        x = np.empty(len(order))
-
-        def gather(i: int) -> float:
-            part = slice(i * KEYS, (i + 1) * KEYS)
-            if kept is not None:
-                order[part] = kept[order[part]]
-            x[part] = keys[order[part]]
-            return 0.0
-
-        self._run(gather, math.ceil(len(order) / KEYS))
-        return order, x
-
-    def _rows(self) -> Floats:
-        """(n, 1 + c) w·[1, t] of the sorted keys."""
-        problem, order = self.problem, self.order
-        rows = np.empty((len(order), 1 + problem.c))
-
-        def task(i: int) -> float:
-            for part in row_blocks(rows[i * KEYS : (i + 1) * KEYS]):
-                check_stop()
-                mine = slice(i * KEYS + part.start, min(i * KEYS + part.stop, (i + 1) * KEYS, len(order)))
-                weights = problem.weights_at(order[mine])
-                rows[mine, 0] = 1.0 if weights is None else weights
-                rows[mine, 1:] = normalised_values(problem, order[mine]).T
-                if weights is not None:
-                    rows[mine, 1:] *= weights[:, None]
-            return 0.0
-
-        self._run(task, math.ceil(len(order) / KEYS))
-        return rows
+            self.sums = self._sums(problem, n_threads)
 
     def _cells(self) -> NDArray[np.int64]:
         """(cells + 1,) The first key of each, and n."""
@@ -211,9 +167,9 @@ class Summary:
             found.append(starts[:count].copy())
         return np.append(np.concatenate(found), n)
 
-    def _sums(self) -> Sums:
+    def _sums(self, problem: Problem, n_threads: int) -> Sums:
         """The moments, forwards and backwards at once, each in order: bits do not depend on threads."""
-        problem, n, starts = self.problem, len(self.x), self._cells()
+        n, starts = len(self.x), self._cells()
         cells, blocks, shape = len(starts) - 1, math.ceil(n / block), (len(self.polynomial), 1 + problem.c)
         anchors = self.x[starts[:-1]]
         if not self.decays:  # in the middle, powers of y are smallest
@@ -222,7 +178,7 @@ class Summary:
         factors = tuple(np.empty(n * self.decays) for _ in range(2))
         sums = Sums(
             self.x,
-            self._rows(),
+            _rows(problem, self.order, n_threads),
             starts,
             anchors,
             edges,
@@ -240,7 +196,7 @@ class Summary:
                 sums.fill_factors(parts[i], parts[i + 1])
                 return 0.0
 
-            self._run(fill_factors, len(parts) - 1)
+            _run(fill_factors, len(parts) - 1, n_threads)
         step = max(KEYS // math.prod(shape), 1)
 
         def fill(backwards: int) -> float:
@@ -252,14 +208,74 @@ class Summary:
                 k = of_part(first, min(first + step, blocks), k, sofar)
             return 0.0
 
-        self._run(fill, 2)
+        _run(fill, 2, n_threads)
         return sums
+
+
+def _run(task: Any, n_tasks: int, n_threads: int) -> None:
+    run(task, n_tasks, n_threads, Meter(False, 0, ""))
+
+
+def _sorted(problem: Problem, n_threads: int) -> tuple[NDArray[np.intp], Floats]:
+    """Positions of the keys with positive weight, by key, and those keys."""
+    keys = problem.keys[:, 0].astype(np.float64)
+    kept = None if problem.weights is None else np.flatnonzero(problem.weights > 0)
+    order = sorted_order(keys if kept is None else keys[kept], n_threads)
+    x = np.empty(len(order))
+
+    def gather(i: int) -> float:
+        part = slice(i * KEYS, (i + 1) * KEYS)
+        if kept is not None:
+            order[part] = kept[order[part]]
+        x[part] = keys[order[part]]
+        return 0.0
+
+    _run(gather, math.ceil(len(order) / KEYS), n_threads)
+    return order, x
+
+
+def _rows(problem: Problem, order: NDArray[np.intp], n_threads: int) -> Floats:
+    """(n, 1 + c) w·[1, t] of the sorted keys."""
+    rows = np.empty((len(order), 1 + problem.c))
+
+    def task(i: int) -> float:
+        for part in row_blocks(rows[i * KEYS : (i + 1) * KEYS]):
+            check_stop()
+            mine = slice(i * KEYS + part.start, min(i * KEYS + part.stop, (i + 1) * KEYS, len(order)))
+            weights = problem.weights_at(order[mine])
+            rows[mine, 0] = 1.0 if weights is None else weights
+            rows[mine, 1:] = normalised_values(problem, order[mine]).T
+            if weights is not None:
+                rows[mine, 1:] *= weights[:, None]
+        return 0.0
+
+    _run(task, math.ceil(len(order) / KEYS), n_threads)
+    return rows
+
+
+@dataclass
+class Summary:
+    """The sorted keys, and what is handed on, and how."""
+
+    problem: Problem
+    plan: Plan
+
+    @cached_property
+    def keys(self) -> SortedKeys:
+        kept, key = self.problem.kept, ("sorted keys", self.problem.kernel.name)
+        if key not in kept:
+            kept[key] = SortedKeys(self.problem, self.plan.n_threads)
+        return kept[key]
+
+    def prepare(self, meter: Meter) -> None:
+        """Make what is kept of the keys."""
+        _ = self.keys
 
     @cached_property
     def ranks(self) -> NDArray[np.int64]:
         """(n,) Where each key went; −1 for those without weight."""
         ranks = np.full(self.problem.n, -1, np.int64)
-        ranks[self.order] = np.arange(len(self.order))
+        ranks[self.keys.order] = np.arange(len(self.keys.order))
         return ranks
 
     @cached_property
@@ -274,11 +290,11 @@ def summarise(problem: Problem, plan: Plan) -> Summary:
 
 def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
     """The sums of those queries, each with a certified bound; those of too large a bound by `exact`."""
-    if not summary.usable:
+    if not summary.keys.usable:
         return exact.accumulate(summary.exact, positions, meter)
     problem, m = summary.problem, len(positions)
     state = PoolState.empty(m, problem.c)
-    if not len(summary.x):
+    if not len(summary.keys.x):
         return state
     pairs = float(min(problem.n, 2 * block))
     queries = problem.queries[positions, 0].astype(np.float64)
@@ -338,10 +354,12 @@ def sorted_order(numbers: Floats, n_threads: int) -> NDArray[np.intp]:
 def _sum(summary: Summary, queries: Floats, own: Any) -> Floats:
     """(queries, 3 + c) Shift, bound (infinite where it is too large), mass and totals of sorted queries."""
     problem, found = summary.problem, np.empty((len(queries), 3 + summary.problem.c))
-    if summary.decays:
+    if summary.keys.decays:
         # far tails are promised more digits than plain sums; the same limit serves all, since nearly all meet it
         limit = max(problem.tol, exact.FLOOR) if problem.tol else min(problem.promise, exact.LIMIT)
-        summary.sums.decaying(queries, own, problem.total_weight, *DECAY[len(summary.polynomial)], limit, found)
+        summary.keys.sums.decaying(
+            queries, own, problem.total_weight, *DECAY[len(summary.keys.polynomial)], limit, found
+        )
     else:
-        summary.sums.windows(queries, own, summary.unit_error, summary.vanished, problem.promise, found)
+        summary.keys.sums.windows(queries, own, summary.keys.unit_error, summary.keys.vanished, problem.promise, found)
     return found

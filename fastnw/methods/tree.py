@@ -137,6 +137,10 @@ class Summary:
         error = (2 * terms_of(power, self.problem.d) + 128) * 5.0**power * UNIT
         return kept[key], power, 0 if numbers <= LIGHT else 1, error
 
+    def prepare(self, meter: Meter) -> None:
+        """Make what is kept of the keys."""
+        _ = self.moments
+
     @cached_property
     def ranks(self) -> NDArray[np.int64]:
         """(n,) Where each key went; −1 for those without weight."""
