@@ -55,7 +55,7 @@ class KernelEstimator(BaseEstimator):
         _ = self._problem.values_centre, self._problem.least_weight, self._problem.total_weight
 
     def _prepare(self, tol: float | None) -> None:
-        """Make what the method keeps of the keys, as if there were as many queries: predictions then only cost theirs."""
+        """Make what the method keeps of the keys, planned as for as many queries: predictions only cost theirs."""
         problem = self._problem.asked(self._keys, kernel=kernels.get(self.kernel), tol=tol)
         plan = make_plan(problem, self.method, self.backend, self.n_jobs)
         plan.steps.summarise(problem, plan).prepare(Meter(False, 0, ""))

@@ -228,7 +228,8 @@ def log_density(
 
     log_total = _log_total(problem)
     log_volume = log_integral(problem.kernel, problem.d) + problem.metric.log_volume
-    problem = replace(problem, by_volume=problem.key_scale is not None)
+    if problem.key_scale is not None:
+        problem = replace(problem, by_volume=True)
     plan = make_plan(problem, method, backend, n_jobs)
     logs = np.empty(problem.m)
     run(problem, plan, progress, np.empty((problem.m, 0)), log_mass=logs)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fastnw._pack import coordinates, pack_inverse
 from fastnw._validation import Problem
+from fastnw.kernels import Kernel
 from fastnw.methods.kdtree import LEAF
 
 Floats = NDArray[np.float64]
@@ -57,7 +58,7 @@ def predict(problem: Problem, nats: float) -> Shares:
         radius = np.full(len(asked), problem.kernel.support)
     else:
         nearest = _quantile(distances, 1 / n, d)
-        radius = np.array([_radius(problem.kernel.name, u, nats - SPARED) for u in nearest])
+        radius = np.array([_radius(problem.kernel, float(u), nats - SPARED) for u in nearest])
     reached, looked_at, inside = (
         float(np.mean(_share(distances, np.maximum(radius + factor * WIDER * of_leaf, 0.0), d)))
         for factor in (1.0, 2.5, -2.5)
@@ -82,10 +83,24 @@ def _share(distances: Floats, radius: Floats, d: int) -> Floats:
     return np.where(found >= FEW, found, np.minimum(np.nan_to_num(by_volume, nan=FEW), FEW)) / size
 
 
-def _radius(name: str, nearest: float, nats: float) -> float:
-    """u where κ is e^(−nats) times its value at `nearest`, about."""
-    if name == "gaussian":
+def _radius(kernel: Kernel, nearest: float, nats: float) -> float:
+    """u where κ is e^(−nats) times its value at `nearest`, about; by bisection."""
+    if kernel.name == "gaussian":
         return math.sqrt(nearest**2 + 2 * nats)
-    rate = {"matern32": math.sqrt(3.0), "matern52": math.sqrt(5.0)}.get(name, 1.0)
-    degree = {"matern32": 1, "matern52": 2}.get(name, 0)
-    return nearest + (nats + degree * math.log1p(nats / (1 + rate * nearest))) / rate
+    with np.errstate(all="ignore"):
+
+        def depth(u: float) -> float:
+            square = np.array([u * u])
+            if kernel.log_profile is not None:
+                return -float(kernel.log_profile(square)[0])
+            return -float(np.log(kernel.profile(square)[0]))
+
+        wanted, low, high = depth(nearest) + nats, nearest, max(2 * nearest, 1.0)
+        for _ in range(60):
+            if not depth(high) < wanted:
+                break
+            high *= 2
+        for _ in range(20):
+            middle = (low + high) / 2
+            low, high = (middle, high) if depth(middle) < wanted else (low, middle)
+    return high

@@ -2,7 +2,8 @@
 
 Keys are sorted into a k-d tree (Bentley, 1975) whose leaves hold LEAF keys each, so that a node of any level is a range
 of them, and has a box. Queries are sorted likewise, and go down the tree in blocks of neighbours; each then chooses its
-own leaves by its distance to their boxes. What is summed is summed as in `exact`.
+own leaves by its distance to their boxes (other backends than compiled tiles: block by block, `gathered`). What is
+summed is summed as in `exact`.
 
 * A compact kernel is summed wherever its window reaches: nothing is left out. Where it is a polynomial of u², nodes
   that lie wholly within the windows of a block are summed from their moments, whatever the number of their keys.
@@ -10,14 +11,15 @@ own leaves by its distance to their boxes. What is summed is summed as in `exact
   That is judged by the mass itself, known from below from the leaves nearest to the query, however far they are
   (compare Gray and Moore, 2003, Nonparametric density estimation: toward computational tractability).
 
-Sums are in float64, for float32 data too. Queries whose exponents have no digits left go to `tails`.
+Sums are in float64, for float32 data too. Queries whose exponents have no digits left go to `tails` (those of a user's
+kernel to `exact`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from fastnw._pack import pack_inverse, pack_queries
 from fastnw._state import PoolState
 from fastnw._threads import Meter, check_stop, run
 from fastnw._validation import Problem
-from fastnw.methods import Cost, Refusal, exact, reach, tails
+from fastnw.methods import Cost, Refusal, exact, gathered, reach, tails
 from fastnw.methods.kdtree import FLOAT64, LEAF, Positions, Tree, build, moments, sorted_order, terms_of
 from fastnw.methods.moments import UNIT, WINDOWS
 
@@ -47,6 +49,7 @@ LIGHT = 40  # numbers in a node's moments up to which a leaf's take less time th
 # moments of whole nodes; and how much longer a coordinate takes than in the tiles of `exact`, where queries share its
 # loads. Measured on one Zen 4 core (a shared one: ±30 %).
 SORT_NS, QUERY_NS, LEAF_NS, BOX_NS, MOMENT_NS, SINGLE = 9.0, 300.0, 2.0, 0.25, 0.3, 2.2
+BLOCK_NS, ARRAY_NS = 4e5, 20.0  # to gather a block's leaves: NumPy's calls, and a coordinate of every leaf's box
 START = 1e-3  # seconds
 
 
@@ -56,13 +59,16 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     if reason is not None:
         return Refusal(reason)
     n, m, d, shares = problem.n, problem.m, problem.d, _shares(problem)
-    numbers = _moment_numbers(problem)
-    pairs = float(m) * n * (shares.reached - (shares.inside if numbers else 0.0))
+    by_query = hasattr(backend, "sum_leaves")
+    numbers = _moment_numbers(problem) if by_query else 0
+    pairs = float(m) * n * ((shares.reached if by_query else shares.looked_at) - (shares.inside if numbers else 0.0))
     plain, with_exp, per_coordinate, per_value, _ = exact.NANOSECONDS[backend.isa(), "float64"]
     pair = (with_exp if problem.kernel.works_on_logs else plain) + SINGLE * per_coordinate * d
     pair += per_value * max(problem.c, 1)
     sort = sum(SORT_NS * size * (2 + math.log2(size / LEAF + 1)) * (1 + d / 8) for size in (n, m))
     choose = m * (QUERY_NS + n / LEAF * shares.looked_at * (LEAF_NS + BOX_NS * d))
+    if not by_query:
+        choose = m / gathered.BLOCK * (BLOCK_NS + n / LEAF * ARRAY_NS * d)
     whole = numbers * MOMENT_NS * (m * n / LEAF / 4 * shares.inside + 10 * n)
     tasks = max(math.ceil(m / QUERIES), 1)
     seconds = START + 1e-9 * (sort + (choose + whole + pairs * pair) / min(n_threads, tasks))
@@ -94,12 +100,16 @@ def _moment_numbers(problem: Problem) -> int:
 
 def _refusal(problem: Problem, backend: Any) -> str | None:
     kernel = problem.kernel
-    if kernel.facts is None or kernel.inner_product or not (kernel.works_on_logs or kernel.support is not None):
+    if kernel.facts is None and not kernel.monotone:
+        return f"skips pairs by their distance: kernel {kernel.name!r} would have to be created with monotone=True"
+    if kernel.facts is not None and not (kernel.inner_product or kernel.works_on_logs or kernel.support is not None):
         return f"skips pairs of kernels that are compact or decay exponentially, not of {kernel.name}"
+    if kernel.inner_product:
+        return f"skips pairs by their distance, which {kernel.name} has none of"
     if problem.tol == 0:
         return "skips pairs, and tol=0 asks for every one"
-    if not hasattr(backend, "sum_leaves"):
-        return f"its sums are compiled code, not for backend {backend.NAME!r}"
+    if hasattr(backend, "sweep"):
+        return f"runs on the processor, not on backend {backend.NAME!r}"
     return None
 
 
@@ -129,7 +139,7 @@ class Summary:
         """The nodes' moments or None, the kernel's power, the lowest level whose moments are used, and their error per
         weight: a sum of terms that together are at most (1 + 2 + 2)^power, each of some dozens of roundings."""
         numbers, power = _moment_numbers(self.problem), _power(self.problem)
-        if not numbers or power is None or self.tree is None:
+        if not numbers or power is None or self.tree is None or not hasattr(self.plan.tiles, "sum_leaves"):
             return None, 0, 0, 0.0
         kept, key = self.problem.kept, ("tree's moments", power)
         if key not in kept:
@@ -173,7 +183,10 @@ def accumulate(summary: Summary, positions: Positions, meter: Meter) -> PoolStat
         sums.shift[:] = 0.0
     own = summary.ranks[positions[order]] if problem.exclude_self else None
     weighing = (problem.total_weight, problem.least_weight, SHARE * problem.promise, TASK_PAIRS)
+    sum_leaves = getattr(tiles, "sum_leaves", None) or partial(gathered.sum_leaves, tiles)
     whole = summary.moments
+    if hasattr(tiles, "prepare"):
+        tiles.prepare(problem.kernel, inverse, problem.c, problem.key_scale is not None)
 
     def task(i: int) -> float:
         start, stop, pairs = i * QUERIES, min((i + 1) * QUERIES, m), 0.0
@@ -181,7 +194,7 @@ def accumulate(summary: Summary, positions: Positions, meter: Meter) -> PoolStat
             check_stop()
             rows = slice(start, stop)
             mine = None if own is None else own[rows]
-            done, summed = tiles.sum_leaves(
+            done, summed = sum_leaves(
                 problem.kernel, queries[rows], tree, inverse, mine, sums.rows(rows), sorted_error[rows], weighing, whole
             )
             start, pairs = start + done, pairs + summed
@@ -190,8 +203,10 @@ def accumulate(summary: Summary, positions: Positions, meter: Meter) -> PoolStat
     run(task, math.ceil(m / QUERIES), summary.plan.n_threads, meter)
     state.put(order, sums)
     state = exact.certified(problem, state, exact.error_of_weights(problem, tiles, error, state), FLOAT64)
-    limit = exact.exponent_limit(summary.exact, positions, state.log_mass())
+    known = tails.known(problem.kernel)
+    limit = exact.exponent_limit(summary.exact, positions, state.log_mass()) if known else problem.promise
     again = np.flatnonzero(~exact.accurate(problem, state, limit))
     if len(again):
-        state.put(again, tails.accumulate(summary.exact, positions[again], meter))
+        next_method = tails if known else exact
+        state.put(again, next_method.accumulate(summary.exact, positions[again], meter))
     return state
