@@ -233,7 +233,7 @@ def log_density(
     plan = make_plan(problem, method, backend, n_jobs)
     logs = np.empty(problem.m)
     run(problem, plan, progress, np.empty((problem.m, 0)), log_mass=logs)
-    logs = np.where(np.isfinite(logs), logs - log_total - log_volume, logs)
+    np.subtract(logs, log_total + log_volume, out=logs, where=np.isfinite(logs))  # both are −inf for an only key's own
     return (logs if log else np.exp(logs)).astype(problem.dtype)
 
 

@@ -173,6 +173,19 @@ def _mp_scaled(query, key, kernel, inverse):
     return total if kernel == "dot" else mpmath.sqrt(total)
 
 
+def mp_squares(query, keys, bandwidth, key_scale, digits=50):
+    """u² of each key as mpf."""
+    with mpmath.workdps(digits):
+        if np.ndim(bandwidth) == 2:
+            inverse = mpmath.matrix([[_mp(x) for x in row] for row in np.asarray(bandwidth)]) ** -1
+        else:
+            inverse = [_mp(h) ** -2 for h in np.broadcast_to(bandwidth, len(query))]
+        q = [_mp(x) for x in query]
+        points = ([_mp(x) for x in key] for key in keys)
+        scaled = (_mp_scaled(q, point, "", inverse) / _mp(x) for point, x in zip(points, key_scale, strict=True))
+        return [u**2 for u in scaled]
+
+
 def mp_weights(queries, keys, kernel, bandwidth=1.0, sample_weight=None, key_scale=None, exclude_self=False, digits=50):
     """Weights w κ / mass as lists of mpf, a row a query, and log_mass as mpf; for kernels of the two tables."""
     n, d = np.shape(keys)

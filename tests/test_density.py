@@ -105,6 +105,14 @@ def test_empty_windows_have_density_0_without_a_warning(kernel, backend):
     assert np.isneginf(log[1])
 
 
+@pytest.mark.parametrize("weights", [None, [1.0, 0.0, 0.0]])
+def test_the_own_key_alone_leaves_a_density_of_0(weights):
+    keys = np.arange(1.0 if weights is None else 3.0)[:, None]
+    expected = [0.0] if weights is None else [0.0, *np.exp([-0.5, -2.0]) / np.sqrt(2 * np.pi)]
+    got = fastnw.density(keys, keys, sample_weight=weights, exclude_self=True)
+    np.testing.assert_allclose(got, expected, rtol=1e-14)
+
+
 @pytest.mark.parametrize(("kernel", "d"), [("constant", 1), ("dot", 1), ("dot", 3), ("cauchy", 2), ("cauchy", 5)])
 def test_kernels_without_a_density(kernel, d):
     with pytest.raises(ValueError, match=kernel):

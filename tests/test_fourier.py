@@ -70,6 +70,18 @@ def test_queries_far_outside_are_handed_on():
     assert np.isfinite(check(queries, keys, keys[:, 0] ** 2, bandwidth=0.25)).all()
 
 
+def test_a_heap_of_keys_that_no_probe_sees():
+    """Places are rounded in units of the whole box; what that does to a large mass is not seen at small ones."""
+    rng, end, heap = np.random.default_rng(1), 1e6, slice(1, 11)
+    keys = np.concatenate([end + 0.5 * rng.normal(size=5000), rng.uniform(-end, 0.9 * end, 500)])[:, None]
+    queries = np.concatenate([keys[-1:], end + 0.7 * rng.normal(size=(10, 1)), keys[rng.integers(5000, 5500, 1000)]])
+    values = np.sin(3 * (keys[:, 0] - end))
+    got, bound = fastnw.pool(queries, keys, values, bandwidth=1.0, method="fourier", return_error=True)
+    f, _ = naive_pool(queries[heap], keys, values, "gaussian", bandwidth=1.0)
+    assert np.all(np.abs(got[heap] - f) <= bound[heap])
+    assert np.all(bound <= PROMISE["float64"] * np.ptp(values))
+
+
 @pytest.mark.parametrize("tol", [1e-2, 1e-5, 9e-9, 8e-9, 4e-9, 1e-10, 1e-12])
 def test_any_tol(tol):
     """finufft warns where it cannot keep what it is asked for: it is not asked."""
@@ -127,6 +139,7 @@ def test_the_certificate_is_never_violated(seed, d, shape, log_bandwidth, n):
         (1, {"tol": 0}, "tol=0"),
         (1, {"tol": 1e-14}, "1e-14"),
         (1, {"bandwidth": 1e-9}, "Fourier modes"),
+        (1, {"bandwidth": 1e-5, "tol": 1e-10}, "rounds places"),
         (1, {"backend": "reference"}, "reference"),
         (1, {"sample_weight": np.zeros(50)}, "weight"),
     ],

@@ -5,9 +5,10 @@ below any tolerance after a few hundred. So Σ w κ(q − k) takes one transform
 back at the queries (type 2), both by finufft. κ is even, its coefficients real: strengths w + i·w·t carry mass and
 total in one complex transform.
 
-What truncation and images of the box add is bounded. What the library's own tolerance means is measured: at some
-queries sums are taken directly, and the largest difference, times a safety factor, is every query's error. Queries
-whose mass is too small for it, or that lie outside the box, go to `exact`.
+What truncation and images of the box add is bounded, and so is what the rounding of places does in a box of many
+bandwidths. What the library's own tolerance means is measured: at some queries sums are taken directly, and the largest
+difference, times a safety factor, is every query's error. Queries whose mass is too small for it, or that lie outside
+the box, go to `exact`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ NARROW, WIDE, NARROW_EPSILON = 1.25, 2.0, 2.5e-10
 PROBES = 128  # queries summed directly, half of them those of least mass
 SAFETY = 10.0
 ROUNDING = 1e-11  # of a mass, beyond what the probes show: they are fewer where masses are large
+# Roundings, in units of the period, of how a query lies to a key: for each three up to its angle, of at most half the
+# period, and in finufft, which adds 1/2 and takes the rest as a place on the grid, another two.
+PLACE = 8 * 2.0**-53
 # Keys or queries a transform. Ctrl-C is heard between them: after 0.1 s, or 1.3 s for 10⁷ modes in three coordinates,
 # where twice as many would spare a quarter of the time.
 BLOCK = {1: 1 << 19, 2: 1 << 18, 3: 1 << 18}
@@ -64,6 +68,7 @@ class Box:
     period: Floats  # (d,) in bandwidths
     modes: tuple[int, ...]
     dropped: float  # bound on what truncation and images change in a sum, over Σ w
+    place: float  # bound on how far rounding moves a query against a key, in bandwidths
     epsilon: float
     upsampling: float
 
@@ -101,7 +106,14 @@ def box_of(problem: Problem) -> Box:
     modes = tuple(2 * math.ceil(omega * p / (2 * math.pi)) + 1 for p in period)
     epsilon = EPSILON * problem.promise
     upsampling = NARROW if epsilon >= NARROW_EPSILON else WIDE
-    return Box(centre, half, period, modes, allowed, epsilon, upsampling)
+    return Box(centre, half, period, modes, allowed, _place_error(problem, period), epsilon, upsampling)
+
+
+def _place_error(problem: Problem, period: Floats) -> float:
+    cholesky, extent = problem.metric.cholesky, math.sqrt(np.square(period).sum())
+    if cholesky is None:
+        return PLACE * extent
+    return (PLACE + 2 * (problem.d + 4) * 2.0**-53 * float(np.linalg.cond(cholesky))) * extent
 
 
 def _extent(problem: Problem) -> tuple[Floats, Floats]:
@@ -128,6 +140,8 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     box = box_of(problem)
     if box.at_once < 1:
         return Refusal(f"would need {box.size:.2g} Fourier modes: the keys span {span:.2g} bandwidths")
+    if box.place * math.sqrt(2 * math.log(problem.total_weight + 1)) > problem.promise:
+        return Refusal(f"rounds places by {box.place:.1g} bandwidths: the keys span {span:.2g} of them")
     point = POINT + CELL * box.cells
     grid = box.size * box.upsampling**problem.d
     transform = GRID * grid * math.log2(grid + 2)
@@ -207,8 +221,8 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
     inside = np.flatnonzero(_inside(summary.box, problem, positions))
     if len(inside):
         sums = _sums(summary, positions[inside], meter)
-        error = _measured_error(summary, positions[inside], sums, meter)
-        mass_error = error + ROUNDING * np.abs(sums[:, 0])
+        rounding = _rounding(summary, sums[:, 0])
+        mass_error = rounding + _measured_error(summary, positions[inside], sums, rounding, meter)
         state.put(inside, PoolState(np.zeros(len(inside)), sums[:, 0], sums[:, 1:], mass_error, mass_error.copy()))
     certified = exact.accurate(problem, state, problem.promise) & (state.mass > 0)
     again = np.flatnonzero(~certified)
@@ -341,9 +355,23 @@ def _own(problem: Problem, positions: NDArray[np.intp]) -> Floats:
     return own
 
 
-def _measured_error(summary: Summary, positions: NDArray[np.intp], sums: Floats, meter: Meter) -> float:
-    """Bound on the absolute error of all sums: the largest at some queries that are summed directly, times SAFETY, and
-    what truncation and images may do."""
+def _rounding(summary: Summary, mass: Floats) -> Floats:
+    """(rows,) What grows with a mass, and is not seen where masses are small.
+
+    Places that are off by δ change Σ w κ by δ Σ w u κ at most, to first order. The mean of u²/2 over the weights is at
+    most log(W/mass), W = Σ w, since their divergence from w/W is not negative.
+    """
+    total, mass = summary.problem.total_weight, np.abs(mass)
+    with np.errstate(divide="ignore", invalid="ignore"):  # without mass: such a query is handed on
+        far = np.sqrt(2 * np.log(np.maximum(total / mass, 1.0)))
+        return np.where(mass > 0, (ROUNDING + summary.box.place * far) * mass, 0.0)
+
+
+def _measured_error(
+    summary: Summary, positions: NDArray[np.intp], sums: Floats, rounding: Floats, meter: Meter
+) -> float:
+    """Bound on the absolute error of all sums but for `rounding` (rows,): the largest at some queries that are summed
+    directly, times SAFETY, and what truncation and images may do."""
     problem = summary.problem
     some = np.unique(np.linspace(0, len(positions) - 1, PROBES // 2).astype(np.intp))
     least = np.argpartition(sums[:, 0], min(PROBES // 2, len(positions)) - 1)[: PROBES // 2]
@@ -351,6 +379,6 @@ def _measured_error(summary: Summary, positions: NDArray[np.intp], sums: Floats,
     direct = exact.sweep(summary.exact, positions[probes], np.dtype(np.float64), meter)
     factor = np.exp(direct.shift)[:, None]
     right = np.concatenate([direct.mass[:, None], direct.total], axis=1) * factor
-    allowed = ROUNDING * np.abs(sums[probes, :1]) + direct.mass_error[:, None] * factor
+    allowed = rounding[probes, None] + direct.mass_error[:, None] * factor
     seen = np.abs(sums[probes] - right) - allowed
     return SAFETY * max(float(seen.max()), 0.0) + summary.box.dropped * problem.total_weight
