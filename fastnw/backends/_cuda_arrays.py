@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 THREADS = 4 if SIMULATED else 256
 PARTS, LAST_PARTS = (8, 2) if SIMULATED else (8192, 32)  # threads a column of a reduction, and of its second step
 MOST_COLUMNS = 4 if SIMULATED else 32768  # of a grid; the rest in further rounds
+LEAST_BLOCKS = 1 if SIMULATED else 128  # Numba warns of smaller grids; blocks too many find nothing to do
 
 
 def on_host(array: Any) -> Array:
@@ -53,9 +54,9 @@ def reduced(rows: Any, mask: Any = None) -> tuple[Floats, Floats, Floats]:
     parts, last = min(PARTS, n), min(LAST_PARTS, n)
     first = cuda.device_array((parts, columns, 3), np.float64)
     across = min(columns, MOST_COLUMNS)
-    _reduce[(-(-parts // THREADS), across), THREADS](rows, rows if mask is None else mask, mask is not None, first)
+    _reduce[(_over(parts)[0], across), THREADS](rows, rows if mask is None else mask, mask is not None, first)
     second = cuda.device_array((last, columns, 3), np.float64)
-    _combine[(-(-last // THREADS), across), THREADS](first, second)
+    _combine[(_over(last)[0], across), THREADS](first, second)
     found = np.asarray(second.copy_to_host())
     return found[:, :, 0].min(axis=0), found[:, :, 1].max(axis=0), found[:, :, 2].sum(axis=0)
 
@@ -136,7 +137,8 @@ def columns_of(rows: Any, factors: Floats, norms: Floats | None, padded: int, wi
 
 
 def _over(size: int) -> tuple[int, int]:
-    return -(-size // THREADS), THREADS
+    """Blocks and threads for so many numbers."""
+    return max(-(-size // THREADS), LEAST_BLOCKS), THREADS
 
 
 @cuda.jit
