@@ -118,6 +118,9 @@ def _device_index(array: Any, kind: str | None) -> int | None:
         return int(array.device.id)
     if kind == "jax":
         return int(next(iter(array.devices())).local_hardware_id)
+    if kind == "numba":
+        context = getattr(getattr(array, "gpu_data", None), "context", None)
+        return None if context is None else int(context.device.id)
     return _dlpack.device_of(array) if kind == "dlpack" else None
 
 

@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 
 THREADS = 4 if SIMULATED else 256
 PARTS, LAST_PARTS = (8, 2) if SIMULATED else (8192, 32)  # threads a column of a reduction, and of its second step
+MOST_PARTIAL = 1 << 21  # numbers of parts, where there are many columns: 48 MiB
 MOST_COLUMNS = 4 if SIMULATED else 32768  # of a grid; the rest in further rounds
 LEAST_BLOCKS = 1 if SIMULATED else 128  # Numba warns of smaller grids; blocks too many find nothing to do
 
@@ -51,7 +52,8 @@ def reduced(rows: Any, mask: Any = None) -> tuple[Floats, Floats, Floats]:
     n, columns = rows.shape
     if n == 0 or columns == 0:
         return np.full(columns, np.inf), np.full(columns, -np.inf), np.zeros(columns)
-    parts, last = min(PARTS, n), min(LAST_PARTS, n)
+    last = min(LAST_PARTS, n)
+    parts = max(min(PARTS, n, MOST_PARTIAL // columns), last)
     first = cuda.device_array((parts, columns, 3), np.float64)
     across = min(columns, MOST_COLUMNS)
     _reduce[(_over(parts)[0], across), THREADS](rows, rows if mask is None else mask, mask is not None, first)

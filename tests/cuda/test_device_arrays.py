@@ -81,13 +81,13 @@ def test_products_of_many_coordinates(dtype):
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_keys_in_blocks_give_the_bits_of_host_arrays(keep, dtype, monkeypatch):
+def test_keys_in_blocks_give_the_bits_of_host_arrays(keep, monkeypatch):
     from fastnw.backends import _cuda_stream
     from fastnw.backends import cuda as backend
 
-    monkeypatch.setattr(backend, "BLOCK_BYTES", 6000)  # a few tiles each
+    monkeypatch.setattr(backend, "BLOCK_BYTES", 9000)  # a few hundred keys each
     monkeypatch.setattr(_cuda_stream, "KEPT_BYTES", _cuda_stream.KEPT_BYTES if keep else 0)
-    queries, keys, values, options = Case("blocks", m=6, n=1100, weights=True, key_scale=True).problem(dtype)
+    queries, keys, values, options = Case("blocks", m=4, n=700, weights=True, key_scale=True).problem("float64")
     options |= {"return_mass": True, "return_error": True}
     expected = fastnw.pool(queries, keys, values, backend="cuda", **options)
     for got, right in zip(pool_there(queries, keys, values, **options), expected, strict=True):
@@ -96,9 +96,9 @@ def test_keys_in_blocks_give_the_bits_of_host_arrays(keep, dtype, monkeypatch):
 
 @pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov", "dot"])
 @pytest.mark.parametrize("bandwidth", [0.9, [[1.0, 0.2], [0.2, 0.7]]], ids=["number", "matrix"])
-def test_no_input_leaves_the_device(kernel, bandwidth, dtype, traffic):
+def test_no_input_leaves_the_device(kernel, bandwidth, traffic):
     """There are 33 times as many keys as queries."""
-    arrays = [placed(a.astype(dtype)) for a in (QUERIES, KEYS, VALUES, WEIGHTS, SCALE)]
+    arrays = [placed(a.astype("f4")) for a in (QUERIES, KEYS, VALUES, WEIGHTS, SCALE)]
     options = {"sample_weight": arrays[3], "key_scale": arrays[4], "kernel": kernel, "bandwidth": bandwidth}
     fastnw.pool(*arrays[:3], empty="raise", return_mass=True, return_error=True, **options)
     assert traffic
@@ -148,6 +148,20 @@ def test_strided_arrays():
     got = fastnw.pool(placed(QUERIES), wide[::2, ::3], values, sample_weight=weights[::2])
     expected = fastnw.pool(QUERIES, KEYS, VALUES, sample_weight=WEIGHTS, backend="cuda")
     np.testing.assert_array_equal(got.copy_to_host(), expected)
+
+
+def test_weights_go_by_the_host_from_strided_arrays_too():
+    wide = placed(np.repeat(np.repeat(KEYS, 2, axis=0), 3, axis=1))
+    got = fastnw.attention_weights(placed(QUERIES), wide[::2, ::3], bandwidth=0.7)
+    assert isinstance(got, Simulated)
+    expected = fastnw.attention_weights(QUERIES, KEYS, bandwidth=0.7, backend="cuda")
+    np.testing.assert_array_equal(got.copy_to_host(), expected)
+
+
+def test_leaving_out_oneself_in_densities():
+    got = fastnw.density(placed(KEYS[:30]), placed(KEYS[:30]), sample_weight=placed(WEIGHTS[:30]), exclude_self=True)
+    expected = fastnw.density(KEYS[:30], KEYS[:30], sample_weight=WEIGHTS[:30], exclude_self=True, backend="reference")
+    np.testing.assert_allclose(got.copy_to_host(), expected, rtol=1e-8)  # the promise
 
 
 @pytest.mark.parametrize("which", range(3))
