@@ -1,8 +1,9 @@
 """``python bench/gpu.py``: everything that has to be seen on a real GPU, in one call of some minutes.
 
-Parity of every kernel with float64 on fresh random data; then pairs a second against the card's measured ceilings and,
-where they are installed, KeOps and PyTorch. Writes bench/results/gpu-<card>.json and prints a table. The exit status is
-1 if an answer was wrong; missed goals are in the table. ``--dry-run`` takes tiny sizes through numba-cuda's simulator.
+Parity of every kernel with float64 on fresh random data, from host arrays and from arrays on the card; then pairs a
+second against the card's measured ceilings and, where they are installed, KeOps and PyTorch. Writes
+bench/results/gpu-<card>.json and prints a table. The exit status is 1 if an answer was wrong or arrays on the card were
+copied from it; missed goals are in the table. ``--dry-run`` takes tiny sizes through numba-cuda's simulator.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import fastnw  # noqa: E402 (before the next line: what is installed counts)
 
 sys.path.append(str(ROOT))
 
-from bench import gpu_ceiling  # noqa: E402
+from bench import gpu_arrays, gpu_ceiling  # noqa: E402
 from bench.gpu_peers import PEERS, Problem, missing  # noqa: E402
 from fastnw import kernels  # noqa: E402
 from fastnw.backends import cuda  # noqa: E402
@@ -41,7 +42,7 @@ PROMISE = {"float32": 1e-4, "float64": 1e-8}
 LOOSE = {"float32": 2e-3, "float64": 1e-6}  # of peers, some of which subtract large squares
 CHECKED = 32  # queries of each timed case that are compared with float64
 SECONDS = 1.0  # a call: larger cases get fewer queries
-CALLS, SUMS = "fastnw, whole call", "fastnw, sums"
+CALLS, THERE, SUMS = "fastnw, whole call", "fastnw, device arrays", "fastnw, sums"
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class Timing:
     error: float | None = None
     allowed: float = 0.0
     reason: str = ""
+    to_host: int | None = None  # bytes, of a call with arrays on the card
+    may_leave: int = 0
 
     @property
     def rate(self) -> float:
@@ -84,7 +87,7 @@ class Timing:
 
     @property
     def wrong(self) -> bool:
-        return self.error is not None and not self.error <= self.allowed
+        return (self.error is not None and not self.error <= self.allowed) or (self.to_host or 0) > self.may_leave
 
 
 @dataclass(frozen=True)
@@ -130,12 +133,12 @@ def parity(seed: int, dry: bool) -> list[dict[str, Any]]:
                 case = Case("", m, n, d, c, dtype)
                 problem = case.problem(rng)
                 h = float(d) if name == "dot" else 2 * case.bandwidth
-                got = fastnw.pool(
-                    problem.queries, problem.keys, problem.values, kernel=name, bandwidth=h, backend="cuda", empty=0.0
-                )
-                error = worst(problem, got, name, h)
-                found.append({"kernel": name, "dtype": dtype, "d": d, "c": c, "error": error})
-                found[-1]["right"] = bool(error <= PROMISE[dtype])
+                host = [problem.queries, problem.keys, problem.values]
+                for where, arrays in (("host", host), ("card", gpu_arrays.placed(problem))):
+                    got = fastnw.pool(*arrays, kernel=name, bandwidth=h, backend="cuda", empty=0.0)
+                    error = worst(problem, on_host(got), name, h)
+                    found.append({"kernel": name, "dtype": dtype, "d": d, "c": c, "arrays": where, "error": error})
+                    found[-1]["right"] = bool(error <= PROMISE[dtype])
     return found
 
 
@@ -187,6 +190,8 @@ def sums(problem: Problem) -> Callable[[], np.ndarray]:
 
 
 def on_host(answer: Any) -> np.ndarray:
+    if hasattr(answer, "copy_to_host"):
+        return answer.copy_to_host()
     return answer.cpu().numpy() if hasattr(answer, "cpu") else np.asarray(answer)
 
 
@@ -217,6 +222,8 @@ def timed(case: Case, system: str, make: Callable[[Problem], Callable[[], Any]],
         problem = Problem(problem.queries[: timing.m], problem.keys, problem.values, problem.bandwidth)
         call = make(problem)
         call()
+        if system == THERE:
+            timing.to_host, timing.may_leave = gpu_arrays.bytes_to_host(call), gpu_arrays.most_bytes(problem)
         while len(timing.seconds) < 3 or (len(timing.seconds) < 10 and sum(timing.seconds) < 1.0):
             taken, answer = finished(call)
             timing.seconds.append(taken)
@@ -229,7 +236,7 @@ def timed(case: Case, system: str, make: Callable[[Problem], Callable[[], Any]],
 
 def compare(case: Case, seed: int, timings: list[Timing]) -> None:
     """Every system on one case."""
-    makers = {CALLS: (whole_call, None), SUMS: (sums, None)}
+    makers = {CALLS: (whole_call, None), THERE: (gpu_arrays.pooled, None), SUMS: (sums, None)}
     makers |= {name: (make, missing(module)) for name, (module, make) in PEERS.items()}
     for name, (make, absent) in makers.items():
         if absent:
@@ -291,7 +298,9 @@ def table(results: dict[str, Any]) -> str:
     lines = [f"{results['card']}, {results['date']}", f"ceilings: {results['ceilings']}"]
     wrong = [p for p in results["parity"] if not p["right"]]
     lines.append(f"parity: {len(results['parity']) - len(wrong)} right, {len(wrong)} wrong {wrong[:5]}")
-    lines.append(f"{'case':<24}{'system':<22}{'queries':>9}{'pairs/s':>11}{'of ceiling':>11}{'error':>10}")
+    lines.append(
+        f"{'case':<24}{'system':<22}{'queries':>9}{'pairs/s':>11}{'of ceiling':>11}{'error':>10}{'to host':>10}"
+    )
     for t in results["timings"]:
         if t["reason"]:
             lines.append(f"{t['case']:<24}{t['system']:<22}{t['reason']}")
@@ -299,6 +308,7 @@ def table(results: dict[str, Any]) -> str:
             share = f"{t['share']:.0%}" if t["share"] else ""
             lines.append(
                 f"{t['case']:<24}{t['system']:<22}{t['m']:>9}{t['rate']:>11.3g}{share:>11}{t['error']:>10.1e}"
+                + ("" if t["to_host"] is None else f"{t['to_host']:>10.1e}")
                 + (" WRONG" if t["wrong"] else "")
             )
     for g in results["goals"]:
@@ -332,7 +342,7 @@ def main(arguments: list[str] | None = None) -> int:
         results["goals"] = goals(timings, rates)
         path.write_text(json.dumps(results, indent=1) + "\n")  # a run that is cut short leaves what it had
     print(table(results) + f"\nwrote {path.name}")
-    failed = [t for t in timings if t.system in (CALLS, SUMS) and (t.wrong or not t.seconds)]
+    failed = [t for t in timings if t.system in (CALLS, THERE, SUMS) and (t.wrong or not t.seconds)]
     return int(bool(failed) or not all(p["right"] for p in results["parity"]))
 
 

@@ -1,4 +1,7 @@
-"""Arrays of other frameworks, in and out. None of them is imported here: a framework is known by its arrays' module."""
+"""Arrays of other frameworks, in and out. None of them is imported here: a framework is known by its arrays' module.
+
+Those on a CUDA device stay there if the CUDA backend takes them (`taken_in`); everything else goes by the host.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,37 @@ from typing import Any
 
 import numpy as np
 
+from fastnw import _dlpack
+from fastnw._device import DeviceArray
+
 Restore = Callable[[Any], Any]
+
+
+def taken_in(backend: str, *arrays: Any) -> tuple[Any, ...]:
+    """The arrays as `DeviceArray` if the backend is CUDA's and a device has one of them, else as host arrays.
+
+    With one on the device the others are copied there. All come by the host where one lies on another device than the
+    current one, or is nothing that kernels read: another number of dimensions than 1 and 2, no numbers. None stays.
+    """
+    if backend == "cuda" and any(on_cuda(array) for array in arrays):
+        from fastnw.backends import cuda
+
+        found = [None if array is None else _on_device(array) for array in arrays] if cuda.missing() is None else []
+        if found and all((there is None) == (array is None) for there, array in zip(found, arrays, strict=True)):
+            return tuple(found)
+    return tuple(map(to_numpy, arrays))
 
 
 def to_numpy(array: Any) -> Any:
     """A host array for arrays of torch, JAX, TensorFlow, CuPy and Numba, and for what has ``__cuda_array_interface__``
-    (without a copy where the framework shares host memory); anything else as it is."""
+    or speaks DLPack on a CUDA device (no copy where the framework shares host memory); anything else as it is."""
     kind = _framework(array)
     if kind == "torch":
         return array.detach().cpu().numpy()
     if kind == "cupy":
         return array.get()
-    if kind == "numba":
-        return array.copy_to_host()
-    if kind == "cuda":
-        return _numba_cuda(array).as_cuda_array(array).copy_to_host()
+    if kind in ("numba", "cuda", "dlpack"):
+        return DeviceArray(_numba_view(array, kind)).host
     if kind in ("jax", "tensorflow"):
         return np.asarray(array)
     return array
@@ -44,7 +63,7 @@ def restorer(*arrays: Any) -> Restore:
         if kind == "tensorflow":
             tensorflow = sys.modules["tensorflow"]
             return lambda result: tensorflow.convert_to_tensor(result)
-        if kind in ("numba", "cuda"):
+        if kind in ("numba", "cuda", "dlpack"):
             cuda = _numba_cuda(array)
             return lambda result: cuda.to_device(np.ascontiguousarray(result))
     return lambda result: result
@@ -63,7 +82,53 @@ def on_cuda(array: Any) -> bool:
     """Whether the array lies in the memory of an NVIDIA GPU."""
     if _framework(array) == "torch":
         return bool(array.is_cuda)
-    return _framework(array) in ("numba", "cuda") or _has_cuda_interface(array)
+    return _framework(array) in ("numba", "cuda", "dlpack") or _has_cuda_interface(array)
+
+
+def _on_device(array: Any) -> DeviceArray | None:
+    """The array on the current device, copied only if it lies on the host; None if kernels cannot read it there."""
+    kind = _framework(array)
+    if not on_cuda(array):
+        array = np.asarray(to_numpy(array))
+        return DeviceArray(_numba_cuda(array).to_device(np.ascontiguousarray(array))) if _readable(array) else None
+    if kind == "torch":
+        torch, array = sys.modules["torch"], array.detach()
+        if array.dtype == torch.bfloat16:  # once presented as float16
+            return None
+        torch.cuda.current_stream(array.device).synchronize()  # its interface does not say which stream writes
+    elif kind == "jax":
+        array = array.block_until_ready()
+    index = _device_index(array, kind)
+    if index is not None and index != _numba_cuda(array).get_current_device().id:
+        return None
+    view = _numba_view(array, kind)
+    return DeviceArray(view) if _readable(view) else None
+
+
+def _readable(array: Any) -> bool:
+    dtype = np.dtype(array.dtype)
+    return len(array.shape) in (1, 2) and dtype.kind in "biuf" and dtype.itemsize <= 8 and dtype.isnative
+
+
+def _device_index(array: Any, kind: str | None) -> int | None:
+    """The device's number, where the framework says it."""
+    if kind == "torch":
+        return int(array.device.index)
+    if kind == "cupy":
+        return int(array.device.id)
+    if kind == "jax":
+        return int(next(iter(array.devices())).local_hardware_id)
+    if kind == "numba":
+        context = getattr(getattr(array, "gpu_data", None), "context", None)
+        return None if context is None else int(context.device.id)
+    return _dlpack.device_of(array) if kind == "dlpack" else None
+
+
+def _numba_view(array: Any, kind: str | None) -> Any:
+    """numba's view of an array on the device."""
+    if kind == "numba":
+        return array
+    return _numba_cuda(array).as_cuda_array(_dlpack.Interface(array) if kind == "dlpack" else array)
 
 
 def _has_cuda_interface(array: Any) -> bool:
@@ -104,4 +169,8 @@ def _framework(array: Any) -> str | None:
         return module if module in sys.modules else None
     if module == "numba" and hasattr(array, "copy_to_host"):
         return "numba"
-    return "cuda" if not isinstance(array, np.ndarray) and _has_cuda_interface(array) else None
+    if isinstance(array, np.ndarray):
+        return None
+    if _has_cuda_interface(array):
+        return "cuda"
+    return "dlpack" if _dlpack.device_of(array) is not None else None

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from fastnw._pack import normalised_values, pack_inverse, pack_keys, pack_queries
 from fastnw._plan import Plan
-from fastnw._validation import Empty, Problem, row_blocks
+from fastnw._problem import Problem, row_blocks
+from fastnw._validation import Empty
 from fastnw._warnings import EmptyWindowWarning, caller_level
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw._device import DeviceArray
+from fastnw._problem import Problem
 from fastnw._state import Rows
-from fastnw._validation import Problem
 
 Array = NDArray[Any]
 
@@ -99,7 +100,7 @@ def pack_inverse(problem: Problem, dtype: Any) -> Array:
 
 
 def pack_queries(problem: Problem, rows: Rows, dtype: Any) -> Array:
-    """(m, d) Coordinates of those queries."""
+    """(m, d) Coordinates of those queries, on the host."""
     return np.ascontiguousarray(coordinates(problem, problem.queries[rows]), dtype=dtype)
 
 
@@ -160,6 +161,31 @@ def coordinates(problem: Problem, points: Array) -> Array:
     if not problem.kernel.inner_product:
         points = points - problem.keys[0].astype(np.float64)
     return solve_triangular(cholesky, points.T, lower=True, check_finite=False).T
+
+
+def queries_there(problem: Problem, rows: Rows, dtype: Any) -> DeviceArray:
+    """(m, d) What `pack_queries` gives, on the device where the queries lie."""
+    assert isinstance(problem.queries, DeviceArray)
+    positions = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+    if problem.metric.cholesky is None:
+        return problem.queries.taken(positions, dtype)
+    return _whitened_there(problem, problem.queries.taken(positions, np.float64)).astype(dtype)
+
+
+def keys_there(problem: Problem) -> DeviceArray:
+    """(n, d) All keys' `coordinates` on the device: where they lie, or whitened once for all."""
+    assert isinstance(problem.keys, DeviceArray)
+    if problem.metric.cholesky is None:
+        return problem.keys
+    if "whitened" not in problem.kept:
+        problem.kept["whitened"] = _whitened_there(problem, problem.keys)
+    return problem.kept["whitened"]
+
+
+def _whitened_there(problem: Problem, points: DeviceArray) -> DeviceArray:
+    assert isinstance(problem.keys, DeviceArray)
+    assert problem.metric.cholesky is not None
+    return points.whitened(problem.metric.cholesky, None if problem.kernel.inner_product else problem.keys)
 
 
 def pack_scale(problem: Problem, rows: Rows, dtype: Any) -> Array | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastnw import backends
 from fastnw._hardware import n_threads as threads_for
-from fastnw._validation import Problem
+from fastnw._problem import Problem
 from fastnw.methods import NAMES, Cost, Refusal, exact, fourier, moments, tree
 
 _METHODS: dict[str, ModuleType] = {"exact": exact, "tree": tree, "moments": moments, "fourier": fourier}

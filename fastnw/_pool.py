@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from fastnw import _arrays, _empty
 from fastnw._empty import Tally
 from fastnw._plan import Plan, make_plan
+from fastnw._problem import Problem
 from fastnw._state import PoolState
 from fastnw._threads import progress as progress_meter
-from fastnw._validation import Empty, Problem, build, check_empty
+from fastnw._validation import Empty, build, check_empty
 from fastnw._warnings import AccuracyWarning, caller_level
 from fastnw.kernels import Kernel
 
@@ -102,7 +103,9 @@ def pool(
     """
     restore = _arrays.restorer(queries, keys, values)
     backend = _arrays.backend_for(backend, queries, keys, values)
-    queries, keys, values = map(_arrays.to_numpy, (queries, keys, values))
+    queries, keys, values, sample_weight, key_scale = _arrays.taken_in(
+        backend, queries, keys, values, sample_weight, key_scale
+    )
     empty = check_empty(empty)
     problem = build(
         queries,
@@ -110,8 +113,8 @@ def pool(
         _required(values),
         kernel=kernel,
         bandwidth=bandwidth,
-        sample_weight=_arrays.to_numpy(sample_weight),
-        key_scale=_arrays.to_numpy(key_scale),
+        sample_weight=sample_weight,
+        key_scale=key_scale,
         exclude_self=exclude_self,
         tol=tol,
     )
@@ -149,7 +152,7 @@ def pooled(
     result = _output(out, (problem.m,) if flat else (problem.m, problem.c), problem.dtype)
     # results are written while later ones are computed: never over what is still read
     read = (problem.queries, problem.keys, problem.values, problem.weights, problem.key_scale)
-    overlaps = out is not None and any(a is not None and np.may_share_memory(out, a) for a in read)
+    overlaps = out is not None and any(isinstance(a, np.ndarray) and np.may_share_memory(out, a) for a in read)
     mean = result.copy() if overlaps else result
     log_mass = np.empty(problem.m, problem.dtype) if return_mass else None
     error = np.empty(problem.m) if return_error else None
@@ -205,7 +208,7 @@ def density(
     """
     restore = _arrays.restorer(queries, keys)
     backend = _arrays.backend_for(backend, queries, keys)
-    queries, keys, sample_weight, key_scale = map(_arrays.to_numpy, (queries, keys, sample_weight, key_scale))
+    queries, keys, sample_weight, key_scale = _arrays.taken_in(backend, queries, keys, sample_weight, key_scale)
     problem = build(
         queries,
         keys,
@@ -281,13 +284,13 @@ def plan(
     2.0
     """
     backend = _arrays.backend_for(backend, queries, keys, values)
-    arrays = map(_arrays.to_numpy, (queries, keys, values))
+    *arrays, sample_weight, key_scale = _arrays.taken_in(backend, queries, keys, values, sample_weight, key_scale)
     problem = build(
         *arrays,
         kernel=kernel,
         bandwidth=bandwidth,
-        sample_weight=_arrays.to_numpy(sample_weight),
-        key_scale=_arrays.to_numpy(key_scale),
+        sample_weight=sample_weight,
+        key_scale=key_scale,
         exclude_self=exclude_self,
         tol=tol,
     )

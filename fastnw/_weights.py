@@ -15,9 +15,10 @@ from fastnw._empty import Tally, nearest, report
 from fastnw._largest import merge_largest
 from fastnw._pack import KeyBlock, pack_inverse, pack_keys, pack_queries
 from fastnw._plan import Plan, make_plan
+from fastnw._problem import Problem
 from fastnw._threads import Meter, check_stop, run
 from fastnw._threads import progress as progress_meter
-from fastnw._validation import Empty, Problem, build, check_empty
+from fastnw._validation import Empty, build, check_empty
 from fastnw.kernels import Kernel
 from fastnw.methods import exact, tails
 

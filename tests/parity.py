@@ -34,13 +34,11 @@ def worst(error):
     return np.nanmax(error, initial=0.0) if error.size else 0.0
 
 
-def check(kernel, case, dtype, backend, method):
+def check(kernel, case, dtype, backend, method, pool=fastnw.pool):
     queries, keys, values, options = case.problem(dtype)
     (f, log_mass), (plain_f, plain_log_mass), rim = expected_and_plain(kernel, case, dtype)
     options = options | {"return_mass": True, "return_error": True}
-    got, got_log_mass, bound = fastnw.pool(
-        queries, keys, values, kernel=kernel, method=method, backend=backend, **options
-    )
+    got, got_log_mass, bound = pool(queries, keys, values, kernel=kernel, method=method, backend=backend, **options)
     assert got.dtype == dtype
     assert got.shape == (len(queries), *values.shape[1:])
     assert got_log_mass.shape == bound.shape == (len(queries),)

@@ -43,11 +43,15 @@ def test_the_benchmark_runs_from_end_to_end(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=fresh.environment(), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads(output.read_text())
-    assert len(results["parity"]) >= 30
+    assert len(results["parity"]) >= 60
+    assert {entry["arrays"] for entry in results["parity"]} == {"host", "card"}
     assert all(entry["right"] for entry in results["parity"])
     ours = [entry for entry in results["timings"] if entry["system"].startswith("fastnw")]
-    assert len(ours) >= 20
+    assert len(ours) >= 30
     assert all(entry["rate"] > 0 and entry["error"] <= entry["allowed"] for entry in ours)
+    there = [entry for entry in ours if entry["system"] == "fastnw, device arrays"]
+    assert len(there) >= 10
+    assert all(0 < entry["to_host"] <= entry["may_leave"] for entry in there)
     peers = [entry for entry in results["timings"] if entry not in ours]
     assert {entry["system"] for entry in peers} == {"KeOps", "torch, chunked", "torch SDPA"}
     assert all(entry["reason"].startswith("missing: ") for entry in peers)

@@ -223,3 +223,38 @@ def test_the_inner_loop_of_products_is_products(capability, tmp_path):
     assert counts["fma.rn.f32"] == 16 * counts["ld.shared.v4.f32"] == 8 * 8 * 4
     assert sum(counts.values()) <= 1.15 * counts["fma.rn.f32"]
     assert registers <= 255
+
+
+KINDS = ["float16", "float32", "float64", "int8", "uint8", "int64", "uint64", "boolean"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_what_reads_arrays_on_the_device_compiles_for_every_type(kind, contiguous):
+    from numba import cuda, types
+
+    from fastnw.backends import _cuda_arrays as arrays
+    from fastnw.backends._cuda_kernels import plain_function
+
+    element, whole, flag, double = getattr(types, kind), types.int64, types.boolean, types.float64
+    rows, numbers, column = element[:, ::1] if contiguous else element[:, :], double[::1], double[:, ::1]
+    table = (types.float32 if kind in ("float16", "float32") else double)[:, ::1]
+    signatures = {
+        arrays._copied: (element[:], element[::1]),
+        arrays._reduce: (rows, rows, flag, double[:, :, ::1]),
+        arrays._combine: (double[:, :, ::1], double[:, :, ::1]),
+        arrays._take: (rows, whole[::1], table),
+        arrays._sizes: (rows, numbers, flag, numbers),
+        arrays._whiten: (rows, column, rows, flag, column),
+        arrays._divide: (rows, double, column),
+        arrays._logarithms: (rows, flag, rows, whole, column),
+        arrays._exponentials: (column, double, column),
+        arrays._place_keys: (rows, whole, whole, numbers, whole, flag, table),
+        arrays._place_scales: (rows, whole, whole, flag, double, whole, table),
+        arrays._place_values: (rows, whole, whole, column, flag, column, whole, whole, table),
+        arrays._turn: (table, numbers, numbers, flag, whole, table),
+    }
+    for kernel, types_of in signatures.items():
+        signature = types.void(*types_of)
+        text, _ = cuda.compile(plain_function(kernel), signature, cc=(8, 0), device=False, abi="numba")
+        assert ".visible .entry" in text

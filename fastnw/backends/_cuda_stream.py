@@ -1,7 +1,7 @@
 """Sums on a device: keys stream through it block by block, copied while the block before is summed.
 
 Queries and their states stay on the device until all keys have passed. Keys that fit stay as well, for further panels
-of queries and for queries whose sums have to be taken again.
+of queries and for queries whose sums have to be taken again. Keys that lie there already are packed there.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import numpy as np
 from numba import cuda
 from numpy.typing import NDArray
 
+from fastnw._device import DeviceArray
 from fastnw._pack import KeyBlock
+from fastnw._problem import Problem
 from fastnw._state import PoolState
 from fastnw._threads import check_stop
+from fastnw.backends import _cuda_arrays
 from fastnw.backends._cuda_kernels import Shape, fill, made, merge
 from fastnw.backends._cuda_math import SIMULATED
 from fastnw.backends._cuda_source import TILE
@@ -71,9 +74,8 @@ class Stream:
     def __init__(self, shape: Shape, inverse: Array, blocks: Callable[[], Iterator[KeyBlock]], largest: int, n: int):
         self.shape, self.inverse, self.blocks, self.width = shape, inverse, blocks, columns(largest)
         self.copying, self.summing = cuda.stream(), cuda.stream()
-        size = np.dtype(shape.dtype).itemsize * shape.rows * columns(n)
         self.kept: list[Block] | None = None
-        self.keeps = size <= min(KEPT_BYTES, _free_bytes() // 2)
+        self.keeps = fits(shape, n)
 
     def __iter__(self) -> Iterator[Block]:
         """Each block when work on `summing` may be queued for it."""
@@ -106,6 +108,44 @@ class Stream:
         return cuda.device_array((self.shape.rows, width), self.shape.dtype)
 
 
+class Resident:
+    """Keys of a problem on the device, packed there block by block; the blocks are those that `Stream` would copy."""
+
+    def __init__(self, shape: Shape, inverse: Array, problem: Problem, largest: int):
+        self.shape, self.inverse, self.problem, self.largest = shape, inverse, problem, largest
+        self.width, self.summing = columns(largest), cuda.stream()
+        self.kept: list[Block] | None = None
+        self.keeps = fits(shape, problem.n)
+
+    def __iter__(self) -> Iterator[Block]:
+        """Each block; work on `summing` for one ends before the next is packed, which is queued there, too."""
+        if self.kept is not None:
+            yield from self.kept
+            return
+        n, kept = self.problem.n, []
+        table = None
+        for start in range(0, n, self.largest):
+            count = min(self.largest, n - start)
+            if table is None or self.keeps:
+                table = cuda.device_array((self.shape.rows, self.width), self.shape.dtype)
+            _cuda_arrays.table(self.shape, self.problem, self.inverse, start, count, table, self.summing)
+            block = Block(table, count, start)
+            if self.keeps:
+                kept.append(block)
+            yield block
+        if self.keeps:
+            self.kept = kept
+
+
+Keys = Stream | Resident
+
+
+def fits(shape: Shape, n: int) -> bool:
+    """Whether a table of so many keys may stay on the device."""
+    size = np.dtype(shape.dtype).itemsize * shape.rows * columns(n)
+    return size <= min(KEPT_BYTES, _free_bytes() // 2)
+
+
 def _free_bytes() -> int:
     if SIMULATED:
         return KEPT_BYTES
@@ -114,23 +154,27 @@ def _free_bytes() -> int:
 
 @dataclass(frozen=True)
 class Queries:
-    """Queries and what each brings along, on the host. ``own``: its own key's position, or None."""
+    """Queries, on the host or the device, and what each brings along. ``own``: its own key's position, or None."""
 
-    points: Array  # (m, d)
+    points: Any  # (m, d) array or DeviceArray
     inverse: Array  # (d,)
     error: Floats  # (m,) relative, of u²
     own: NDArray[np.int64] | None
 
     def rows(self, rows: NDArray[np.intp]) -> Queries:
         own = None if self.own is None else self.own[rows]
-        return Queries(self.points[rows], self.inverse, self.error[rows], own)
+        there = isinstance(self.points, DeviceArray)
+        points = self.points.taken(rows, self.points.dtype) if there else self.points[rows]
+        return Queries(points, self.inverse, self.error[rows], own)
 
     def norm(self) -> Floats:
         """(m,) |q/h|²."""
+        if isinstance(self.points, DeviceArray):
+            return self.points.norms(self.inverse.astype(np.float64))
         return np.square(self.points * self.inverse.astype(np.float64)).sum(axis=1)
 
 
-def sums(kernel: Kernel, shape: Shape, queries: Queries, stream: Stream, done: Callable[[float], None]) -> PoolState:
+def sums(kernel: Kernel, shape: Shape, queries: Queries, stream: Keys, done: Callable[[float], None]) -> PoolState:
     """The state of all keys, but for the rounding of sums. `done` is told pairs."""
     m = len(queries.points)
     if m == 0:
@@ -146,9 +190,7 @@ def sums(kernel: Kernel, shape: Shape, queries: Queries, stream: Stream, done: C
     return state
 
 
-def _shifted(
-    kernel: Kernel, shape: Shape, queries: Queries, stream: Stream, done: Callable[[float], None]
-) -> PoolState:
+def _shifted(kernel: Kernel, shape: Shape, queries: Queries, stream: Keys, done: Callable[[float], None]) -> PoolState:
     bare = replace(shape, c=0)
     largest = _launched(kernel, bare, queries, stream, done, "max", np.zeros(len(queries.points)))[:, 0]
     known = np.isfinite(largest)
@@ -161,7 +203,7 @@ def _pass(
     kernel: Kernel,
     shape: Shape,
     queries: Queries,
-    stream: Stream,
+    stream: Keys,
     done: Callable[[float], None],
     task: str,
     shift: Floats,
@@ -180,7 +222,7 @@ def _launched(
     kernel: Kernel,
     shape: Shape,
     queries: Queries,
-    stream: Stream,
+    stream: Keys,
     done: Callable[[float], None],
     task: str,
     shift: Floats,
@@ -219,21 +261,29 @@ def _over(size: int, stream: Any, kernel: Any) -> Any:
     return kernel[-(-size // threads), threads, stream]
 
 
-def _on_device(array: Array, stream: Any) -> Any:
+def _on_device(array: Any, stream: Any) -> Any:
+    if isinstance(array, DeviceArray):
+        return array.rows
     return cuda.to_device(np.ascontiguousarray(array), stream=stream)
 
 
-def _points(shape: Shape, queries: Queries) -> tuple[Array, Array]:
+def _points(shape: Shape, queries: Queries) -> tuple[Any, Array]:
     """Queries and reciprocal bandwidths as the kernel reads them: as they are, or in columns, whole tiles of them."""
     points, inverse = queries.points, queries.inverse
     if not shape.is_wide:
         return points, inverse
-    exact, m, d = inverse.astype(np.float64), *points.shape
+    exact, (m, d) = inverse.astype(np.float64), points.shape
     norms = shape.form == "norms"
-    wide = np.zeros((shape.padded + norms, -(-m // shape.tile.block_queries) * shape.tile.block_queries), points.dtype)
+    width = -(-m // shape.tile.block_queries) * shape.tile.block_queries
+    padded = np.pad(inverse, (0, shape.padded - d))
+    if isinstance(points, DeviceArray):
+        factors = np.square(exact) if norms else exact if shape.form == "dot" else np.ones(d)
+        norm = queries.norm() if norms else None
+        return DeviceArray(_cuda_arrays.columns_of(points.rows, factors, norm, shape.padded, width)), padded
+    wide = np.zeros((shape.padded + norms, width), points.dtype)
     if norms:
         wide[:d, :m] = (points * np.square(exact)).T
         wide[shape.padded, :m] = queries.norm()
     else:
         wide[:d, :m] = (points * inverse if shape.form == "dot" else points).T
-    return wide, np.pad(inverse, (0, shape.padded - d))
+    return wide, padded

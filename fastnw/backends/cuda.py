@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw._pack import KeyBlock, pack_keys
+from fastnw._problem import Problem
 from fastnw._state import PoolState
 from fastnw._threads import Meter
-from fastnw._validation import Problem
 from fastnw.kernels import Kernel
 
 if TYPE_CHECKING:
@@ -130,14 +130,17 @@ def by_products(problem: Problem, dtype: np.dtype[Any]) -> bool:
 def sweep(
     summary: Summary,
     positions: NDArray[np.intp],
-    queries: Array,
+    queries: Any,
     inverse: Array,
     error: NDArray[np.float64],
     meter: Meter,
     products: bool = False,
 ) -> tuple[PoolState, NDArray[np.float64] | None]:
-    """The state of those queries over all keys, and (m,) the error of exponents where it is absolute (`products`)."""
-    from fastnw.backends._cuda_stream import Queries, Stream, sums
+    """The state of those queries over all keys, and (m,) the error of exponents where it is absolute (`products`).
+
+    Queries and keys that lie on the device (`DeviceArray`) are read there.
+    """
+    from fastnw.backends._cuda_stream import Queries, Resident, Stream, sums
 
     problem = summary.problem
     own = positions.astype(np.int64) if problem.exclude_self else None
@@ -147,7 +150,10 @@ def sweep(
     if shape not in kept:
         per_key = queries.dtype.itemsize * shape.rows
         block = min(max(BLOCK_BYTES // per_key, 1), problem.n)
-        kept[shape] = Stream(shape, inverse, lambda: _blocks(problem, block, queries.dtype), block, problem.n)
+        if problem.on_device:
+            kept[shape] = Resident(shape, inverse, problem, block)
+        else:
+            kept[shape] = Stream(shape, inverse, lambda: _blocks(problem, block, queries.dtype), block, problem.n)
     wanted = Queries(queries, inverse, error, own)
     state = sums(problem.kernel, shape, wanted, kept[shape], meter.add)
     return state, _exponent_error(problem, summary, wanted) if products else None

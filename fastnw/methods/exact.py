@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw._pack import KeyBlock, coordinates, pack_inverse, pack_keys, pack_queries
+from fastnw._device import DeviceArray
+from fastnw._pack import KeyBlock, coordinates, keys_there, pack_inverse, pack_keys, pack_queries, queries_there
+from fastnw._problem import Problem, row_blocks
 from fastnw._state import PoolState, Rows
 from fastnw._threads import Meter, check_stop, run
-from fastnw._validation import Problem, row_blocks
 from fastnw.methods import Cost, products, tails
 
 if TYPE_CHECKING:
@@ -181,31 +182,41 @@ class Summary:
     def extent(self) -> tuple[NDArray[np.float64], float]:
         """Largest |k_j| of the (whitened) keys, and the largest factor that a key scale puts on a score."""
         problem = self.problem
+        if problem.on_device:
+            low, high = keys_there(problem).extremes
+            return np.maximum(high, -low), 1.0 if problem.key_scale is None else 1.0 / float(problem.key_scale.min())
         reach = np.zeros(problem.d)
         for rows in row_blocks(problem.keys):
             block = coordinates(problem, problem.keys[rows])
             reach = np.maximum(reach, np.maximum(block.max(axis=0), -block.min(axis=0).astype(np.float64)))
         return reach, 1.0 if problem.key_scale is None else 1.0 / float(problem.key_scale.min())
 
-    def score_error(self, queries: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.float64]:
+    def queries(self, rows: Rows, dtype: np.dtype[Any]) -> Any:
+        """(m, d) Those queries where the backend's sweeps read them: a device, if the problem lies there."""
+        there = self.problem.on_device and _sweeps(self.plan.tiles)
+        return (queries_there if there else pack_queries)(self.problem, rows, dtype)
+
+    def score_error(self, queries: Any, dtype: np.dtype[Any]) -> NDArray[np.float64]:
         """(m,) Bound on the relative error of u² (the absolute one for u < 1), or that of an inner product.
 
         A difference costs one rounding, 1/h_j and the product with it two, squared: 6 units and one for the square;
         sums go in parts of four or eight; turning u² into an exponent costs three. Whitened coordinates carry an
         absolute error of their own.
         """
-        problem, unit = self.problem, float(np.finfo(dtype).eps) / 2
+        problem, unit, there = self.problem, float(np.finfo(dtype).eps) / 2, isinstance(queries, DeviceArray)
         scaled = 0 if problem.key_scale is None else 3
         if problem.kernel.inner_product:
             reach, factor = self.extent
-            size = np.abs(queries).astype(np.float64) @ (reach * problem.metric.inverse) * factor
+            reach = reach * problem.metric.inverse
+            size = (queries.sizes(reach) if there else np.abs(queries).astype(np.float64) @ reach) * factor
             return (problem.d + 4 + scaled) * unit * size + _whitening_error(problem, dtype) * size
         relative = _relative_error(problem, dtype)
         if problem.metric.cholesky is None:
             return np.full(len(queries), relative)
         reach, factor = self.extent
         with np.errstate(over="ignore"):  # such a query goes to `tails`
-            size = np.sqrt(np.square(queries, dtype=np.float64).sum(axis=1)) + np.sqrt(np.square(reach).sum())
+            squares = queries.norms(np.ones(problem.d)) if there else np.square(queries, dtype=np.float64).sum(axis=1)
+            size = np.sqrt(squares) + np.sqrt(np.square(reach).sum())
         return relative + 2 * _whitening_error(problem, dtype) * size * max(factor, 1.0)
 
 
@@ -248,7 +259,7 @@ def exponent_limit(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) 
         return max(problem.tol, FLOOR)
     depth = math.log(problem.total_weight or 1.0) - log_mass
     if problem.kernel.inner_product:  # the terms of a product may be large where their sum is not
-        depth = summary.score_error(pack_queries(problem, rows, np.float64), np.dtype(np.float64))
+        depth = summary.score_error(summary.queries(rows, np.dtype(np.float64)), np.dtype(np.float64))
         depth /= (problem.d + 4) * 2.0**-53
     return np.where(depth > DEEP, LIMIT, problem.promise)
 
@@ -283,7 +294,7 @@ def sweep(
     """Sums over all keys in one compute type, with their bounds."""
     problem, plan = summary.problem, summary.plan
     m, shape = len(positions), layout(problem, len(positions), dtype)
-    queries, inverse = pack_queries(problem, positions, dtype), pack_inverse(problem, dtype)
+    queries, inverse = summary.queries(positions, dtype), pack_inverse(problem, dtype)
     error = summary.score_error(queries, dtype)
     if hasattr(plan.tiles, "prepare"):
         plan.tiles.prepare(problem.kernel, inverse, problem.c, problem.key_scale is not None)

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw._pack import coordinates, normalised_values
+from fastnw._problem import Problem, row_blocks
 from fastnw._state import PoolState
 from fastnw._threads import Meter, run
-from fastnw._validation import Problem, row_blocks
 from fastnw.methods import Cost, Refusal, exact
 
 if TYPE_CHECKING:

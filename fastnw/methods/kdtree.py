@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw._pack import KeyBlock, aligned_rows, coordinates, empty_values, normalised_values, pack_inverse, pack_scale
+from fastnw._problem import Problem
 from fastnw._threads import Meter, check_stop, run
-from fastnw._validation import Problem
 from fastnw.methods._tree import split
 
 Floats = NDArray[np.float64]

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw._device import DeviceArray
 from fastnw._pack import RAW_VALUES, RowBlock, are_rows, keeps_values, pack_rows
+from fastnw._problem import Problem
 from fastnw._state import PoolState
 from fastnw._threads import Meter, one_blas_thread, run
-from fastnw._validation import Problem
 
 if TYPE_CHECKING:
     from fastnw._plan import Plan
@@ -98,9 +99,12 @@ def promising(problem: Problem, dtype: np.dtype[Any], limit: float) -> bool:
     norms = []
     count = min(max(SAMPLE // problem.d, 1), 256)
     for points in (problem.queries, problem.keys):
-        some = points[:: max(len(points) // count, 1)].astype(np.float64)
+        step = max(len(points) // count, 1)
         with np.errstate(over="ignore"):
-            norms.append(np.square(some * problem.metric.inverse).sum(axis=1))
+            if isinstance(points, DeviceArray):
+                norms.append(points.every(step).norms(problem.metric.inverse))
+            else:
+                norms.append(np.square(points[::step].astype(np.float64) * problem.metric.inverse).sum(axis=1))
     with np.errstate(over="ignore", invalid="ignore"):  # not finite: not accurate
         accurate = exponent_error(problem, norms[0], 1.5 * norms[1].max(), dtype) <= limit
     return bool(accurate.sum() > 0.9 * len(accurate))

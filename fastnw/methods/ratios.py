@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw import _doubledouble as dd
-from fastnw._validation import Problem
+from fastnw._problem import Problem
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.intp]

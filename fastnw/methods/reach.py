@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw._pack import coordinates, pack_inverse
-from fastnw._validation import Problem
+from fastnw._problem import Problem
 from fastnw.kernels import Kernel
 from fastnw.methods.kdtree import LEAF
 

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw._pack import normalised_values, pack_inverse, pack_keys, pack_queries
+from fastnw._problem import Problem
 from fastnw._state import PoolState
 from fastnw._threads import Meter, check_stop, run
-from fastnw._validation import Problem
 from fastnw.kernels import Kernel
 from fastnw.methods.ratios import LOWEST, SLICE, Leader, View, edge_distances, lead, log_ratios, log_weights
 

@@ -26,9 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw._pack import pack_inverse, pack_queries
+from fastnw._problem import Problem
 from fastnw._state import PoolState
 from fastnw._threads import Meter, check_stop, run
-from fastnw._validation import Problem
 from fastnw.methods import Cost, Refusal, exact, gathered, reach, tails
 from fastnw.methods.kdtree import FLOAT64, LEAF, Positions, Tree, build, moments, sorted_order, terms_of
 from fastnw.methods.moments import UNIT, WINDOWS

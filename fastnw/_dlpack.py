@@ -1,0 +1,71 @@
+"""Arrays on a CUDA device that speak DLPack and no ``__cuda_array_interface__``: the one put in terms of the other.
+
+The structures are those of dlpack.h (https://dmlc.github.io/dlpack/latest/c_api.html) before version 1.0, which every
+producer hands out when it is not asked for another.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+CUDA, CUDA_MANAGED = 2, 13  # kDLCUDA, kDLCUDAManaged
+LEGACY_STREAM = 1  # the default stream, which the producer makes wait until the array is written
+KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}  # kDLInt, kDLUInt, kDLFloat, kDLBool
+
+
+class _Tensor(ctypes.Structure):
+    """DLTensor; device and type are spelled out, since they lie in it without padding."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    ]
+
+
+class Interface:
+    """What a capsule describes as ``__cuda_array_interface__``; as long as it lives, so does the memory.
+
+    Raises
+    ------
+    TypeError
+        The elements are none of NumPy's.
+    """
+
+    def __init__(self, array: Any) -> None:
+        # never renamed to "used_dltensor": it stays the producer's, whose memory is freed with the capsule
+        self._capsule = array.__dlpack__(stream=LEGACY_STREAM)
+        pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        tensor = _Tensor.from_address(pointer(self._capsule, b"dltensor"))
+        if tensor.code not in KINDS or tensor.lanes != 1 or tensor.bits not in (8, 16, 32, 64):
+            raise TypeError(f"{type(array).__name__} holds no numbers that NumPy knows.")
+        size = tensor.bits // 8
+        strides = tuple(tensor.strides[i] * size for i in range(tensor.ndim)) if tensor.strides else None
+        self.__cuda_array_interface__ = {
+            "shape": tuple(tensor.shape[: tensor.ndim]),
+            "typestr": f"{'|' if size == 1 else '<'}{KINDS[tensor.code]}{size}",
+            "data": ((tensor.data or 0) + tensor.byte_offset, True),
+            "strides": strides,
+            "version": 2,
+        }
+
+
+def device_of(array: Any) -> int | None:
+    """The CUDA device that the array says it lies on, or None."""
+    asked = getattr(type(array), "__dlpack_device__", None)
+    if asked is None or not hasattr(type(array), "__dlpack__"):
+        return None
+    try:
+        kind, index = asked(array)
+    except Exception:  # in words of its own, as for tensors that need gradients
+        return None
+    return int(index) if int(kind) in (CUDA, CUDA_MANAGED) else None

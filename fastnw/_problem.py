@@ -1,0 +1,224 @@
+"""What a checked problem consists of, and what can be found out about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw._device import DeviceArray, relative_weights
+from fastnw.kernels import Kernel
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+DEFAULT_TOL = {np.dtype(np.float64): 1e-8, np.dtype(np.float32): 1e-4}
+SCAN_BYTES = 1 << 20  # arrays are looked through in blocks of rows, so that no mask or copy of a whole one is made
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The bandwidth, taken apart: coordinates are whitened (a full matrix only), then multiplied by `inverse`.
+
+    Attributes
+    ----------
+    bandwidth : (d,) or (d, d) float64
+        h_j, or H.
+    inverse : (d,) float64
+        1/h_j; ones with a full matrix.
+    cholesky : (d, d) float64 or None
+        L with L Lᵀ = H: coordinates become L⁻¹(x − origin).
+    log_volume : float
+        log of h^d, Π h_j or √det H.
+    """
+
+    bandwidth: Floats
+    inverse: Floats
+    cholesky: Floats | None
+    log_volume: float
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Checked arrays and choices; m queries, n keys, d coordinates, c values. Arrays are the user's, not copies.
+
+    All arrays lie on a device (`DeviceArray`, but for values of no column) or none does.
+    """
+
+    queries: Array  # (m, d)
+    keys: Array  # (n, d)
+    values: Array  # (n, c); c = 0 for masses alone
+    kernel: Kernel
+    metric: Metric
+    weights: Array | None  # (n,)
+    key_scale: Array | None  # (n,)
+    exclude_self: bool
+    dtype: np.dtype[Any]  # of the result
+    tol: float | None
+    by_volume: bool = False  # weights are divided by λ^d, for densities
+
+    @property
+    def m(self) -> int:
+        return len(self.queries)
+
+    @property
+    def n(self) -> int:
+        return len(self.keys)
+
+    @property
+    def d(self) -> int:
+        return self.keys.shape[1]
+
+    @property
+    def c(self) -> int:
+        return self.values.shape[1]
+
+    def asked(self, queries: Array, *, kernel: Kernel, tol: float | None) -> Problem:
+        """The same keys, asked at other queries (checked ones); what was found out about them stays known."""
+        dtype = result_dtype(queries, self.keys, self.values)
+        other = replace(self, queries=queries, kernel=kernel, tol=tol, dtype=dtype)
+        known = (
+            "_largest_weight",
+            "log_largest_weight",
+            "least_weight",
+            "total_weight",
+            "values_range",
+            "values_centre",
+        )
+        other.__dict__.update({name: self.__dict__[name] for name in known if name in self.__dict__})
+        other.__dict__["kept"] = self.kept
+        return other
+
+    @cached_property
+    def kept(self) -> dict[Any, Any]:
+        """What methods found out about the keys and may use again, for the same keys asked at other queries."""
+        return {}
+
+    @cached_property
+    def seen(self) -> dict[str, Any]:
+        """What methods found out about these queries."""
+        return {}
+
+    @property
+    def promise(self) -> float:
+        """The factor of range(V) that errors may reach."""
+        return self.tol if self.tol else DEFAULT_TOL[self.dtype]
+
+    @property
+    def weighted(self) -> bool:
+        return self.weights is not None or self.by_volume
+
+    @property
+    def on_device(self) -> bool:
+        return isinstance(self.keys, DeviceArray)
+
+    @cached_property
+    def _weights_there(self) -> tuple[DeviceArray, float, float]:
+        return relative_weights(self.weights, self.key_scale, self.d if self.by_volume else 0)  # type: ignore[arg-type]
+
+    @property
+    def weights_on_device(self) -> DeviceArray:
+        """What `weights_at` gives of all rows, if there are weights and they are on a device."""
+        return self._weights_there[0]
+
+    def weights_at(self, rows: slice | NDArray[np.intp]) -> Floats | None:
+        """Those keys' weights relative to the largest, in float64, or None if all are 1. Made block by block, like
+        everything of n rows. Those below 1e-308 vanish here; `log_weights_at` has them."""
+        if self.by_volume:
+            logs = self.log_weights_at(rows)
+            return None if logs is None else np.exp(logs)
+        return None if self.weights is None else self.weights[rows].astype(np.float64) / self._largest_weight
+
+    def log_weights_at(self, rows: slice | NDArray[np.intp]) -> Floats | None:
+        """log of those keys' weights relative to the largest, or None if all weights are 1."""
+        return self._logs_at(rows) - self.log_largest_weight if self.weighted else None
+
+    def _logs_at(self, rows: slice | NDArray[np.intp]) -> Floats:
+        logs = np.zeros(len(self.keys[rows]))
+        if self.weights is not None:
+            with np.errstate(divide="ignore"):
+                np.log(self.weights[rows].astype(np.float64), out=logs)
+        if self.by_volume:
+            assert self.key_scale is not None
+            logs -= self.d * np.log(self.key_scale[rows].astype(np.float64))
+        return logs
+
+    @cached_property
+    def _largest_weight(self) -> float:
+        assert self.weights is not None
+        return float(self.weights.max()) or 1.0
+
+    @cached_property
+    def log_largest_weight(self) -> float:
+        """0 without any weight."""
+        if not self.by_volume:
+            return 0.0 if self.weights is None else math.log(self._largest_weight)
+        if self.on_device:
+            return self._weights_there[1]
+        largest = max(float(self._logs_at(rows).max()) for rows in row_blocks(self.keys))
+        return largest if largest > -math.inf else 0.0
+
+    @cached_property
+    def least_weight(self) -> float:
+        """Smallest positive weight, in units of the largest; 0 if it is too small for float64."""
+        if not self.weighted:
+            return 1.0
+        if self.on_device:
+            return self._weights_there[2]
+        blocks = (self.log_weights_at(rows) for rows in row_blocks(self.keys))
+        return math.exp(min(float(b.min(initial=0.0, where=b > -np.inf)) for b in blocks if b is not None))
+
+    @cached_property
+    def total_weight(self) -> float:
+        """Σ w, in units of the largest weight."""
+        if not self.weighted:
+            return float(self.n)
+        if self.on_device:
+            return float(self.weights_on_device.sums()[0])
+        blocks = (self.weights_at(rows) for rows in row_blocks(self.keys))
+        return math.fsum(float(block.sum()) for block in blocks if block is not None)
+
+    @cached_property
+    def values_range(self) -> tuple[Floats, Floats]:
+        """Least and largest value (c,) of the keys with positive weight; 0 if there are none."""
+        if isinstance(self.values, DeviceArray):
+            values = self.values
+            low, high = values.extremes if self.weights is None else values.extremes_where(self.weights)
+        else:
+            low, high = self._values_extremes()
+        return (low, high) if np.all(low <= high) else (np.zeros(self.c), np.zeros(self.c))
+
+    def _values_extremes(self) -> tuple[Floats, Floats]:
+        low, high = np.full(self.c, np.inf), np.full(self.c, -np.inf)
+        for rows in row_blocks(self.values):
+            block = self.values[rows]
+            if self.weights is not None:
+                block = block[self.weights[rows] > 0]
+            if block.size:
+                low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
+        return low, high
+
+    @cached_property
+    def values_centre(self) -> tuple[Floats, Floats]:
+        """Middle and half of the range: values travel as (v − middle)/half, which lies in [−1, 1]."""
+        low, high = self.values_range
+        return low / 2 + high / 2, high / 2 - low / 2
+
+
+def row_blocks(array: Array) -> Iterator[slice]:
+    """Slices of rows of about SCAN_BYTES."""
+    width = array.shape[1] if array.ndim > 1 else 1
+    step = max(SCAN_BYTES // (8 * max(width, 1)), 1)
+    return (slice(start, start + step) for start in range(0, len(array), step))
+
+
+def result_dtype(queries: Array, keys: Array, values: Array) -> np.dtype[Any]:
+    """float32 if queries, keys and floating values all are float32 or float16; otherwise float64."""
+    narrow = (np.dtype(np.float16), np.dtype(np.float32))
+    floating = [queries, keys] + ([values] if values.dtype.kind == "f" else [])
+    return np.dtype(np.float32 if all(a.dtype.newbyteorder("=") in narrow for a in floating) else np.float64)
