@@ -25,7 +25,7 @@ from fastnw._pack import coordinates, normalised_values
 from fastnw._state import PoolState
 from fastnw._threads import Meter, run
 from fastnw._validation import Problem, row_blocks
-from fastnw.methods import Cost, Refusal, exact
+from fastnw.methods import Cost, Refusal, exact, note
 
 if TYPE_CHECKING:
     from fastnw._plan import Plan
@@ -215,6 +215,7 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
 
 def _handed_on(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
     """By `exact`, panel by panel."""
+    note("exact", len(positions))
     step = exact.panel(summary.problem)
     parts = [exact.accumulate(summary.exact, positions[i : i + step], meter) for i in range(0, len(positions), step)]
     return parts[0] if len(parts) == 1 else PoolState.stacked(parts)

@@ -26,7 +26,7 @@ from fastnw._pack import normalised_values
 from fastnw._state import PoolState
 from fastnw._threads import Meter, check_stop, run
 from fastnw._validation import Problem, row_blocks
-from fastnw.methods import Cost, Refusal, exact
+from fastnw.methods import Cost, Refusal, exact, note
 from fastnw.methods._moments import Sums, block, find_cells
 
 if TYPE_CHECKING:
@@ -275,6 +275,7 @@ def summarise(problem: Problem, plan: Plan) -> Summary:
 def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
     """The sums of those queries, each with a certified bound; those of too large a bound by `exact`."""
     if not summary.usable:
+        note("exact", len(positions))
         return exact.accumulate(summary.exact, positions, meter)
     problem, m = summary.problem, len(positions)
     state = PoolState.empty(m, problem.c)
@@ -297,6 +298,7 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
     run(task, math.ceil(m / QUERIES), summary.plan.n_threads, meter)
     left = np.flatnonzero(np.isinf(state.mass_error))
     if len(left):
+        note("exact", len(left))
         state.put(left, exact.accumulate(summary.exact, positions[left], meter))
     return state
 
