@@ -20,7 +20,7 @@ import numpy as np
 import fastnw
 from bench import forced, truth
 from bench.cases import FASTNW_EXACT, MLPACK, Case, Goal
-from bench.measure import rotated, timed
+from bench.measure import once, rotated, timed
 from bench.peers import PEERS
 from bench.record import Progress
 from fastnw import _pool, methods
@@ -32,6 +32,7 @@ PROMISE = 1e-8  # of the values' range, or relative for densities, where no tol 
 EXACT_ERROR = 1e-12
 
 LONG = 20.0  # s: a work that takes longer is timed once
+FORCED_LIMIT = 8.0  # s: a method that `auto` did not take is stopped
 EXACT_SECONDS = 0.7  # of `exact` on some of the queries
 MLPACK_SHARE = 10  # one in so many queries: it takes 70 to 115 s for all
 LEAST_CHECKED, CHECKED_WORK = 48, 6e8  # queries summed plainly, and their coordinates' differences altogether
@@ -145,10 +146,10 @@ def measure(work: Work, form: Form, clock: Progress) -> Row:
     if any(goal.against == MLPACK for goal in work.case.goals):
         _add_mlpack(work.case, calls, sizes, row)
     with methods.answered() as handed, counted_pairs() as meter:
-        calls["auto"]()
+        first = once(calls["auto"])
     row.answered = shares(chosen.method, row.m, handed)
     row.visited = meter.pairs / (row.m * work.case.n)
-    seconds, answers = in_turns(calls, form.rounds)
+    seconds, answers = in_turns(calls, form.rounds, {"auto": first})
     row.seconds = seconds["auto"]
     row.others = {name: median(seconds[name]) * work.case.m / m for name, m in sizes.items()}
     judge(work, arrays, answers["auto"], form.checked, row)
@@ -183,12 +184,17 @@ def _add_mlpack(whole: Case, calls: dict[str, Callable[[], Any]], sizes: dict[st
     row.notes.append(f"{MLPACK} timed on {sizes[MLPACK]:,} of the queries and all keys, as if linear in queries")
 
 
-def in_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, list[float]], dict]:
-    """Seconds of each call and its last answer; after a first round to warm up, which has to do for what is long."""
+def in_turns(
+    calls: dict[str, Callable[[], Any]], rounds: int, first: dict[str, tuple[float, Any]] | None = None
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Seconds of each call and its last answer; after a first round to warm up, which has to do for what is long.
+
+    `first` has what was called before.
+    """
     seconds: dict[str, list[float]] = {}
     answers: dict[str, Any] = {}
     for name, each in calls.items():
-        taken, answers[name] = timed(each)
+        taken, answers[name] = (first or {}).get(name) or timed(each)
         seconds[name] = [taken] if taken > LONG else []
     again = [name for name in calls if not seconds[name]]
     for turn in range(rounds):
@@ -293,7 +299,7 @@ def _forced(work: Work, arrays: tuple[np.ndarray, ...], plans: dict[str, Any], r
         elif method == row.method:
             told[method] = f"{row.total(work.case.m):.3g} s, taken by auto"
         else:
-            found = forced.estimate(lambda m, name=method: call(work, arrays, m, name), work.case.m, LONG)
+            found = forced.estimate(lambda m, name=method: call(work, arrays, m, name), work.case.m, FORCED_LIMIT)
             stopped = f", stopped after {found.m:,} queries" if found.m < work.case.m else ""
             told[method] = f"{found.seconds:.3g} s{stopped}; {plan.seconds:.2g} s predicted"
     return told

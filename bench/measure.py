@@ -137,10 +137,10 @@ def _sized(peer: Peer, case: Case, budget: float) -> tuple[Work, int, np.ndarray
         work = peer.prepare(case.with_queries(m))
         work()
         enough = 0.6 * budget
-        taken, answer = _once(work)
+        taken, answer = once(work)
         for _ in range(2):  # one call that others disturbed must not end the growth
             if taken > enough:
-                again, answer = _once(work)
+                again, answer = once(work)
                 taken = min(taken, again)
         if m == case.m or taken > enough:
             return work, m, answer
@@ -162,12 +162,12 @@ def timed(work: Callable[[], Answer], pause: float = PAUSE) -> tuple[float, Answ
     time.sleep(pause)
     total, calls = 0.0, 0
     while total < SHORTEST:
-        taken, answer = _once(work)
+        taken, answer = once(work)
         total, calls = total + taken, calls + 1
     return total / calls, answer
 
 
-def _once(work: Callable[[], Answer]) -> tuple[float, Answer]:
+def once(work: Callable[[], Answer]) -> tuple[float, Answer]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # empty windows and the like are checked, not printed
         start = time.perf_counter()
