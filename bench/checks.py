@@ -15,6 +15,7 @@ import fastnw
 from bench import truth
 from bench.cases import Case
 from fastnw._hardware import n_threads
+from fastnw.methods import NAMES
 
 MEMORY_LIMIT = 64.0  # MiB beyond inputs and outputs
 SCALING = 0.925  # of the number of threads: 1.85 times as fast on two
@@ -37,16 +38,20 @@ def problem(m, n):
     return (*(rng.standard_normal((rows, {case.d}), dtype=np.float32).astype("{case.dtype}") for rows in (m, n)),
             rng.standard_normal(values, dtype=np.float32).astype("{case.dtype}"))
 
-options = dict(bandwidth={case.bandwidth}, method="exact", progress=False)
-for m, n in ((3, 5), (4000, 300), (2, 2000)):
-    fastnw.pool(*problem(m, n), **options)
+options = dict(bandwidth={case.bandwidth}, kernel="{case.kernel}", tol={tol}, empty=0.0, progress=False)
+for method in {methods}:
+    for m, n in ((3, 5), (4000, 300), (2, 2000)):
+        try:
+            fastnw.pool(*problem(m, n), method=method, **options)
+        except ValueError:
+            pass  # it cannot do this: nor will it below
 arrays = problem({case.m}, {case.n})
 out = np.zeros(({case.m}, {case.c}) if {case.c} > 1 else {case.m}, arrays[0].dtype)
 with open("/proc/self/clear_refs", "w") as reset:
     reset.write("5")
 before = status("VmRSS")
 assert status("VmHWM") - before < 4, "the peak was not reset"
-fastnw.pool(*arrays, out=out, **options)
+fastnw.pool(*arrays, out=out, method="{method}", **options)
 assert np.isfinite(out).all()
 print(status("VmHWM") - before)
 """
@@ -74,13 +79,17 @@ class Check:
         return asdict(self) | {"reached": self.reached}
 
 
-def memory(case: Case) -> Check:
-    """MiB that ``method="exact"`` takes at its peak beyond inputs and outputs."""
-    check = Check(f"memory, {case.name}: m={case.m:,}, n={case.n:,}", None, MEMORY_LIMIT, "MiB")
+def memory(
+    case: Case, method: str = "exact", limit: float = MEMORY_LIMIT, tol: float | None = None, title: str = ""
+) -> Check:
+    """MiB that `method` takes at its peak beyond inputs and outputs."""
+    title = title or f"{case.name}: m={case.m:,}, n={case.n:,}"
+    check = Check(f"memory, {title}", None, limit, "MiB")
     if not Path("/proc/self/clear_refs").exists():
         check.reason = "peak memory is read and reset through Linux's /proc"
         return check
-    program = MEMORY_PROGRAM.format(case=case)
+    loaded = (method,) if method != "auto" else tuple(name for name in NAMES if name != "auto")
+    program = MEMORY_PROGRAM.format(case=case, method=method, methods=loaded, tol=tol)
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)
     if done.returncode:
         check.reason = (done.stderr.splitlines() or ["it failed"])[-1]

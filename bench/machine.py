@@ -11,7 +11,7 @@ from pathlib import Path
 from fastnw._hardware import cpu_levels, n_threads
 
 PEER_PACKAGES = ("scikit-learn", "torch", "pykeops", "statsmodels", "mlpack", "KDEpy")
-PACKAGES = ("fastnw", "numpy", "scipy", *PEER_PACKAGES)
+PACKAGES = ("fastnw", "numpy", "scipy", "finufft", *PEER_PACKAGES)
 
 
 def describe() -> dict:

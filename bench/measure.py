@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from bench.peers import PEERS, Peer, Work
 SHORTEST = 0.02  # s: shorter works are repeated within one round
 PAUSE = 0.3  # s: OpenMP threads spin for 0.2 s after their work, on the next system's cores
 CEILING_SECONDS = 0.3
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,9 @@ class Timing:
         return asdict(self) | {"extrapolated": self.extrapolated}
 
 
-def compare(case: Case, systems: tuple[str, ...], effort: Effort) -> list[Timing]:
-    """Every system on one case, those that could not be timed included; the ceiling takes its turns among them."""
+def compare(case: Case, systems: tuple[str, ...], effort: Effort, limits: bool = True) -> list[Timing]:
+    """Every system on one case, those that could not be timed included; the ceiling takes its turns among them, unless
+    `limits` is false."""
     ready = {name: _ready(PEERS[name], case, effort.budget) for name in systems}
     works = {name: work for name, (_, work) in ready.items() if work is not None}
     timings = {name: timing for name, (timing, _) in ready.items()}
@@ -79,15 +83,15 @@ def compare(case: Case, systems: tuple[str, ...], effort: Effort) -> list[Timing
     reads: list[float] = []
     answers = {}
     for turn in range(effort.rounds):
-        for name in _rotated(list(works), turn):
+        for name in rotated(list(works), turn):
             try:
-                taken, answers[name] = _timed(works[name])
+                taken, answers[name] = timed(works[name])
                 timings[name].seconds.append(taken)
             except Exception as failure:
                 del works[name]
                 _give_up(timings[name], failure)
         # a compact kernel's arithmetic is another
-        if case.kernel == "gaussian" and (found := ceiling(case, CEILING_SECONDS)) is not None:
+        if limits and case.kernel == "gaussian" and (found := ceiling(case, CEILING_SECONDS)) is not None:
             ceilings.append(found)
         if case.fitted:
             reads.append(min(read_seconds(case) for _ in range(3)))
@@ -103,7 +107,7 @@ def _give_up(timing: Timing, failure: Exception) -> None:
     timing.reason = f"{type(failure).__name__}: {failure}".splitlines()[0][:200]
 
 
-def _rotated(names: list[str], turn: int) -> list[str]:
+def rotated(names: list[str], turn: int) -> list[str]:
     """Nobody always comes after the same neighbour's heat."""
     turn %= max(len(names), 1)
     return names[turn:] + names[:turn]
@@ -133,10 +137,10 @@ def _sized(peer: Peer, case: Case, budget: float) -> tuple[Work, int, np.ndarray
         work = peer.prepare(case.with_queries(m))
         work()
         enough = 0.6 * budget
-        taken, answer = _once(work)
+        taken, answer = once(work)
         for _ in range(2):  # one call that others disturbed must not end the growth
             if taken > enough:
-                again, answer = _once(work)
+                again, answer = once(work)
                 taken = min(taken, again)
         if m == case.m or taken > enough:
             return work, m, answer
@@ -153,17 +157,17 @@ def _check(timing: Timing, peer: Peer, case: Case, answer: np.ndarray) -> None:
         timing.reason = f"error {timing.error:.1e} where {timing.tolerance:.0e} is allowed"
 
 
-def _timed(work: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
+def timed(work: Callable[[], Answer], pause: float = PAUSE) -> tuple[float, Answer]:
     """Seconds a call, as the mean of enough calls to see, and the answer of the last."""
-    time.sleep(PAUSE)
+    time.sleep(pause)
     total, calls = 0.0, 0
     while total < SHORTEST:
-        taken, answer = _once(work)
+        taken, answer = once(work)
         total, calls = total + taken, calls + 1
     return total / calls, answer
 
 
-def _once(work: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
+def once(work: Callable[[], Answer]) -> tuple[float, Answer]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # empty windows and the like are checked, not printed
         start = time.perf_counter()

@@ -61,6 +61,12 @@ class FastNWCompiled(FastNW):
         return "compiled"
 
 
+class FastNWExact(FastNW):
+    """What the methods that do not sum every pair are compared with."""
+
+    name = cases.FASTNW_EXACT
+
+
 class FastNWGaussian(FastNW):
     """What compact kernels and a user's own are compared with: the same data and bandwidth, by the same backend."""
 
@@ -254,6 +260,7 @@ PEERS: dict[str, Peer] = {
         FastNW(),
         FastNWGaussian(),
         FastNWCompiled(),
+        FastNWExact(),
         TorchSDPA(),
         KeOps(),
         TorchCdist(),

@@ -1,4 +1,4 @@
-"""The pictures in docs/: throughput by dimension, time by number of keys, share of the ceiling."""
+"""The pictures in docs/: throughput by dimension, time by number of keys and of queries, share of the ceiling."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ mpl.use("Agg")  # before pyplot: no display is needed
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from bench import cases
+from bench import cases, lowdim
 from bench.measure import Timing, share
 
 COLOURS = {
     cases.FASTNW: "#c1121f",
+    cases.FASTNW_EXACT: "#f08a8f",
     cases.CEILING: "#000000",
     cases.SDPA: "#1f77b4",
     cases.KEOPS: "#2ca02c",
@@ -78,7 +79,12 @@ def _by_keys(points: list[tuple[int, Timing]]) -> plt.Figure:
 
 
 def _lines(ax: Axes, heights: dict[tuple[int, str], float], what: dict[str, str]) -> None:
-    """One line a system on log axes, with its name at its end; dashed where it only does densities."""
+    """One line a system, with its name at its end."""
+    _label_ends(ax, _plot(ax, heights, what))
+
+
+def _plot(ax: Axes, heights: dict[tuple[int, str], float], what: dict[str, str]) -> dict[str, tuple[float, float]]:
+    """One line a system on log axes, dashed where it only does densities; returns where each ends."""
     ax.set_xscale("log", base=10)
     ax.set_yscale("log")
     ax.minorticks_off()
@@ -96,11 +102,12 @@ def _lines(ax: Axes, heights: dict[tuple[int, str], float], what: dict[str, str]
             markersize=5 if mine else 3.5,
             linewidth=2.8 if mine else 1.4,
             zorder=3 if mine else 2,
+            label=system,
         )
         ends[system] = (xs[-1], ys[-1])
     ax.grid(which="major", color="#e5e5e5", linewidth=0.8)
     ax.spines[["top", "right"]].set_visible(False)
-    _label_ends(ax, ends)
+    return ends
 
 
 def _label_ends(ax: Axes, ends: dict[str, tuple[float, float]]) -> None:
@@ -127,6 +134,52 @@ def _label_ends(ax: Axes, ends: dict[str, tuple[float, float]]) -> None:
             annotation_clip=False,
             arrowprops=line,
         )
+
+
+def draw_large_n(growth: list[Timing], rivals: list[Timing], path: Path) -> None:
+    """A panel for each dimension: seconds against n = m, with slopes to compare with."""
+    panels: dict[int, list[Timing]] = {}
+    for timing in (*growth, *rivals):
+        if timing.seconds:
+            panels.setdefault(int(timing.case.split(",")[0].removeprefix("d=")), []).append(timing)
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.4 * len(panels) + 0.6, 5.6), sharey=True, squeeze=False, layout="constrained"
+    )
+    entries = {}
+    for ax, (d, timings) in zip(axes[0], sorted(panels.items()), strict=True):
+        # systems that were given fewer queries: as if they went on at their rate
+        seconds = {(round(t.pairs / t.m), t.system): median(t.seconds) * t.m_asked / t.m for t in timings}
+        _plot(ax, seconds, {t.system: t.what for t in timings})
+        h = lowdim.BANDWIDTHS[d]
+        ax.set_title(f"d = {d}, bandwidth {h:g}", loc="left", fontsize=11)
+        ax.set_xlabel("keys n = queries m")
+        entries |= {line.get_label(): line for line in ax.get_lines()}
+    for ax in axes[0]:  # when the shared limits are known
+        _slopes(ax)
+    axes[0][0].set_ylabel("seconds")
+    figure.suptitle(
+        "Time for n queries on n keys: Gaussian, float64 (dashed: densities; extrapolated where queries were left out)",
+        fontsize=11,
+        x=0.01,
+        ha="left",
+    )
+    order = sorted(entries, key=lambda system: list(COLOURS).index(system))
+    figure.legend([entries[system] for system in order], order, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _slopes(ax: Axes) -> None:
+    """Guides through the lower left and the upper left of the axes, where no system is."""
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    ax.set_ylim(low, high)
+    xs = np.geomspace(left, right, 50)
+    for power, name, start in ((1, "∝ n", 1.7 * low), (2, "∝ n²", high / 400)):
+        ys = start * (xs / left) ** power
+        inside = ys < 0.7 * high
+        ax.plot(xs[inside], ys[inside], color="#9a9a9a", linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
+        ax.text(xs[inside][-1], ys[inside][-1], f" {name}", color="#777777", fontsize=9, va="bottom", ha="right")
+    ax.set_xlim(left, right)
 
 
 def _ceiling_share(timings: list[Timing]) -> plt.Figure:

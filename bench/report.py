@@ -3,15 +3,16 @@
 The full form takes some twenty minutes, writes the tables into README.md and the pictures into docs/. ``--quick``
 takes under two minutes on two cores: fewer rounds, fewer queries (rates are extrapolated, and marked so), no README, no
 pictures. The exit status is 1 if fastnw gave a wrong answer; missed goals are in the table.
+
+``--lowdim`` is a report of its own: many keys and queries in few coordinates, every query's certificate, growth and
+memory; in full under fifteen minutes, with ``--quick`` at a tenth of the sizes under two.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -23,11 +24,12 @@ import fastnw  # noqa: E402, F401 (before the next line: what is installed count
 
 sys.path.append(str(ROOT))
 
-from bench import cases, ceiling, checks, machine, measure, table  # noqa: E402
+from bench import cases, ceiling, checks, lowdim_report, machine, measure, record, table  # noqa: E402
 from bench.cases import FASTNW, Case  # noqa: E402
 from bench.checks import Check  # noqa: E402
 from bench.measure import Effort, Timing  # noqa: E402
 from bench.peers import PEERS  # noqa: E402
+from bench.record import Progress  # noqa: E402
 
 FULL, QUICK, SWEEP = Effort(rounds=5, budget=0.5), Effort(rounds=3, budget=0.1), Effort(rounds=3, budget=0.1)
 
@@ -37,9 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     facts = machine.describe()
     partial = bool(options.quick or options.only)
-    path = ROOT / "bench" / "results" / f"{machine.slug(facts)}{'-partial' if partial else ''}.json"
+    path = record.results_path(facts, "-lowdim" if options.lowdim else "", partial)
+    if options.lowdim:
+        return lowdim_report.run(options, facts, path, partial)
     if not options.redraw:
-        _save(path, _measure(options, facts))
+        record.save(path, _measure(options, facts))
     results = _load(path)
     print("\n" + table.text(**results["table"]) + "\n", flush=True)
     if not partial:
@@ -52,19 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="under two minutes; no README, no pictures")
+    parser.add_argument("--lowdim", action="store_true", help="many keys and queries in few coordinates instead")
     parser.add_argument("--only", metavar="NAME", help="cases whose name contains NAME; no README, no pictures")
     parser.add_argument("--redraw", action="store_true", help="measure nothing: tables and pictures of the last run")
     return parser
-
-
-class Progress:
-    """A line for each step, with the time since the start."""
-
-    def __init__(self) -> None:
-        self.start = time.perf_counter()
-
-    def say(self, text: str) -> None:
-        print(f"[{time.perf_counter() - self.start:6.1f} s] {text}", flush=True)
 
 
 def _measure(options: argparse.Namespace, facts: dict) -> dict:
@@ -124,15 +119,9 @@ def _sweeps(clock: Progress) -> dict[str, list[Timing]]:
     }
 
 
-def _save(path: Path, content: dict) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"wrote {path.relative_to(ROOT)}")
-
-
 def _load(path: Path) -> dict:
     """What the tables and the pictures take."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = record.load(path)
     return {
         "table": {
             "machine": content["machine"],

@@ -35,16 +35,16 @@ def goals(cases: list[Case], timings: list[Timing], checks: list[Check]) -> str:
             found = _missing_reason(of_case, goal.against)
             reached = None
             if ratio is not None:
-                found = f"{ratio:.0%}" if goal.against == CEILING else f"{_short(ratio)} ×"
+                found = f"{ratio:.0%}" if goal.against == CEILING else f"{short(ratio)} ×"
                 reached = ratio >= goal.factor
                 if any(timing.disturbed and timing.system in (FASTNW, goal.against) for timing in of_case):
                     found, reached = f"{found} (disturbed: rounds differ by more than 2 ×)", None
-            rows.append([_title(case), goal.against, found, asked, _word(reached)])
+            rows.append([_title(case), goal.against, found, asked, word(reached)])
     for check in checks:
         found = check.reason if check.found is None else f"{check.found:.3g} {check.unit}"
         note = f" ({check.reason})" if check.reason and check.found is not None else ""
-        rows.append([check.name, "", found + note, f"≤ {check.allowed:g} {check.unit}", _word(check.reached)])
-    return _table(["work", "against", "fastnw", "goal", "reached"], rows)
+        rows.append([check.name, "", found + note, f"≤ {check.allowed:g} {check.unit}", word(check.reached)])
+    return markdown(["work", "against", "fastnw", "goal", "reached"], rows)
 
 
 def rates(cases: list[Case], timings: list[Timing]) -> str:
@@ -54,20 +54,20 @@ def rates(cases: list[Case], timings: list[Timing]) -> str:
         of_case = [timing for timing in timings if timing.case == case.name]
         for position, timing in enumerate(of_case):
             rows.append([_title(case) if position == 0 else "", timing.system, *_rate_cells(timing, of_case)])
-    return _table(["work", "system", "Gp/s (min to max)", "fastnw is", "note"], rows)
+    return markdown(["work", "system", "Gp/s (min to max)", "fastnw is", "note"], rows)
 
 
 def _rate_cells(timing: Timing, of_case: list[Timing]) -> list[str]:
     if not timing.seconds:
         return ["", "", f"{timing.status}: {timing.reason}"]
     low, high = (timing.rate(seconds(timing.seconds)) / 1e9 for seconds in (max, min))
-    rate = f"{_short(timing.median_rate / 1e9)} ({_short(low)} to {_short(high)})"
+    rate = f"{short(timing.median_rate / 1e9)} ({short(low)} to {short(high)})"
     ratio = fastnw_over(of_case, timing.system) if timing.system != FASTNW else None
     notes = ["density only"] if timing.what == "density" else []
     notes += [timing.note] if timing.note else []
     notes += ["disturbed"] if timing.disturbed else []
     notes += [f"extrapolated from {timing.m:,} queries"] if timing.extrapolated else []
-    return [rate, "" if ratio is None else f"{_short(ratio)} ×", "; ".join(notes)]
+    return [rate, "" if ratio is None else f"{short(ratio)} ×", "; ".join(notes)]
 
 
 def notes(timings: list[Timing], absent: dict[str, str]) -> str:
@@ -78,15 +78,22 @@ def notes(timings: list[Timing], absent: dict[str, str]) -> str:
 
 
 def heading(machine: dict, rounds: int) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     return (
-        f"{machine['cpu']}, {machine['isa']}, threads: {machine['threads']}, {machine['date'][:10]}; Python "
-        f"{machine['python']}, {versions}. Systems take turns, {rounds} rounds; medians. Every answer is checked "
+        f"{where(machine)} Systems take turns, {rounds} rounds; medians. Every answer is checked "
         "against a NumPy oracle before and after. Gp/s: 10⁹ query–key pairs a second."
     )
 
 
-def write_readme(readme: Path, text: str) -> None:
+def where(machine: dict) -> str:
+    """Machine, day and versions, as a sentence."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+    return (
+        f"{machine['cpu']}, {machine['isa']}, threads: {machine['threads']}, {machine['date'][:10]}; Python "
+        f"{machine['python']}, {versions}."
+    )
+
+
+def write_readme(readme: Path, text: str, start: str = START, end: str = END) -> None:
     """Put `text` between the markers.
 
     Raises
@@ -94,11 +101,11 @@ def write_readme(readme: Path, text: str) -> None:
     ValueError
         The README has no pair of markers.
     """
-    before, start, rest = readme.read_text(encoding="utf-8").partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
-        raise ValueError(f"{readme.name} has no markers {START} and {END}.")
-    readme.write_text(f"{before}{START}\n{text.strip()}\n{END}{after}", encoding="utf-8")
+    before, opened, rest = readme.read_text(encoding="utf-8").partition(start)
+    _, closed, after = rest.partition(end)
+    if not (opened and closed):
+        raise ValueError(f"{readme.name} has no markers {start} and {end}.")
+    readme.write_text(f"{before}{start}\n{text.strip()}\n{end}{after}", encoding="utf-8")
 
 
 def _title(case: Case) -> str:
@@ -116,15 +123,15 @@ def _missing_reason(timings: list[Timing], system: str) -> str:
     return f"{found.status}: {found.reason}" if not found.seconds else "fastnw was not timed"
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
     return f"{number:.3g}" if number < 1000 else f"{number:,.0f}"
 
 
-def _word(reached: bool | None) -> str:
+def word(reached: bool | None) -> str:
     return {True: "yes", False: "**no**", None: "–"}[reached]
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def markdown(head: list[str], rows: list[list[str]]) -> str:
     """Markdown that is legible as plain text too."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in [head, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

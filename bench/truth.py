@@ -15,6 +15,7 @@ PROFILES = {
     "epanechnikov": lambda u2: np.where(u2 <= 1, 1 - u2, 0),
     "boxcar": lambda u2: np.where(u2 <= 1, 1, 0).astype(u2.dtype),
     "1/(1 + u²)²": lambda u2: 1 / (1 + u2) ** 2,
+    "laplacian": lambda u2: np.exp(-np.sqrt(u2)),
     "triangular": lambda u2: np.maximum(1 - np.sqrt(u2), 0),
 }
 

@@ -8,7 +8,7 @@ NumPy functions on plain expressions, so that one line serves arrays here and sc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,8 @@ class Facts:
     # Largest |dκ/du²|·u²: the absolute error of κ for a relative error of u². None: bounded through −log κ instead.
     sensitivity: float | None = None
     inner_product: bool = False
+    # (p, r) of κ = (1 − u^p)^r within u ≤ 1
+    window: tuple[int, int] | None = None
     max_density_dim: float = math.inf  # ∫κ is finite for d up to this
 
 
@@ -236,15 +238,53 @@ _KERNELS = {
             log_ratio=lambda delta, u0: -delta * (u0 + delta / 2),
         ),
         _builtin(
-            "boxcar", lambda u2: u2 * 0.0 + 1.0, "uniform", "tophat", support=1.0, sensitivity=0.0, edge=np.ones_like
+            "boxcar",
+            lambda u2: u2 * 0.0 + 1.0,
+            "uniform",
+            "tophat",
+            support=1.0,
+            window=(1, 0),
+            sensitivity=0.0,
+            edge=np.ones_like,
         ),
-        _builtin("triangular", lambda u2: 1.0 - np.sqrt(u2), "linear", support=1.0, sensitivity=0.5, edge=_one_minus_u),
-        _builtin("epanechnikov", lambda u2: 1.0 - u2, support=1.0, sensitivity=1.0, edge=lambda y: y),
-        _builtin("biweight", lambda u2: (1.0 - u2) ** 2, "quartic", support=1.0, sensitivity=0.5, edge=lambda y: y**2),
-        _builtin("triweight", lambda u2: (1.0 - u2) ** 3, support=1.0, sensitivity=4 / 9, edge=lambda y: y**3),
+        _builtin(
+            "triangular",
+            lambda u2: 1.0 - np.sqrt(u2),
+            "linear",
+            support=1.0,
+            window=(1, 1),
+            sensitivity=0.5,
+            edge=_one_minus_u,
+        ),
+        _builtin(
+            "epanechnikov",
+            lambda u2: 1.0 - u2,
+            support=1.0,
+            window=(2, 1),
+            sensitivity=1.0,
+            edge=lambda y: y,
+        ),
+        _builtin(
+            "biweight",
+            lambda u2: (1.0 - u2) ** 2,
+            "quartic",
+            support=1.0,
+            window=(2, 2),
+            sensitivity=0.5,
+            edge=lambda y: y**2,
+        ),
+        _builtin(
+            "triweight",
+            lambda u2: (1.0 - u2) ** 3,
+            support=1.0,
+            window=(2, 3),
+            sensitivity=4 / 9,
+            edge=lambda y: y**3,
+        ),
         _builtin(
             "tricube",
             lambda u2: (1.0 - u2 * np.sqrt(u2)) ** 3,
+            window=(3, 3),
             support=1.0,
             sensitivity=2 / 3,
             edge=lambda y: (_one_minus_u(y) * (2.0 - y + np.sqrt(1.0 - y))) ** 3,
@@ -307,6 +347,11 @@ _BY_NAME = {alias: kernel for kernel in _KERNELS.values() for alias in (kernel.n
 def names() -> list[str]:
     """The built-in kernels' names, without their aliases."""
     return list(_KERNELS)
+
+
+def built_in() -> Iterator[tuple[str, Kernel]]:
+    """Each built-in kernel with its name."""
+    return iter(_KERNELS.items())
 
 
 def get(kernel: str | Kernel) -> Kernel:

@@ -124,6 +124,7 @@ def test_large_scale_is_checked(finished):
     assert largest <= promise
     assert "20,000 keys" in done.stdout
     assert "2,000 queries, 3-D" in done.stdout
+    assert re.search(r"\d s by (exact|fourier|tree), float32: worth \S+ pairs/s", done.stdout)
 
 
 def test_plain_sums_are_the_definition():

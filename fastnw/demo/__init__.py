@@ -1,4 +1,4 @@
-"""``fastnw demo``: four tasks from a textbook's forty points to 10¹¹ pairs, as one table, CSV files and pictures."""
+"""``fastnw demo``: four tasks from a textbook's forty points to 10¹² pairs, as one table, CSV files and pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastnw.tables import TableError
 if TYPE_CHECKING:
     from fastnw.demo.parts import Job, Result
 
-KEYS, QUERIES = 1_000_000, 100_000
+KEYS, QUERIES = 1_000_000, 1_000_000
 QUICK_KEYS, QUICK_QUERIES = 20_000, 2_000
 
 

@@ -7,11 +7,16 @@
 ``panel(problem) -> int``
     How many queries to accumulate at a time.
 ``accumulate(summary, positions, meter) -> PoolState``
-    The sums of those queries, with bounds. Queries that a method cannot certify it hands on to the next.
+    The sums of those queries, with bounds. Queries that a method cannot certify it hands on to the next, and says so
+    by `note`.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 NAMES = ("auto", "exact", "tree", "moments", "fourier")
@@ -31,3 +36,31 @@ class Refusal:
     """Why a method cannot do a problem."""
 
     reason: str
+
+
+_listeners: list[Counter[str]] = []
+_lock = threading.Lock()
+
+
+@contextmanager
+def answered() -> Iterator[Counter[str]]:
+    """Counts of the queries that another method than the plan's answered, by its name, while the block runs.
+
+    Of all calls in this process: a benchmark makes one at a time.
+    """
+    counts: Counter[str] = Counter()
+    with _lock:
+        _listeners.append(counts)
+    try:
+        yield counts
+    finally:
+        with _lock:
+            _listeners[:] = [other for other in _listeners if other is not counts]  # equal ones stay
+
+
+def note(name: str, number: int) -> None:
+    """Tell who listens that `number` queries are answered by the method `name`, to which they were handed on."""
+    if _listeners:
+        with _lock:
+            for counts in _listeners:
+                counts[name] += number

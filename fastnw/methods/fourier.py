@@ -26,7 +26,7 @@ from fastnw._pack import coordinates, normalised_values
 from fastnw._problem import Problem, row_blocks
 from fastnw._state import PoolState
 from fastnw._threads import Meter, run
-from fastnw.methods import Cost, Refusal, exact
+from fastnw.methods import Cost, Refusal, exact, tree
 
 if TYPE_CHECKING:
     from fastnw._plan import Plan
@@ -189,8 +189,9 @@ class Summary:
         return box_of(self.problem)
 
     @cached_property
-    def exact(self) -> exact.Summary:
-        return exact.summarise(self.problem, self.plan)
+    def next(self) -> tree.Next:
+        """For queries handed on, and probes."""
+        return tree.Next(self.problem, self.plan)
 
     def prepare(self, meter: Meter) -> None:
         """Make what is kept of the keys."""
@@ -215,7 +216,7 @@ def panel(problem: Problem) -> int:
 
 
 def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
-    """The sums of those queries, each with a bound; from `exact` where this method's does not keep the promise."""
+    """The sums of those queries, each with a bound; from the next method where this one's does not keep the promise."""
     problem, m = summary.problem, len(positions)
     state = PoolState.empty(m, problem.c)
     inside = np.flatnonzero(_inside(summary.box, problem, positions))
@@ -227,15 +228,8 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
     certified = exact.accurate(problem, state, problem.promise) & (state.mass > 0)
     again = np.flatnonzero(~certified)
     if len(again):
-        state.put(again, _handed_on(summary, positions[again], meter))
+        state.put(again, summary.next.accumulate(positions[again], meter))
     return state
-
-
-def _handed_on(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
-    """By `exact`, panel by panel."""
-    step = exact.panel(summary.problem)
-    parts = [exact.accumulate(summary.exact, positions[i : i + step], meter) for i in range(0, len(positions), step)]
-    return parts[0] if len(parts) == 1 else PoolState.stacked(parts)
 
 
 def _scaled(problem: Problem, box: Box, points: NDArray[Any]) -> Floats:
@@ -376,7 +370,7 @@ def _measured_error(
     some = np.unique(np.linspace(0, len(positions) - 1, PROBES // 2).astype(np.intp))
     least = np.argpartition(sums[:, 0], min(PROBES // 2, len(positions)) - 1)[: PROBES // 2]
     probes = np.unique(np.concatenate([some, least]))
-    direct = exact.sweep(summary.exact, positions[probes], np.dtype(np.float64), meter)
+    direct = exact.sweep(summary.next.exact, positions[probes], np.dtype(np.float64), meter)
     factor = np.exp(direct.shift)[:, None]
     right = np.concatenate([direct.mass[:, None], direct.total], axis=1) * factor
     allowed = rounding[probes, None] + direct.mass_error[:, None] * factor

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw import kernels
 from fastnw._pack import normalised_values
 from fastnw._problem import Problem, row_blocks
 from fastnw._state import PoolState
 from fastnw._threads import Meter, check_stop, run
-from fastnw.methods import Cost, Refusal, exact
+from fastnw.methods import Cost, Refusal, exact, tree
 from fastnw.methods._moments import Sums, block, find_cells
 
 if TYPE_CHECKING:
@@ -35,14 +36,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 # (p, r) of κ = (1 − u^p)^r; and κ·exp(s·u) as a polynomial in s·u, and s.
-WINDOWS = {
-    "boxcar": (1, 0),
-    "triangular": (1, 1),
-    "epanechnikov": (2, 1),
-    "biweight": (2, 2),
-    "triweight": (2, 3),
-    "tricube": (3, 3),
-}
+WINDOWS = {name: kernel.facts.window for name, kernel in kernels.built_in() if kernel.facts and kernel.facts.window}
 DECAYING = {
     "laplacian": ((1.0,), 1.0),
     "matern32": ((1.0, 1.0), math.sqrt(3.0)),
@@ -279,9 +273,9 @@ class Summary:
         return ranks
 
     @cached_property
-    def exact(self) -> Any:
+    def next(self) -> tree.Next:
         """For queries handed on."""
-        return exact.summarise(self.problem, self.plan)
+        return tree.Next(self.problem, self.plan)
 
 
 def summarise(problem: Problem, plan: Plan) -> Summary:
@@ -291,7 +285,7 @@ def summarise(problem: Problem, plan: Plan) -> Summary:
 def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
     """The sums of those queries, each with a certified bound; those of too large a bound by `exact`."""
     if not summary.keys.usable:
-        return exact.accumulate(summary.exact, positions, meter)
+        return summary.next.accumulate(positions, meter)
     problem, m = summary.problem, len(positions)
     state = PoolState.empty(m, problem.c)
     if not len(summary.keys.x):
@@ -313,7 +307,7 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
     run(task, math.ceil(m / QUERIES), summary.plan.n_threads, meter)
     left = np.flatnonzero(np.isinf(state.mass_error))
     if len(left):
-        state.put(left, exact.accumulate(summary.exact, positions[left], meter))
+        state.put(left, summary.next.accumulate(positions[left], meter))
     return state
 
 

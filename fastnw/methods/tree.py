@@ -29,13 +29,13 @@ from fastnw._pack import pack_inverse, pack_queries
 from fastnw._problem import Problem
 from fastnw._state import PoolState
 from fastnw._threads import Meter, check_stop, run
-from fastnw.methods import Cost, Refusal, exact, gathered, reach, tails
+from fastnw.methods import Cost, Refusal, exact, gathered, note, reach, tails
 from fastnw.methods.kdtree import FLOAT64, LEAF, Positions, Tree, build, moments, sorted_order, terms_of
-from fastnw.methods.moments import UNIT, WINDOWS
 
 if TYPE_CHECKING:
     from fastnw._plan import Plan
 
+UNIT = 2.0**-53
 SHARE = 0.5  # of the promise, for what is left out; rounding takes the rest
 QUERIES = 1 << 11  # a task
 TASK_PAIRS = 2e8  # after which Ctrl-C is heard: about 0.2 s
@@ -86,8 +86,11 @@ def _shares(problem: Problem) -> reach.Shares:
 
 def _power(problem: Problem) -> int | None:
     """The power of a kernel (1 − u²)^power, if there are moments for it."""
-    base, power = WINDOWS.get(problem.kernel.name, (1, 1))
-    return power if (base == 2 or power == 0) and problem.key_scale is None else None
+    facts = problem.kernel.facts
+    if facts is None or facts.window is None or problem.key_scale is not None:
+        return None
+    base, power = facts.window
+    return power if base == 2 or power == 0 else None
 
 
 def _moment_numbers(problem: Problem) -> int:
@@ -207,6 +210,38 @@ def accumulate(summary: Summary, positions: Positions, meter: Meter) -> PoolStat
     limit = exact.exponent_limit(summary.exact, positions, state.log_mass()) if known else problem.promise
     again = np.flatnonzero(~exact.accurate(problem, state, limit))
     if len(again):
+        note("exact", len(again))
         next_method = tails if known else exact
         state.put(again, next_method.accumulate(summary.exact, positions[again], meter))
     return state
+
+
+@dataclass
+class Next:
+    """Where other methods hand on the queries that they cannot certify: here or to `exact`, whichever takes less."""
+
+    problem: Problem
+    plan: Plan
+
+    @cached_property
+    def tree(self) -> Summary:
+        return summarise(self.problem, self.plan)
+
+    @cached_property
+    def exact(self) -> exact.Summary:
+        return exact.summarise(self.problem, self.plan)
+
+    def accumulate(self, positions: Positions, meter: Meter) -> PoolState:
+        """The sums of those queries, panel by panel."""
+        problem, tiles = self.problem, self.plan.tiles
+        asked = problem.asked(problem.queries[positions], kernel=problem.kernel, tol=problem.tol)
+        here = cost(asked, tiles, 1, FLOAT64)
+        by_tree = isinstance(here, Cost) and here.seconds < exact.cost(asked, tiles, 1, self.plan.dtype).seconds
+        note("tree" if by_tree else "exact", len(positions))
+        step = panel(problem) if by_tree else exact.panel(problem)
+        parts = [positions[i : i + step] for i in range(0, len(positions), step)]
+        states = [
+            accumulate(self.tree, part, meter) if by_tree else exact.accumulate(self.exact, part, meter)
+            for part in parts
+        ]
+        return states[0] if len(states) == 1 else PoolState.stacked(states)
