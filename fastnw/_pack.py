@@ -19,6 +19,7 @@ from fastnw._state import Rows
 
 Array = NDArray[Any]
 
+LEAST_SPREAD = 1e-300
 RAW_VALUES = 3.0  # |centre|/half up to which values are summed as they are
 PART = 1 << 15  # values normalised at a time
 VECTOR = 16  # elements of the longest vector: rows of values are filled up to a multiple
@@ -145,9 +146,11 @@ def are_rows(array: Array, dtype: Any) -> bool:
 
 
 def keeps_values(problem: Problem, dtype: Any) -> bool:
-    """Whether values can be summed as they are: so near 0 that centring afterwards costs two digits at most."""
+    """Whether values can be summed as they are: so near 0 that centring afterwards costs two digits at most, and not so
+    small that dividing by their spread overflows."""
     centre, half = problem.values_centre
-    return are_rows(problem.values, dtype) and bool(np.all(np.abs(centre) <= RAW_VALUES * half))
+    fit = (np.abs(centre) <= RAW_VALUES * half) & ((half == 0) | (half > LEAST_SPREAD))
+    return are_rows(problem.values, dtype) and bool(np.all(fit))
 
 
 def coordinates(problem: Problem, points: Array) -> Array:

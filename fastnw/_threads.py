@@ -30,8 +30,11 @@ def check_stop() -> None:
         raise _Stopped
 
 
-def run(task: Callable[[int], float], n_tasks: int, n_threads: int, meter: Meter) -> None:
+def run(task: Callable[[int], float], n_tasks: int, n_threads: int, meter: Meter, *, detachable: bool = False) -> None:
     """Call ``task(0) … task(n_tasks − 1)``, each of some milliseconds; what a task returns is added to the meter.
+
+    A task may take a second if it is `detachable`: then Ctrl-C does not wait for it, and it ends alone. It must only
+    write to what nobody reads any more after an exception.
 
     Which thread takes which task is left to chance, so tasks must write to places of their own. Threads live for one
     call: starting one takes 50 µs, and a pool that outlives the call would not survive a fork.
@@ -39,9 +42,10 @@ def run(task: Callable[[int], float], n_tasks: int, n_threads: int, meter: Meter
     Raises
     ------
     BaseException
-        The first exception of a task, or KeyboardInterrupt in the caller; by then no task is running.
+        The first exception of a task, or KeyboardInterrupt in the caller; by then no task is running that is not
+        `detachable`.
     """
-    if n_threads == 1 or n_tasks == 1:
+    if (n_threads == 1 or n_tasks == 1) and not detachable:
         for i in range(n_tasks):
             meter.add(task(i))
         return
@@ -79,7 +83,8 @@ def run(task: Callable[[int], float], n_tasks: int, n_threads: int, meter: Meter
         wait(lambda: n_workers)
     finally:
         stop.set()
-        wait(lambda: len(begun))  # whoever begins later finds the run stopped
+        if not detachable:
+            wait(lambda: len(begun))  # whoever begins later finds the run stopped
     if failures:
         raise failures[0]
 

@@ -124,10 +124,11 @@ cdef double _weights(
 
 cdef void _add_values(
     const real* s, Py_ssize_t m, const real* values, Py_ssize_t stride, Py_ssize_t c, Py_ssize_t n, const double* gained,
-    const double* centre, const double* spread, double* total, real* sums,
+    const double* centre, const double* factor, double* total, real* sums,
 ) noexcept nogil:
-    """total (m, c) += s (m, n) (values - centre)/spread: values are raw, states are not."""
+    """total (m, c) += s (m, n) (values - centre) factor: values are raw, states are not."""
     cdef Py_ssize_t i = 0, k
+    cdef double less
     if m <= FEW or c % VECTOR == 0:
         while i + FASTNW_GROUP <= m and c % VECTOR == 0:
             if real is float:
@@ -140,15 +141,16 @@ cdef void _add_values(
     else:
         _gemm(b"N", <int>c, <int>m, <int>n, values, <int>stride, s, <int>n, <real>0, sums, <int>c)
     for i in range(m):
+        less = gained[i]
         for k in range(c):
-            total[i * c + k] += (<double>sums[i * c + k] - centre[k] * gained[i]) / spread[k]
+            total[i * c + k] += (<double>sums[i * c + k] - centre[k] * less) * factor[k]
 
 
 cdef double _product_tile(
     bint inner, const real* queries, const real* scaled, const real* half, Py_ssize_t m, const real* keys,
     Py_ssize_t key_stride, Py_ssize_t d, const real* values, Py_ssize_t value_stride, Py_ssize_t c, const real* weights,
     const real* inv2, Py_ssize_t n, Py_ssize_t strip, const int64_t* own, double* shift, double* mass, double* total,
-    const double* centre, const double* spread,
+    const double* centre, const double* factor,
 ) noexcept nogil:
     cdef bint few = m <= FEW and not inner
     cdef Py_ssize_t i, k, start = 0, length, self_at
@@ -185,7 +187,7 @@ cdef double _product_tile(
             gained[i] = _weights(s + i * length, bias, <real>0 if few else half[i], weights, length, self_at,
                                  shift + i, mass + i, total + i * c, c)
         if c > 0:
-            _add_values(s, m, values, value_stride, c, length, gained, centre, spread, total, sums)
+            _add_values(s, m, values, value_stride, c, length, gained, centre, factor, total, sums)
         start += length
         keys += length * key_stride
         values += length * value_stride
@@ -199,7 +201,7 @@ cdef double _product_tile(
 def product_tile(
     bint inner, const real[:, ::1] queries, const real[:, ::1] scaled, const real[::1] half, const real[:, :] keys,
     const real[:, :] values, const real[::1] weights, const real[::1] inv2, const int64_t[::1] own, double[::1] shift,
-    double[::1] mass, double[:, ::1] total, const double[::1] centre, const double[::1] spread, Py_ssize_t strip,
+    double[::1] mass, double[:, ::1] total, const double[::1] centre, const double[::1] factor, Py_ssize_t strip,
 ):
     """Add the sums of rows of keys to the state of a query block, in place; see backends/compiled.py.
 
@@ -224,7 +226,7 @@ def product_tile(
             inner, &queries[0, 0], &scaled[0, 0], &half[0], m, &keys[0, 0], keys.strides[0] // <Py_ssize_t>sizeof(real),
             d, &values[0, 0] if c > 0 else &none, values.strides[0] // <Py_ssize_t>sizeof(real) if c > 0 else 0, c, w,
             &inv2[0], n, strip, owns, &shift[0], &mass[0], &total[0, 0] if c > 0 else &nothing,
-            &centre[0] if c > 0 else &nothing, &spread[0] if c > 0 else &nothing)
+            &centre[0] if c > 0 else &nothing, &factor[0] if c > 0 else &nothing)
     if norm < 0:
         raise MemoryError("no memory for a tile of products")
     return norm

@@ -225,11 +225,15 @@ def test_the_inner_loop_of_products_is_products(capability, tmp_path):
     assert registers <= 255
 
 
-KINDS = ["float16", "float32", "float64", "int8", "uint8", "int64", "uint64", "boolean"]
+# quickly each width and kind once, with and without gaps; the others are the same code
+KINDS = [("float32", True), ("float64", False), ("float16", True), ("int64", True), ("boolean", False)]
+OTHER_KINDS = [(kind, gaps) for kind in ("int8", "uint8", "uint64") for gaps in (True, False)]
+OTHER_KINDS += [(kind, not contiguous) for kind, contiguous in KINDS]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("contiguous", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "contiguous"), KINDS + [pytest.param(*other, marks=pytest.mark.slow) for other in OTHER_KINDS]
+)
 def test_what_reads_arrays_on_the_device_compiles_for_every_type(kind, contiguous):
     from numba import cuda, types
 

@@ -255,7 +255,7 @@ def product_tile(
             state.mass,
             state.total,
             keys.centre,
-            keys.spread,
+            1.0 / keys.spread,
             strip,
         )
     )

@@ -47,16 +47,16 @@ ROUNDING = 1e-11  # of a mass, beyond what the probes show: they are fewer where
 # Roundings, in units of the period, of how a query lies to a key: for each three up to its angle, of at most half the
 # period, and in finufft, which adds 1/2 and takes the rest as a place on the grid, another two.
 PLACE = 8 * 2.0**-53
-# Keys or queries a transform. Ctrl-C is heard between them: after 0.1 s, or 1.3 s for 10⁷ modes in three coordinates,
-# where twice as many would spare a quarter of the time.
+# Keys or queries a transform, of 0.1 s, or 1.3 s for 10⁷ modes in three coordinates, where twice as many would spare a
+# quarter of the time.
 BLOCK = {1: 1 << 19, 2: 1 << 18, 3: 1 << 18}
 PANEL = 1 << 21  # queries at a time
 WIDEST = 1e8  # bandwidths
 MOST_BYTES = 1 << 30  # of transforms at a time
 
-# Nanoseconds to spread or interpolate a point, by dimension and cells of the spreading kernel, and for a number of the
-# grid and log2 of their number in the transform. Measured on one Zen 4 core, ±30 %.
-POINT, CELL, GRID = 25.0, 0.65, 1.1
+# Nanoseconds for a point, for a cell of the grid that it is spread to or interpolated from, by dimension, and for a
+# number of the grid and log2 of their number in the transform. Measured on one Zen 4 core, ±30 %.
+POINT, CELL, GRID = 35.0, {1: 4.0, 2: 1.1, 3: 0.37}, 1.65
 
 
 @dataclass(frozen=True)
@@ -142,14 +142,14 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
         return Refusal(f"would need {box.size:.2g} Fourier modes: the keys span {span:.2g} bandwidths")
     if box.place * math.sqrt(2 * math.log(problem.total_weight + 1)) > problem.promise:
         return Refusal(f"rounds places by {box.place:.1g} bandwidths: the keys span {span:.2g} of them")
-    point = POINT + CELL * box.cells
+    point = POINT + CELL[problem.d] * box.cells
     grid = box.size * box.upsampling**problem.d
     transform = GRID * grid * math.log2(grid + 2)
-    transforms = (problem.c + 2) // 2
-    tasks = math.ceil(problem.n / BLOCK[problem.d]) + math.ceil(problem.m / BLOCK[problem.d])
-    seconds = (
-        1e-9 * transforms * ((problem.n + problem.m) * point + tasks * transform) / min(n_threads, tasks, box.at_once)
-    )
+    transforms, seconds = (problem.c + 2) // 2, 0.0
+    for size in (problem.n, problem.m):
+        tasks = math.ceil(size / BLOCK[problem.d])
+        at_once = max(min(n_threads, tasks, box.at_once), 1)
+        seconds += 1e-9 * transforms * (size * point / at_once + math.ceil(tasks / at_once) * transform)
     probes = float(min(PROBES, problem.m)) * problem.n
     seconds += 1e-9 * (0.6 * probes / n_threads + 100.0 * problem.m + 5e6)
     in_flight = min(n_threads, box.at_once)
@@ -285,7 +285,7 @@ def _coefficients(problem: Problem, plan: Plan, box: Box, meter: Meter) -> list[
 
     for first in range(0, len(blocks), at_once):
         some = range(first, min(first + at_once, len(blocks)))
-        run(lambda k, some=some: transform(some[k]), len(some), at_once, meter)  # type: ignore[misc]
+        run(lambda k, some=some: transform(some[k]), len(some), at_once, meter, detachable=True)  # type: ignore[misc]
         for i in some:
             for sums, part in zip(found, results.pop(i), strict=True):
                 sums += part
@@ -335,7 +335,7 @@ def _sums(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> Floats
             sums[rows] -= _own(problem, mine)
         return float(len(mine))
 
-    run(transform, len(blocks), min(summary.plan.n_threads, box.at_once), meter)
+    run(transform, len(blocks), min(summary.plan.n_threads, box.at_once), meter, detachable=True)
     return sums
 
 

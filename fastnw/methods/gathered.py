@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw._pack import KeyBlock, empty_values
+from fastnw._pack import KeyBlock, aligned_rows, empty_values
 from fastnw._state import PoolState
 from fastnw.kernels import Kernel
 from fastnw.methods.kdtree import LEAF, Tree
@@ -89,10 +89,11 @@ def _box_squares(tree: Tree, inverse: Floats, queries: Floats) -> Floats:
 def _gathered(tree: Tree, leaves: NDArray[np.intp]) -> KeyBlock:
     at = (leaves[:, None] * LEAF + np.arange(LEAF)).ravel()
     block = tree.block
+    coords = aligned_rows(len(block.coords), len(at), np.float64)
     values = empty_values(len(block.values), len(at), np.float64)
-    values[...] = block.values[:, at]
+    coords[...], values[...] = block.coords[:, at], block.values[:, at]
     scale = None if block.scale is None else block.scale[at]
-    return KeyBlock(0, np.ascontiguousarray(block.coords[:, at]), scale, block.weights[at], True, values)
+    return KeyBlock(0, coords, scale, block.weights[at], True, values)
 
 
 def _places(leaves: NDArray[np.intp], own: NDArray[np.int64]) -> NDArray[np.int64]:

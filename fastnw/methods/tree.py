@@ -41,7 +41,7 @@ QUERIES = 1 << 11  # a task
 TASK_PAIRS = 2e8  # after which Ctrl-C is heard: about 0.2 s
 PANEL_BYTES = 128 << 20  # of the queries worked on at a time: coordinates and states, sorted and not
 
-MANY_PAIRS = 1e6  # fewer than these are not worth a look at the data
+MANY_PAIRS = 2e7  # fewer than these, 10 ms, are not worth a look at the data
 MANY_KEYS = 64 * LEAF  # in a window, from which moments are worth their making
 LIGHT = 40  # numbers in a node's moments up to which a leaf's take less time than its keys
 
