@@ -149,7 +149,7 @@ def moments(tree: Tree, inverse: Floats, power: int, n_threads: int) -> NDArray[
     their rounding small.
     """
     d, size = tree.block.coords.shape
-    rows = np.concatenate([tree.block.weights[None], tree.block.values]) if d else tree.block.values
+    rows = np.concatenate([tree.block.weights[None], tree.block.values])
     terms = list(_monomials(power, d + 2))
     centres = tree.low * 0.5 + tree.high * 0.5
     found = np.empty((tree.low.shape[1], len(terms), len(rows)))
