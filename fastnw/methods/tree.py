@@ -11,6 +11,10 @@ summed is summed as in `exact`.
   That is judged by the mass itself, known from below from the leaves nearest to the query, however far they are
   (compare Gray and Moore, 2003, Nonparametric density estimation: toward computational tractability).
 
+Nodes are not approximated by an expansion about their mean: to first order its relative error is max(1, u²)/2 times the
+mean squared distance from it, so for tol=1e-4 a leaf would have to be smaller than a hundredth of a bandwidth, and for
+the default than a ten-thousandth. In one coordinate `moments`, in up to three `fourier` do what that would.
+
 Sums are in float64, for float32 data too. Queries whose exponents have no digits left go to `tails` (those of a user's
 kernel to `exact`).
 """
