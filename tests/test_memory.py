@@ -78,8 +78,8 @@ print(taken)
 
 MATRIX = "bandwidth=np.diag(np.arange(1.0, {d} + 1))"
 CASES = [
-    Case("very many coordinates", m=40, n=400, d=30_000),
-    Case("very many coordinates float64", m=40, n=200, d=30_000, dtype="float64", options='kernel="laplacian"'),
+    Case("very many coordinates", m=33, n=80, d=30_000),
+    Case("very many coordinates float64", m=33, n=40, d=30_000, dtype="float64", options='kernel="laplacian"'),
     Case("very many values", m=300, n=900, columns=10_000),
     Case("products, very many values", m=300, n=900, d=64, columns=10_000),
     Case("products, one query", m=1, n=300_000, d=64, columns=64, options="bandwidth=4.0"),
@@ -109,7 +109,7 @@ CASES = [
     Case(
         "ties in far tails on 16 threads",
         m=512,
-        n=4_000,
+        n=2_500,
         d=40,
         dtype="float64",
         arrange="queries += 1e6; keys *= 1e-9",
@@ -129,7 +129,7 @@ CASES = [
     Case(
         "edges of windows on 16 threads",
         m=512,
-        n=8_000,
+        n=3_000,
         d=40,
         columns=2,
         dtype="float64",
