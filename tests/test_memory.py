@@ -165,13 +165,14 @@ print(peak(lambda: fastnw.attention_weights(queries, keys, top_k=10)))
 
 
 def test_density_takes_no_copy_of_the_keys_scales():
+    """A copy takes 115 MiB; without any it is 50 to 67, most of it what the allocator keeps for its threads."""
     program = f"""{PREAMBLE}
 dtype = np.float32
 fastnw.density(normal(20, 3), normal(500, 3), key_scale=np.ones(500))
-queries, keys, scale = normal(5, 1), normal(10_000_000, 1), np.ones(10_000_000, np.float32)
+queries, keys, scale = normal(5, 1), normal(30_000_000, 1), np.ones(30_000_000, np.float32)
 print(peak(lambda: fastnw.density(queries, keys, key_scale=scale)))
 """
-    assert float(fresh.run(program)) <= LIMIT
+    assert float(fresh.run(program)) <= 100
 
 
 def test_the_mean_for_empty_windows_takes_no_copy_of_the_values():
