@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.skipif(not INSTALLED, reason="numba-cuda is not installed")
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_in_the_simulator():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(HERE.parent)]
     command += ["-c", str(HERE.parent / "pyproject.toml"), str(HERE / "cuda")]
