@@ -79,7 +79,7 @@ cdef void _stage_leaves(const Tree* tree, Query* q, Scratch* scratch, const int3
         stop = i + 1
         while stop < count and leaves[stop] == leaves[stop - 1] + 1 and (stop - i) * LEAF < SUM_STRIP:
             stop += 1
-        _stage_keys(tree, q, scratch, leaves[i] * LEAF, (stop - i) * LEAF)
+        _stage_keys(tree, q, scratch, <Py_ssize_t>leaves[i] * LEAF, (stop - i) * LEAF)
         i = stop
 
 
@@ -92,7 +92,7 @@ cdef void _add_leaves(const Tree* tree, Query* q, Scratch* scratch, int32_t* lea
         k = 0
         for i in range(count):
             if leaves[i] == q.own // LEAF:
-                _stage_keys(tree, q, scratch, leaves[i] * LEAF, LEAF)
+                _stage_keys(tree, q, scratch, <Py_ssize_t>leaves[i] * LEAF, LEAF)
             else:
                 leaves[k] = leaves[i]
                 k += 1
@@ -135,7 +135,7 @@ cdef void _approach(const Tree* tree, Query* q, Scratch* scratch) noexcept nogil
     cdef Py_ssize_t i, first
     for i in range(scratch.count):
         if scratch.squares[i] * SLACK <= nearest:
-            first = scratch.found[i] * LEAF
+            first = <Py_ssize_t>scratch.found[i] * LEAF
             _scores(tree.kernel, &s[0], q.at, tree.inverse, tree.scale + first if tree.scale != NULL else NULL,
                     tree.keys + first, tree.stride, tree.d, LEAF)
             if 0 <= q.own - first < LEAF:

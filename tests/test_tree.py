@@ -240,6 +240,10 @@ def test_the_order_is_a_tree(shape, n, monkeypatch):
     check_node(order)
 
 
+def test_the_tiles_count_keys_and_children_alike(level):
+    assert (compiled._active.leaf, compiled._active.fan) == (kdtree.LEAF, kdtree.FAN)
+
+
 def test_a_split_of_little():
     order = np.arange(5)
     assert split(cloud(5, 1), np.ones(1), order, 32, False) == 5
