@@ -32,6 +32,8 @@ class Facts:
     edge: Formula | None = None
     # Largest |dκ/du²|·u²: the absolute error of κ for a relative error of u². None: bounded through −log κ instead.
     sensitivity: float | None = None
+    # −2 dκ/du², over κ for kernels that work on logs: what an error, or a gradient, of the squared distance multiplies.
+    slope: Formula | None = None
     inner_product: bool = False
     # (p, r) of κ = (1 − u^p)^r within u ≤ 1
     window: tuple[int, int] | None = None
@@ -214,6 +216,16 @@ def _cauchy_log_ratio(delta: Any, u0: Any) -> Any:
     return 2.0 * np.log(np.hypot(1.0, u0) / np.hypot(1.0, u0 + delta))
 
 
+def _logistic_slope(u2: Any) -> Any:
+    u = np.maximum(np.sqrt(u2), 1e-150)
+    return np.tanh(u / 2.0) / u
+
+
+def _matern52_slope(u2: Any) -> Any:
+    z = SQRT5 * np.sqrt(u2)
+    return (5.0 / 3.0) / (1.0 + z * (z / (1.0 + z)) / 3.0)
+
+
 def _one_minus_u(y: Any) -> Any:
     """1 − u from 1 − u²."""
     return y / (1.0 + np.sqrt(1.0 - y))
@@ -236,6 +248,7 @@ _KERNELS = {
             lambda u2: np.exp(-0.5 * u2),
             log_profile=lambda u2: -0.5 * u2,
             log_ratio=lambda delta, u0: -delta * (u0 + delta / 2),
+            slope=lambda u2: u2 * 0.0 + 1.0,
         ),
         _builtin(
             "boxcar",
@@ -246,6 +259,7 @@ _KERNELS = {
             window=(1, 0),
             sensitivity=0.0,
             edge=np.ones_like,
+            slope=lambda u2: u2 * 0.0,
         ),
         _builtin(
             "triangular",
@@ -255,6 +269,7 @@ _KERNELS = {
             window=(1, 1),
             sensitivity=0.5,
             edge=_one_minus_u,
+            slope=lambda u2: 1.0 / np.sqrt(u2),
         ),
         _builtin(
             "epanechnikov",
@@ -263,6 +278,7 @@ _KERNELS = {
             window=(2, 1),
             sensitivity=1.0,
             edge=lambda y: y,
+            slope=lambda u2: u2 * 0.0 + 2.0,
         ),
         _builtin(
             "biweight",
@@ -272,6 +288,7 @@ _KERNELS = {
             window=(2, 2),
             sensitivity=0.5,
             edge=lambda y: y**2,
+            slope=lambda u2: 4.0 * (1.0 - u2),
         ),
         _builtin(
             "triweight",
@@ -280,6 +297,7 @@ _KERNELS = {
             window=(2, 3),
             sensitivity=4 / 9,
             edge=lambda y: y**3,
+            slope=lambda u2: 6.0 * (1.0 - u2) ** 2,
         ),
         _builtin(
             "tricube",
@@ -288,6 +306,7 @@ _KERNELS = {
             support=1.0,
             sensitivity=2 / 3,
             edge=lambda y: (_one_minus_u(y) * (2.0 - y + np.sqrt(1.0 - y))) ** 3,
+            slope=lambda u2: 9.0 * np.sqrt(u2) * (1.0 - u2 * np.sqrt(u2)) ** 2,
         ),
         # cos(πu/2) written as a sine, which keeps its digits where κ goes to 0
         _builtin(
@@ -296,6 +315,7 @@ _KERNELS = {
             support=1.0,
             sensitivity=math.pi / 4,
             edge=lambda y: np.sin(0.5 * math.pi * _one_minus_u(y)),
+            slope=lambda u2: 0.25 * math.pi**2 * np.sinc(0.5 * np.sqrt(u2)),
         ),
         _builtin(
             "laplacian",
@@ -303,12 +323,14 @@ _KERNELS = {
             "exponential",
             log_profile=lambda u2: -np.sqrt(u2),
             log_ratio=lambda delta, u0: -delta,
+            slope=lambda u2: 1.0 / np.sqrt(u2),
         ),
         _builtin(
             "matern32",
             lambda u2: (1.0 + SQRT3 * np.sqrt(u2)) * np.exp(-SQRT3 * np.sqrt(u2)),
             log_profile=_log(lambda z: np.log1p(z) - z, SQRT3),
             log_ratio=_matern32_log_ratio,
+            slope=lambda u2: 3.0 / (1.0 + SQRT3 * np.sqrt(u2)),
         ),
         _builtin(
             "matern52",
@@ -316,6 +338,7 @@ _KERNELS = {
             # 1 + z + z²/3 in two factors, since z² overflows before u² does
             log_profile=_log(lambda z: np.log1p(z) + np.log1p(z * (z / (1.0 + z)) / 3.0) - z, SQRT5),
             log_ratio=_matern52_log_ratio,
+            slope=_matern52_slope,
         ),
         _builtin(
             "cauchy",
@@ -323,14 +346,22 @@ _KERNELS = {
             max_density_dim=1,
             sensitivity=0.25,
             log_ratio=_cauchy_log_ratio,
+            slope=lambda u2: 2.0 / (1.0 + u2) ** 2,
         ),
         _builtin(
             "logistic",
             lambda u2: 4.0 * np.exp(-np.sqrt(u2)) / (1.0 + np.exp(-np.sqrt(u2))) ** 2,
             log_profile=_log(lambda u: math.log(4.0) - u - 2.0 * np.log1p(np.exp(-u)), 1.0),
             log_ratio=_logistic_log_ratio,
+            slope=_logistic_slope,
         ),
-        _builtin("constant", lambda u2: u2 * 0.0 + 1.0, max_density_dim=0, sensitivity=0.0),
+        _builtin(
+            "constant",
+            lambda u2: u2 * 0.0 + 1.0,
+            max_density_dim=0,
+            sensitivity=0.0,
+            slope=lambda u2: u2 * 0.0,
+        ),
         _builtin(
             "dot",
             lambda score: np.exp(score),
