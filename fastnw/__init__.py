@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from fastnw._config import show_config
     from fastnw._plan import Plan
     from fastnw._pool import density, plan, pool
-    from fastnw._warnings import AccuracyWarning, EmptyWindowWarning
+    from fastnw._warnings import AccuracyWarning, BandwidthWarning, EmptyWindowWarning
     from fastnw._weights import attention_weights
     from fastnw.estimators import KernelDensity, NadarayaWatsonClassifier, NadarayaWatsonRegressor
     from fastnw.kernels import Kernel
+    from fastnw.selection.result import BandwidthSelection
+    from fastnw.selection.select import select_bandwidth
 
 _HOMES = {
     "pool": "_pool",
@@ -30,15 +32,20 @@ _HOMES = {
     "Kernel": "kernels",
     "show_config": "_config",
     "AccuracyWarning": "_warnings",
+    "BandwidthWarning": "_warnings",
     "EmptyWindowWarning": "_warnings",
     "NadarayaWatsonRegressor": "estimators",
     "NadarayaWatsonClassifier": "estimators",
     "KernelDensity": "estimators",
+    "select_bandwidth": "selection.select",
+    "BandwidthSelection": "selection.result",
 }
 _MODULES = ("kernels", "bandwidth", "plotting")
 
 __all__ = [
     "AccuracyWarning",
+    "BandwidthSelection",
+    "BandwidthWarning",
     "EmptyWindowWarning",
     "Kernel",
     "KernelDensity",
@@ -52,6 +59,7 @@ __all__ = [
     "plan",
     "plotting",
     "pool",
+    "select_bandwidth",
     "show_config",
 ]
 

@@ -17,11 +17,18 @@ from fastnw._validation import check_bandwidth, trusted
 from fastnw.kernels import Kernel
 
 FLOATS = [np.float64, np.float32]
+CRITERIA = ("loo", "aicc")  # of `select_bandwidth`, as bandwidths
 
 # Names of kernels, methods and backends are left to the functions that know them: their errors say more.
 COMMON_CONSTRAINTS: dict[str, Any] = {
     "kernel": [str, Kernel],
-    "bandwidth": [Interval(Real, 0, None, closed="neither"), StrOptions(set(bandwidth.RULES)), list, tuple, np.ndarray],
+    "bandwidth": [
+        Interval(Real, 0, None, closed="neither"),
+        StrOptions({*bandwidth.RULES, *CRITERIA}),
+        list,
+        tuple,
+        np.ndarray,
+    ],
     "method": [str],
     "backend": [str],
     "n_jobs": [Integral, None],
@@ -33,16 +40,38 @@ class KernelEstimator(BaseEstimator):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = COMMON_CONSTRAINTS
 
+    # what bandwidth="loo" leaves out to judge by: see `selection.select.LOSSES`
+    _loss: ClassVar[str] = "squares"
+
     def _fit_keys(self, X: np.ndarray, sample_weight: Any) -> None:
         kernel = kernels.get(self.kernel)
         weights = None if sample_weight is None else _checked_weights(sample_weight, X)
-        if isinstance(self.bandwidth, str):
-            names = getattr(self, "feature_names_in_", None)
+        names = getattr(self, "feature_names_in_", None)
+        self._keys, self._weights = X, weights
+        if isinstance(self.bandwidth, str) and self.bandwidth in CRITERIA:
+            h = self._selected(X, weights, kernel, names)
+        elif isinstance(self.bandwidth, str):
             h = bandwidth.rule_bandwidth(X, self.bandwidth, kernel, weights, feature_names=names)
         else:
             h = check_bandwidth(self.bandwidth, X.shape[1])
         self.bandwidth_ = float(h) if h.ndim == 0 else h
-        self._keys, self._weights = X, weights
+
+    def _selected(self, X: np.ndarray, weights: Any, kernel: Kernel, names: Any) -> np.ndarray:
+        from fastnw.selection.select import selected
+
+        values = self._values_kept()
+        self.selection_ = selected(
+            X,
+            None if values is None else values.reshape(len(X), -1),
+            weights,
+            kernel=kernel,
+            kind=self._loss if self.bandwidth == "loo" else "aicc",
+            random_state=getattr(self, "random_state", None),
+            backend=self.backend,
+            n_jobs=self.n_jobs,
+            feature_names=names,
+        )
+        return np.asarray(self.selection_.bandwidth)
 
     def _values_kept(self) -> np.ndarray | None:
         """The values that stay the same from one prediction to the next."""

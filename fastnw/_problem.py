@@ -81,7 +81,17 @@ class Problem:
     def asked(self, queries: Array, *, kernel: Kernel, tol: float | None) -> Problem:
         """The same keys, asked at other queries (checked ones); what was found out about them stays known."""
         dtype = result_dtype(queries, self.keys, self.values)
-        other = replace(self, queries=queries, kernel=kernel, tol=tol, dtype=dtype)
+        other = self._knowing(replace(self, queries=queries, kernel=kernel, tol=tol, dtype=dtype))
+        other.__dict__["kept"], other.__dict__["kept_of_keys"] = self.kept, self.kept_of_keys
+        return other
+
+    def with_metric(self, metric: Metric) -> Problem:
+        """The same at another bandwidth, none a matrix; what does not depend on it stays known."""
+        other = self._knowing(replace(self, metric=metric))
+        other.__dict__["kept_of_keys"] = self.kept_of_keys
+        return other
+
+    def _knowing(self, other: Problem) -> Problem:
         known = (
             "_largest_weight",
             "log_largest_weight",
@@ -91,12 +101,16 @@ class Problem:
             "values_centre",
         )
         other.__dict__.update({name: self.__dict__[name] for name in known if name in self.__dict__})
-        other.__dict__["kept"] = self.kept
         return other
 
     @cached_property
     def kept(self) -> dict[Any, Any]:
         """What methods found out about the keys and may use again, for the same keys asked at other queries."""
+        return {}
+
+    @cached_property
+    def kept_of_keys(self) -> dict[str, Any]:
+        """The same for what serves every bandwidth."""
         return {}
 
     @cached_property

@@ -13,6 +13,10 @@ class AccuracyWarning(UserWarning):
     """Some results could not be certified to the promised accuracy; `return_error=True` gives their bounds."""
 
 
+class BandwidthWarning(UserWarning):
+    """What to know about a chosen bandwidth: a coordinate without relation to the values, an end of the search."""
+
+
 def caller_level() -> int:
     """The `stacklevel` with which a warning points at the first frame outside fastnw: the line of the user's call."""
     level, frame = 1, sys._getframe(1)

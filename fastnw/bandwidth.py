@@ -30,6 +30,7 @@ def rule_bandwidth(
     sample_weight: Any = None,
     *,
     feature_names: Sequence[str] | None = None,
+    named: str | None = None,
 ) -> np.ndarray:
     """One bandwidth per coordinate by a reference rule: its spread times a factor that shrinks with the sample.
 
@@ -46,6 +47,8 @@ def rule_bandwidth(
         Weights count observations: n = Σw, and σ_j is that of the rows repeated w times (ddof = 1).
     feature_names : sequence of str, optional
         Names of the columns for errors, where `X` does not carry them.
+    named : str, optional
+        What errors call the rule, for one that begins with it.
 
     Returns
     -------
@@ -64,10 +67,10 @@ def rule_bandwidth(
     if rule not in _RULES:
         choices = " or ".join(map(repr, RULES))
         raise ValueError(f"Unknown bandwidth rule {rule!r}. Choose {choices}, or give a number or an array.")
-    kernel = _kernels.get(kernel)
+    kernel, named = _kernels.get(kernel), named or rule
     if kernel.inner_product:
         raise ValueError(
-            f"bandwidth={rule!r} is not defined for kernel {str(kernel)!r}, which has no distances to scale: "
+            f"bandwidth={named!r} is not defined for kernel {str(kernel)!r}, which has no distances to scale: "
             "give a number, for example sqrt(d)."
         )
     if feature_names is None:
@@ -76,7 +79,7 @@ def rule_bandwidth(
     weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
     n, d = _count(data, weights), data.shape[1]
     h = _spread(data, weights, n) * (_RULES[rule](n, d) * _relative_to_gaussian(kernel, d))
-    _refuse_zeros(h, rule, feature_names)
+    _refuse_zeros(h, named, feature_names)
     return h
 
 

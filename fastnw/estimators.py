@@ -71,8 +71,9 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
     ----------
     kernel : str or fastnw.Kernel, default="gaussian"
         One of ``fastnw.kernels.names()`` or a kernel of your own.
-    bandwidth : {"scott", "silverman"}, float, or array-like of shape (d,) or (d, d), default="scott"
-        A rule (:func:`fastnw.bandwidth.rule_bandwidth`), a number, one per feature, or a positive definite matrix H.
+    bandwidth : {"scott", "silverman", "loo", "aicc"}, float, or array-like of shape (d,) or (d, d), default="scott"
+        A rule (:func:`fastnw.bandwidth.rule_bandwidth`), what has the least leave-one-out error or AICc
+        (:func:`fastnw.select_bandwidth`), a number, one per feature, or a positive definite matrix H.
     method : {"auto", "exact", "tree", "moments", "fourier"}, default="auto"
         Which pairs are summed; "auto" takes the cheapest that keeps `tol`.
     backend : {"auto", "compiled", "numba", "cuda", "reference"}, default="auto"
@@ -85,12 +86,14 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
     n_jobs : int, optional
         Threads; ``None`` means every core allowed, negatives count from the end.
     random_state : int, RandomState instance, optional
-        For bandwidths chosen at random; the rules above draw nothing.
+        Of the random starts of the search for bandwidth="loo" or "aicc"; the rules draw nothing.
 
     Attributes
     ----------
     bandwidth_ : float or ndarray of shape (d,) or (d, d)
         The bandwidth in use.
+    selection_ : BandwidthSelection
+        How it was chosen, for bandwidth="loo" or "aicc".
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (d,)
@@ -127,9 +130,9 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
         """
         self._validate_params()
         X, y = validate_data(self, X, y, dtype=FLOATS, multi_output=True, y_numeric=True)
-        self._fit_keys(X, sample_weight)
         with np.errstate(over="ignore", invalid="ignore"):  # what does not fit float32 becomes infinite and is refused
             self._values = check_array(_dense(y), dtype=X.dtype, ensure_2d=False, input_name="y", estimator=self)
+        self._fit_keys(X, sample_weight)
         self._remember()
         self._prepare(check_tol(self.tol))
         return self
@@ -154,7 +157,8 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
     Parameters
     ----------
     kernel, bandwidth, method, backend, n_jobs, random_state
-        As in :class:`NadarayaWatsonRegressor`.
+        As in :class:`NadarayaWatsonRegressor`, but that bandwidth="loo" is judged by the log-loss: the mean of −log of
+        the own class's probability.
     tol : float, optional
         Largest error of a probability. ``None``: 1e-8 in float64, 1e-4 in float32; 0: every pair.
     empty : {"nan", "raise", "nearest", "mean"}, default="nan"
@@ -166,7 +170,7 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
     ----------
     classes_ : ndarray of shape (n_classes,), or list of such arrays
         Class labels; a list, one entry an output, for two-dimensional `y`.
-    bandwidth_, n_features_in_, feature_names_in_
+    bandwidth_, selection_, n_features_in_, feature_names_in_
         As in :class:`NadarayaWatsonRegressor`.
 
     Examples
@@ -184,6 +188,7 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
         **_NadarayaWatson._parameter_constraints,
         "empty": [StrOptions({"nan", "raise", "nearest", "mean"})],
     }
+    _loss = "log_loss"
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -212,10 +217,10 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
         y = _dense(y)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        self._fit_keys(X, sample_weight)
         outputs = [np.unique(column, return_inverse=True) for column in y.reshape(len(y), -1).T]
         self._codes = np.column_stack([codes for _, codes in outputs])
         self.classes_ = outputs[0][0] if y.ndim == 1 else [classes for classes, _ in outputs]
+        self._fit_keys(X, sample_weight)
         self._remember()
         self._prepare(check_tol(self.tol))
         return self

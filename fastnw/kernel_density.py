@@ -16,6 +16,7 @@ from fastnw import _integrals, kernels
 from fastnw._estimator import COMMON_CONSTRAINTS, FLOATS, KernelEstimator
 from fastnw._pool import log_density
 from fastnw._validation import check_tol
+from fastnw.bandwidth import RULES
 from fastnw.kernels import Kernel
 
 
@@ -24,9 +25,10 @@ class KernelDensity(KernelEstimator):
 
     Parameters
     ----------
-    bandwidth : float, {"scott", "silverman"}, or array-like of shape (d,) or (d, d), default=1.0
+    bandwidth : float, {"scott", "silverman", "loo"}, or array-like of shape (d,) or (d, d), default=1.0
         Unlike in scikit-learn, the rules include each feature's spread and the kernel's canonical bandwidth
-        (:func:`fastnw.bandwidth.rule_bandwidth`), and count `sample_weight` as observations.
+        (:func:`fastnw.bandwidth.rule_bandwidth`), and count `sample_weight` as observations. "loo" has the largest
+        leave-one-out likelihood (:func:`fastnw.select_bandwidth`).
     algorithm : {"kd_tree", "ball_tree", "auto"}, default="auto"
         Accepted for compatibility, as are `breadth_first` and `leaf_size`: `method` is what chooses here.
     kernel : str or fastnw.Kernel, default="gaussian"
@@ -48,6 +50,8 @@ class KernelDensity(KernelEstimator):
     ----------
     bandwidth_ : float or ndarray of shape (d,) or (d, d)
         The bandwidth in use.
+    selection_ : BandwidthSelection
+        How it was chosen, for bandwidth="loo".
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (d,)
@@ -68,6 +72,10 @@ class KernelDensity(KernelEstimator):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **COMMON_CONSTRAINTS,
+        "bandwidth": [
+            option for option in COMMON_CONSTRAINTS["bandwidth"] if not isinstance(option, StrOptions)
+        ]
+        + [StrOptions({*RULES, "loo"})],
         "algorithm": [StrOptions({"kd_tree", "ball_tree", "auto"})],
         "metric": [StrOptions({"euclidean"})],
         "atol": [Interval(Real, 0, None, closed="left")],
@@ -76,6 +84,8 @@ class KernelDensity(KernelEstimator):
         "leaf_size": [Interval(Integral, 1, None, closed="left")],
         "metric_params": [None, dict],
     }
+
+    _loss = "likelihood"
 
     def __init__(
         self,

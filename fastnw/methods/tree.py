@@ -136,7 +136,7 @@ class Summary:
     @cached_property
     def tree(self) -> Tree | None:
         """None if no key has a weight."""
-        kept = self.problem.kept
+        kept = self.problem.kept_of_keys
         if "tree" not in kept:
             kept["tree"] = build(self.problem, self.plan.n_threads)
         return kept["tree"]

@@ -1,0 +1,11 @@
+"""Bandwidths from data by a criterion: what `fastnw.select_bandwidth` does.
+
+``criteria``
+    The losses, functions of the means and masses at the keys.
+``sums``, ``spectrum``
+    Means, masses and gradients at one bandwidth after another: by the planner's methods, or from Fourier coefficients.
+``search``
+    Where the loss is least.
+``select``
+    The public function; ``result`` what it returns.
+"""

@@ -1,0 +1,43 @@
+"""The loss against the bandwidths that a search looked at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastnw.plotting import _axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from fastnw.selection.result import BandwidthSelection
+
+LOSSES = {"loo": "leave-one-out loss", "aicc": "AICc"}
+
+
+def draw(selection: BandwidthSelection, ax: Axes | None) -> Axes:
+    """All that was looked at, a colour a coordinate, and the choice."""
+    path = selection.path
+    if not len(path):
+        raise ValueError(f"There is nothing to draw: {selection.criterion!r} is a rule, which looks at no data points.")
+    ax = _axes(ax, (6.4, 4.0))
+    finite = np.isfinite(path.score)
+    score, d = path.score[finite], path.bandwidth.shape[1]
+    chosen = np.broadcast_to(selection.bandwidth, d)
+    shared = d > 1 and np.all(np.ptp(path.bandwidth, axis=1) == 0)  # one bandwidth for all
+    for j in range(1 if shared else d):
+        h = path.bandwidth[finite, j]
+        order = np.argsort(h)
+        name = f"coordinate {j}: {chosen[j]:.3g}" if d > 1 and not shared else f"chosen: {chosen[j]:.3g}"
+        style = {"linestyle": "-" if d == 1 or shared else "none", "color": f"C{j % 10}"}
+        ax.plot(h[order], score[order], marker="o", markersize=3.5, linewidth=1.0, alpha=0.7, **style)
+        ax.axvline(chosen[j], color=f"C{j % 10}", linestyle="--", linewidth=1.2, label=name)
+    low, high = float(score.min()), float(np.quantile(score, 0.9))
+    room = max(high - low, 1e-12 * abs(low))
+    ax.set_xscale("log")
+    ax.set(xlabel="bandwidth", ylabel=LOSSES.get(selection.criterion, selection.criterion))
+    ax.set_ylim(low - 0.08 * room, high + 0.25 * room)  # a few far worse ones would hide the valley
+    ax.legend(frameon=False, loc="upper center", ncol=min(d, 3))
+    return ax
+

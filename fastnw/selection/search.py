@@ -1,0 +1,239 @@
+"""Where the loss is least: a scan along one line of bandwidths, then descents by `scipy.optimize` on log-bandwidths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import optimize
+
+from fastnw.kernels import Kernel
+from fastnw.selection.criteria import INFINITE, Criterion, Floats, Loss, Sample
+
+STEP = 1.6  # of the scan's bandwidths
+# The loss of a compact kernel has a kink at every distance of two keys, so that small samples have many minima: they are
+# looked at more closely.
+CLOSE_STEP, FEW = 1.05, 10_000
+FIRST, LAST = 1 / 24, 12.0  # of the reference rule, where it begins and ends; further where the least is at an end
+NARROWEST, WIDEST = 1e-4, 1e3  # of the reference rule, where a search ends
+STARTS = 2  # descents from the best places
+SCATTER = 0.7  # of log-bandwidths of random starts about the best of the line
+RANDOM = 4  # random starts looked at, in several coordinates
+FLAT = 1e-6  # a loss that falls by less than this part of it has no relation to the coordinate
+ZOOMS, ZOOM = 5, 24  # of a line, where the loss has no derivative
+
+
+@dataclass
+class Path:
+    """Every bandwidth looked at, and its loss."""
+
+    bandwidth: list[Floats] = field(default_factory=list)
+    score: list[float] = field(default_factory=list)
+    chosen: int | None = None  # by other reasons than the least loss
+
+    def sort(self, order: Any) -> None:
+        """Put what was looked at into another order."""
+        self.bandwidth = [self.bandwidth[i] for i in order]
+        self.score = [self.score[i] for i in order]
+
+    @property
+    def best(self) -> int:
+        return int(np.argmin(self.score)) if self.chosen is None else self.chosen
+
+
+class Objective:
+    """The loss as a function of bandwidths, remembered."""
+
+    def __init__(
+        self,
+        sums: Callable[[Floats], Any],
+        criterion: Criterion,
+        sample: Sample,
+        kernel: Kernel,
+        tell: Callable[[float], None],
+    ) -> None:
+        self.sums_for, self.criterion, self.sample, self.kernel, self.tell = sums, criterion, sample, kernel, tell
+        self.path = Path()
+        self._last: tuple[Any, Loss, Any] = (None, INFINITE, None)
+
+    def __call__(self, h: Floats) -> float:
+        """The loss at bandwidths h (d,)."""
+        sums = self.sums_for(h)
+        summed = sums.at(h)
+        loss = self.criterion(self.sample, summed.fit)
+        self._last = (sums, loss, summed)
+        return self._noted(h, loss)
+
+    def many(self, unit: Floats, factors: list[float]) -> list[float]:
+        """The losses at multiples of bandwidths, in one pass over the pairs where pairs are summed."""
+        hs = [unit * factor for factor in factors]
+        fits = self.sums_for(hs[-1]).many(hs)
+        if fits is None:
+            return [self(h) for h in hs]
+        return [self._noted(h, self.criterion(self.sample, fit)) for h, fit in zip(hs, fits, strict=True)]
+
+    def _noted(self, h: Floats, loss: Loss) -> float:
+        value = loss.value + loss.by_log_bandwidth * float(np.log(h).sum())
+        self.path.bandwidth.append(h.copy())
+        self.path.score.append(value)
+        self.tell(value)
+        return value
+
+    def gradient(self) -> Floats:
+        """(d,) By log-bandwidths, at those last asked for."""
+        sums, loss, summed = self._last
+        found: Floats = sums.gradient(summed, loss)
+        return found
+
+
+@dataclass
+class Directions:
+    """What is free: log-bandwidths h = exp(origin + free @ basis), one for each coordinate or one for all."""
+
+    origin: Floats  # (d,)
+    basis: Floats  # (p, d)
+
+    def bandwidth(self, t: Floats) -> Floats:
+        return np.exp(self.origin + np.asarray(t) @ self.basis)
+
+
+def step_for(objective: Objective) -> float:
+    """Of the scan."""
+    kinks = objective.kernel.support is not None and len(objective.sample.values) <= FEW
+    return CLOSE_STEP if kinks else STEP
+
+
+def line(objective: Objective, unit: Floats) -> list[tuple[float, float]]:
+    """(log factor, loss) along the multiples of `unit`: until the least is not at an end."""
+    step = math.log(step_for(objective))
+    places = [k * step for k in range(round(math.log(LAST) / step), round(math.log(FIRST) / step) - 1, -1)]
+    found = dict(zip(places, objective.many(unit, [math.exp(t) for t in places]), strict=True))
+
+    def look(t: float) -> None:
+        found[t] = objective(unit * math.exp(t))
+
+    step = math.log(STEP)
+    while True:
+        best = min(found, key=lambda t: (found[t], -t))
+        if best == min(found) and best > math.log(NARROWEST) and math.isfinite(found[best]):
+            look(min(found) - step)
+        elif best == max(found) and best < math.log(WIDEST):
+            look(max(found) + step)
+        else:
+            return sorted(found.items())
+
+
+def descend(objective: Objective, directions: Directions, start: Floats, low: Floats, high: Floats) -> tuple[Floats, float]:
+    """A local minimum by L-BFGS-B with analytic gradients, between `low` and `high`, and its loss."""
+
+    def loss(t: Floats) -> tuple[float, Floats]:
+        value = objective(directions.bandwidth(t))
+        if not math.isfinite(value):
+            return 1e300, np.zeros(len(t))
+        return value, directions.basis @ objective.gradient()
+
+    options = {"ftol": 1e-11, "gtol": 1e-9, "maxiter": 60, "maxls": 12}
+    found = optimize.minimize(
+        loss, start, jac=True, method="L-BFGS-B", bounds=list(zip(low, high, strict=True)), options=options
+    )
+    return found.x, float(found.fun)
+
+
+def zoom(objective: Objective, directions: Directions, start: Floats, width: float) -> tuple[Floats, float]:
+    """A low place of a loss that jumps: ever finer lines, one coordinate after another."""
+    best, value = start.copy(), objective(directions.bandwidth(start))
+    for _ in range(ZOOMS):
+        for j in range(len(best)):
+            for by in np.linspace(-width, width, ZOOM):
+                t = best.copy()
+                t[j] = start[j] + by if len(best) == 1 else best[j] + by
+                other = objective(directions.bandwidth(t))
+                if other < value:
+                    best, value = t, other
+        start, width = best.copy(), width / 4
+    return best, value
+
+
+def is_smooth(kernel: Kernel) -> bool:
+    """Whether the loss has a derivative to go by: not where κ is flat but for a jump."""
+    return not kernel.is_rough and kernel.name != "boxcar"
+
+
+def minima(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """(log factor, loss) of the line's local minima, the least first."""
+    losses = [math.inf, *(loss for _, loss in places), math.inf]
+    found = [place for place, before, after in zip(places, losses, losses[2:]) if before >= place[1] <= after]
+    return sorted(found, key=lambda place: place[1])
+
+
+def scattered(
+    objective: Objective, free: Directions, best: Floats, rng: np.random.RandomState
+) -> list[tuple[float, Floats]]:
+    """(loss, start) at random about the best of the line, and with one coordinate at a time as good as left out."""
+    starts = [best + SCATTER * rng.standard_normal(len(best)) for _ in range(RANDOM)]
+    for j in range(len(best)):
+        start = best.copy()
+        start[j] = math.log(LAST)
+        starts.append(start)
+    return [(objective(free.bandwidth(start)), start) for start in starts]
+
+
+def distinct(starts: list[tuple[float, Floats]]) -> list[tuple[float, Floats]]:
+    """The best STARTS with a finite loss, no two in the same place."""
+    chosen: list[tuple[float, Floats]] = []
+    for value, start in starts:
+        apart = all(float(np.abs(start - other).max()) > math.log(STEP) / 2 for _, other in chosen)
+        if math.isfinite(value) and apart and len(chosen) < STARTS:
+            chosen.append((value, start))
+    return chosen
+
+
+def remarks(objective: Objective, free: Directions, unit: Floats, kind: str) -> list[str]:
+    """Try each coordinate as good as left out: where that costs nothing it is, and said to be. Then the ends."""
+    d, notes = len(unit), []
+    path = objective.path
+    wide = math.log(WIDEST)
+    best = int(np.argmin(path.score))
+    at, value = np.log(path.bandwidth[best] / unit), path.score[best]
+    flat = []
+    for j in range(d) if len(free.basis) == d else []:
+        other = at.copy()
+        other[j] = wide
+        without = objective(unit * np.exp(other)) if at[j] < wide else value
+        if kind != "likelihood" and without <= value + FLAT * abs(value):
+            at, value = other, min(without, value)
+            flat.append(j)
+    if len(free.basis) < d and at[0] >= wide - 1e-9:
+        flat = list(range(d))
+    if flat and len(flat) < d and is_smooth(objective.kernel):
+        rest = [j for j in range(d) if j not in flat]
+        others = Directions(np.log(unit) + np.where(np.isin(np.arange(d), flat), wide, 0.0), np.eye(d)[rest])
+        bound = np.full(len(rest), math.log(NARROWEST)), np.full(len(rest), wide)
+        descend(objective, others, at[rest], *bound)
+    if flat:
+        names = ", ".join(map(str, flat))
+        notes.append(
+            f"No relation to coordinate{'s' * (len(flat) > 1)} {names}: the loss is least where "
+            f"{'its bandwidth is' if len(flat) == 1 else 'their bandwidths are'} so wide that it does not count."
+        )
+        settle(objective, unit, flat)
+    best = path.best
+    narrow = np.flatnonzero(np.log(path.bandwidth[best] / unit) < math.log(NARROWEST) + 1e-6)
+    if len(narrow):
+        why = "equal rows or values let the likelihood grow without bound" if kind == "likelihood" else "it does not rise"
+        notes.append(
+            f"The loss is least at the narrow end of the search for coordinate {', '.join(map(str, narrow))}, "
+            f"{NARROWEST:g} of the reference rule: {why}."
+        )
+    return notes
+
+
+def settle(objective: Objective, unit: Floats, flat: list[int]) -> None:
+    """Make the best place with those coordinates left out the path's best: others are better by less than FLAT."""
+    path = objective.path
+    there = [i for i, h in enumerate(path.bandwidth) if np.all(h[flat] >= WIDEST * unit[flat] * (1 - 1e-9))]
+    best = min(there, key=lambda i: path.score[i])
+    path.chosen = best

@@ -1,0 +1,309 @@
+"""`select_bandwidth`: checks, the search, and what is said of its result."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+
+from fastnw import _arrays, _integrals, kernels
+from fastnw._problem import Problem
+from fastnw._threads import PROGRESS_AFTER, Meter
+from fastnw._validation import build, check_bandwidth
+from fastnw._warnings import BandwidthWarning, caller_level
+from fastnw.bandwidth import RULES, rule_bandwidth
+from fastnw.kernels import Kernel
+from fastnw.selection import criteria, search
+from fastnw.selection.criteria import Floats, Sample
+from fastnw.selection.result import BandwidthSelection, SearchPath
+from fastnw.selection.search import Directions, Objective
+from fastnw.selection.spectrum import Spectrum
+from fastnw.selection.sums import Sums
+
+CRITERIA = ("loo", "aicc", "log_loss", *RULES)
+
+
+def select_bandwidth(
+    keys: Any,
+    values: Any = None,
+    *,
+    kernel: str | Kernel = "gaussian",
+    criterion: str = "loo",
+    sample_weight: Any = None,
+    candidates: Any = None,
+    per_coordinate: bool = True,
+    random_state: Any = None,
+    n_jobs: int | None = None,
+    progress: bool | None = None,
+) -> BandwidthSelection:
+    """Choose the bandwidth with the least loss on the data themselves, over all rows.
+
+    Parameters
+    ----------
+    keys : array of shape (n, d)
+    values : array of shape (n,) or (n, c), optional
+        Targets; class labels (strings, booleans, or anything with ``criterion="log_loss"``); None for a density.
+    kernel : str or Kernel
+    criterion : {"loo", "aicc", "log_loss", "scott", "silverman"}
+        "loo" leaves each observation out: mean squared error, outputs summed [1]_; for class labels, mean −log of the
+        own class's probability, clipped at 1e-15; without values, mean −log density [2]_. "aicc" is
+        log σ̂² + (1 + tr/n)/(1 − (tr + 2)/n), tr the trace of the smoother, ∞ if tr + 2 ≥ n, outputs summed [3]_. The
+        rules look at nothing: see `fastnw.bandwidth.rule_bandwidth`.
+    sample_weight : (n,) array, optional
+        Counts of observations: a weight of 2 is two equal rows, of which one is left out at a time.
+    candidates : array of shape (k,) or (k, d), optional
+        Choose among these alone; by default the best is searched for, from several starts, by L-BFGS-B on
+        log-bandwidths with analytic gradients.
+    per_coordinate : bool
+        One bandwidth a coordinate; False: one number for all.
+    random_state : int, RandomState or None
+        Of the random starts that are looked at where there are several coordinates; None is 0, so that the same data
+        give the same bandwidth.
+    n_jobs : int, optional
+        Threads; None: every core allowed.
+    progress : bool, optional
+        Show how far the search is. None: on a terminal, once it has lasted 2 s.
+
+    Returns
+    -------
+    BandwidthSelection
+        With ``bandwidth, score, path, notes`` and ``plot()``.
+
+    Raises
+    ------
+    ValueError
+        What is wrong with the input; no bandwidth has a finite loss.
+
+    Warns
+    -----
+    BandwidthWarning
+        A coordinate has no relation to the values (its bandwidth then is so wide that it does not count); the loss
+        falls to the narrow end of the search.
+
+    Notes
+    -----
+    A key whose window has no other key in it makes the loss infinite: compact kernels get bandwidths that reach from
+    every key to another.
+
+    References
+    ----------
+    .. [1] Härdle and Marron (1985), Optimal bandwidth selection in nonparametric regression function estimation, Annals
+       of Statistics 13.
+    .. [2] Habbema, Hermans and van den Broek (1974), A stepwise discriminant analysis program using density
+       estimation, COMPSTAT.
+    .. [3] Hurvich, Simonoff and Tsai (1998), Smoothing parameter selection in nonparametric regression using an improved
+       Akaike information criterion, JRSS B 60.
+
+    Examples
+    --------
+    >>> import numpy as np, fastnw
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.uniform(size=(200, 2))
+    >>> found = fastnw.select_bandwidth(x, np.sin(6 * x[:, 0]) + 0.1 * rng.normal(size=200))
+    >>> bool(found.bandwidth[0] < 0.2 < found.bandwidth[1])
+    True
+    """
+    if criterion not in CRITERIA:
+        raise ValueError(f"Unknown criterion {criterion!r}. Choose one of {', '.join(map(repr, CRITERIA))}.")
+    keys, values, sample_weight = (_arrays.to_numpy(array) for array in (keys, values, sample_weight))
+    kernel = kernels.get(kernel)
+    if criterion in RULES:
+        build(keys, keys, values, kernel=kernel, bandwidth=1.0, sample_weight=sample_weight)
+        found = rule_bandwidth(keys, criterion, kernel, sample_weight)
+        h = found if per_coordinate else float(np.exp(np.log(found).mean()))
+        return BandwidthSelection(h, math.nan, SearchPath(np.empty((0, len(found))), np.empty(0)), criterion, str(kernel))
+    kind, values = _kind(criterion, values)
+    problem = build(keys, keys, values, kernel=kernel, bandwidth=1.0, sample_weight=sample_weight)
+    with _Progress(progress) as told:
+        return selected(
+            problem.keys,
+            problem.values if problem.c else None,
+            problem.weights,
+            kernel=kernel,
+            kind=kind,
+            candidates=None if candidates is None else _candidates(candidates, problem.d),
+            per_coordinate=per_coordinate,
+            random_state=random_state,
+            n_jobs=n_jobs,
+            tell=told,
+        )
+
+
+def _kind(criterion: str, values: Any) -> tuple[str, Any]:
+    """Which loss, and the values as numbers."""
+    if values is None:
+        if criterion != "loo":
+            raise ValueError(f"criterion={criterion!r} needs values; without them, for a density, there is 'loo'.")
+        return "likelihood", None
+    values = np.asarray(values)
+    if criterion == "log_loss" or criterion == "loo" and values.dtype.kind in "OSUb":
+        if values.ndim != 1:
+            raise ValueError(f"class labels must have shape (n,), got {values.shape}.")
+        _, codes = np.unique(values, return_inverse=True)
+        return "log_loss", np.equal.outer(codes, np.arange(codes.max(initial=-1) + 1)).astype(np.float64)
+    return ("squares" if criterion == "loo" else "aicc"), values
+
+
+def _candidates(candidates: Any, d: int) -> Floats:
+    h = np.asarray(candidates, dtype=np.float64)
+    if h.ndim == 1:
+        h = np.repeat(h[:, None], d, axis=1)
+    if h.ndim != 2 or h.shape[1] != d or not len(h):
+        raise ValueError(f"candidates must have shape (k,) or (k, {d}) with k > 0, got {np.shape(candidates)}.")
+    for row in h:
+        check_bandwidth(row, d)
+    return h
+
+
+LOSSES = {
+    "squares": (criteria.least_squares, "loo"),
+    "log_loss": (criteria.log_loss, "loo"),
+    "likelihood": (criteria.likelihood, "loo"),
+    "aicc": (criteria.aicc, "aicc"),
+}
+
+
+def selected(
+    keys: Any,
+    values: Any,
+    weights: Any,
+    *,
+    kernel: Kernel,
+    kind: str,
+    candidates: Floats | None = None,
+    per_coordinate: bool = True,
+    random_state: Any = None,
+    backend: str = "auto",
+    n_jobs: int | None = None,
+    tell: Any = None,
+    feature_names: Any = None,
+) -> BandwidthSelection:
+    """`select_bandwidth` of checked arrays; `kind` names the loss."""
+    loss, name = LOSSES[kind]
+    if weights is not None and not np.all(weights > 0):  # they neither count nor are they predicted
+        counted = weights > 0
+        keys, weights, values = keys[counted], weights[counted], None if values is None else values[counted]
+    keys = np.ascontiguousarray(keys, np.float64)
+    unit = rule_bandwidth(keys, "scott", kernel, weights, feature_names=feature_names, named=name)
+    problem = build(
+        keys, keys, values, kernel=kernel, bandwidth=unit, sample_weight=weights, exclude_self=kind != "aicc"
+    )
+    d = problem.d
+    counts = None if weights is None else np.asarray(weights, np.float64)
+    total = float(len(keys)) if counts is None else float(counts.sum())
+    log_norm = _integrals.log_integral(kernel, d) if kind == "likelihood" else 0.0
+    sample = Sample(problem.values.astype(np.float64), counts, total, log_norm)
+    objective = Objective(_sums(problem, sample, backend, n_jobs), loss, sample, kernel, tell or (lambda value: None))
+    if candidates is not None:
+        notes: list[str] = []
+        _look(objective, candidates)
+    else:
+        if not per_coordinate:
+            unit = np.full(d, np.exp(np.log(unit).mean()))
+        notes = _search(objective, unit, per_coordinate, kind, _random(random_state))
+    path = SearchPath(np.array(objective.path.bandwidth), np.array(objective.path.score))
+    if not np.any(path.score < np.inf):
+        raise ValueError(
+            f"criterion {name!r} is infinite at every bandwidth looked at: some key has no other one in its window "
+            "('loo'), or the smoother has as many degrees of freedom as there are observations ('aicc')."
+        )
+    h = path.bandwidth[objective.path.best]
+    for note in notes:
+        warnings.warn(note, BandwidthWarning, stacklevel=caller_level())
+    score = _certified(problem, sample, loss, h, backend, n_jobs)
+    chosen = h if per_coordinate or np.ptp(h) > 0 else float(h[0])
+    return BandwidthSelection(chosen, score, path, name, str(kernel), tuple(notes))
+
+
+def _look(objective: Objective, candidates: Floats) -> None:
+    """Fill the objective's path with the candidates; multiples of one bandwidth take one pass."""
+    first = candidates[0]
+    factors = candidates[:, 0] / first[0]
+    if np.allclose(candidates, factors[:, None] * first, rtol=1e-12, atol=0.0):
+        widest = np.argsort(-factors, kind="stable")
+        narrow = candidates[widest[-1]]
+        objective.many(narrow, [float(candidates[i, 0] / narrow[0]) for i in widest])
+        objective.path.sort(np.argsort(widest))
+    else:
+        for h in candidates:
+            objective(h)
+
+
+def _random(random_state: Any) -> np.random.RandomState:
+    from sklearn.utils import check_random_state
+
+    return check_random_state(0 if random_state is None else random_state)
+
+
+def _sums(problem: Problem, sample: Sample, backend: str, n_jobs: int | None) -> Any:
+    """For each bandwidth, what takes less time: transforms or the planner's methods."""
+    meter = Meter(False, 0, "")
+    planned = Sums(problem, sample, backend, n_jobs, meter)
+    spectral: list[Spectrum] = []
+
+    def sums(h: Floats) -> Any:
+        if backend not in ("auto", "compiled") or not Spectrum.affords(problem, h):
+            return planned
+        if not spectral:
+            spectral.append(Spectrum(problem, sample, backend, n_jobs, meter))
+        return spectral[0]
+
+    return sums
+
+
+def _certified(problem: Problem, sample: Sample, loss: Any, h: Floats, backend: str, n_jobs: int | None) -> float:
+    """The loss from sums that keep the promise of `pool`."""
+    found = loss(sample, Sums(problem, sample, backend, n_jobs, Meter(False, 0, "")).at(h).fit)
+    return float(found.value + found.by_log_bandwidth * np.log(h).sum())
+
+
+def _search(objective: Objective, unit: Floats, per_coordinate: bool, kind: str, rng: np.random.RandomState) -> list[str]:
+    """Fill the objective's path; returns what to say of the best."""
+    d = len(unit)
+    free = Directions(np.log(unit), np.eye(d) if per_coordinate else np.ones((1, d)))
+    p, kernel = len(free.basis), objective.kernel
+    places = search.line(objective, unit)
+    starts = [(value, np.full(p, t)) for t, value in search.minima(places)]
+    if p > 1:
+        starts += search.scattered(objective, free, starts[0][1], rng)
+    starts.sort(key=lambda start: start[0])
+    low, high = np.full(p, math.log(search.NARROWEST)), np.full(p, math.log(search.WIDEST))
+    for _, start in search.distinct(starts):
+        if p == 1:  # the line's neighbours are no better
+            step = math.log(search.step_for(objective))
+            low, high = start - step, start + step
+        if search.is_smooth(kernel):
+            search.descend(objective, free, start, low, high)
+        else:
+            search.zoom(objective, free, start, math.log(search.STEP) if p > 1 else step)
+    return search.remarks(objective, free, unit, kind)
+
+
+class _Progress:
+    """A line on a terminal that counts what was looked at."""
+
+    def __init__(self, show: bool | None) -> None:
+        self.show, self.bar, self.best = show, None, math.inf
+
+    def __enter__(self) -> _Progress:
+        self.start = time.perf_counter()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, value: float) -> None:
+        self.best = min(self.best, value)
+        late = time.perf_counter() - self.start > PROGRESS_AFTER and sys.stderr is not None and sys.stderr.isatty()
+        if self.bar is None and (self.show or self.show is None and late):
+            from tqdm import tqdm
+
+            self.bar = tqdm(desc="fastnw bandwidth", unit=" losses")
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"least {self.best:.6g}")
+            self.bar.update()

@@ -1,0 +1,133 @@
+"""Means and masses at the keys for one bandwidth after another, and the loss's gradient: whatever method sums them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw import _gradients
+from fastnw._plan import Plan, make_plan
+from fastnw._problem import Metric, Problem
+from fastnw._threads import Meter
+from fastnw._validation import metric
+from fastnw.selection.criteria import Fit, Floats, Loss, Sample
+
+STEP = 1e-4  # of log h, where a gradient is taken from differences of certified sums (to 1e-8): errors of 1e-4
+SLOPE_NS = 2.0  # a pair of gradient sums, on one thread
+
+
+@dataclass
+class Summed:
+    """Sums at one bandwidth."""
+
+    problem: Problem
+    fit: Fit
+
+
+class Sums:
+    """Sums at all keys by the method that the planner takes, at each bandwidth anew."""
+
+    def __init__(self, problem: Problem, sample: Sample, backend: str, n_jobs: int | None, meter: Meter) -> None:
+        self.base, self.sample, self.backend, self.n_jobs, self.meter = problem, sample, backend, n_jobs, meter
+
+    def at(self, h: Floats) -> Summed:
+        """Means and log masses at bandwidths h (d,)."""
+        problem = self.base.with_metric(metric(h, self.base.d))
+        plan = make_plan(problem, "auto", self.backend, self.n_jobs)
+        return Summed(problem, with_copies(self.sample, forward(problem, plan, None, self.meter), problem))
+
+    def many(self, bandwidths: list[Floats]) -> list[Fit] | None:
+        """Means and log masses at multiples of one bandwidth, the widest first, if one pass serves them all."""
+        problem = self.base.with_metric(metric(bandwidths[-1], self.base.d))
+        plans = [
+            make_plan(self.base.with_metric(metric(h, self.base.d)), "auto", self.backend, self.n_jobs)
+            for h in (bandwidths[0], bandwidths[-1])
+        ]
+        if problem.c > 1 or any(plan.method != "exact" for plan in plans) or hasattr(plans[0].tiles, "sweep"):
+            return None
+        from fastnw.selection.several import fits
+
+        return fits(problem, plans[-1], [float(h[0] / bandwidths[-1][0]) for h in bandwidths], self.meter)
+
+    def gradient(self, summed: Summed, loss: Loss) -> Floats:
+        """(d,) ∂ loss/∂ log h_j."""
+        problem, fit = summed.problem, summed.fit
+        plan = make_plan(problem, "auto", self.backend, self.n_jobs)
+        everywhere = np.arange(problem.n)
+        pairs = SLOPE_NS * 1e-9 * problem.n**2 / plan.n_threads
+        if plan.method == "exact" or pairs < 2 * problem.d * plan.seconds:
+            alpha, gamma = cotangents(fit, loss)
+            squares = _gradients.by_query(
+                problem, everywhere, fit.log_mass, alpha, gamma, plan.n_threads, self.meter
+            ).squares.sum(axis=0)
+            return squares + loss.by_log_bandwidth
+        return self._by_differences(summed, loss) + loss.by_log_bandwidth
+
+    def _by_differences(self, summed: Summed, loss: Loss) -> Floats:
+        """The same where summing every pair would take longer: means and masses a little to both sides."""
+        found = np.empty(self.base.d)
+        for j in range(self.base.d):
+            sides = []
+            for sign in (1.0, -1.0):
+                h = summed.problem.metric.bandwidth.copy()
+                h[j] *= np.exp(sign * STEP)
+                sides.append(self.at(h).fit)
+            found[j] = change(loss, sides[0], sides[1], summed.fit) / (2 * STEP)
+        return found
+
+
+def change(loss: Loss, up: Fit, down: Fit, at: Fit) -> float:
+    """What the loss changes, to first order, from one fit to another near `at`."""
+    present = np.isfinite(at.log_mass) & np.isfinite(up.log_mass) & np.isfinite(down.log_mass)
+    total = 0.0
+    if loss.by_mean is not None:
+        total += float(np.sum(loss.by_mean[present] * (up.mean[present] - down.mean[present])))
+    if loss.by_log_mass is not None:
+        total += float(loss.by_log_mass[present] @ (up.log_mass[present] - down.log_mass[present]))
+    return total
+
+
+def cotangents(fit: Fit, loss: Loss) -> tuple[Floats | None, Floats]:
+    """alpha (n, c) and gamma (n,) of `fastnw._gradients` for a loss."""
+    gamma = np.zeros(len(fit.log_mass)) if loss.by_log_mass is None else -loss.by_log_mass
+    if loss.by_mean is None:
+        return np.zeros((len(gamma), fit.mean.shape[1])), gamma
+    return loss.by_mean, gamma + np.einsum("ij,ij->i", loss.by_mean, np.nan_to_num(fit.mean))
+
+
+def forward(problem: Problem, plan: Plan, positions: NDArray[np.intp] | None, meter: Meter) -> Fit:
+    """Means in the values' own units and log masses, certified, at those keys or at all."""
+    positions = np.arange(problem.m) if positions is None else positions
+    summary = plan.steps.summarise(problem, plan)
+    mean, log_mass = np.empty((len(positions), problem.c)), np.empty(len(positions))
+    centre, half = problem.values_centre
+    step = plan.steps.panel(problem)
+    for start in range(0, len(positions), step):
+        rows = slice(start, min(start + step, len(positions)))
+        state = plan.steps.accumulate(summary, positions[rows], meter)
+        if problem.c:
+            mean[rows] = centre + half * state.finalise()[0]
+        log_mass[rows] = state.log_mass() + problem.log_largest_weight
+    return Fit(mean, log_mass)
+
+
+def with_copies(sample: Sample, fit: Fit, problem: Problem, positions: Any = slice(None)) -> Fit:
+    """The fit with what is left of keys that count for more than one observation: w − 1 of them stay where they are."""
+    if sample.weights is None or not problem.exclude_self:
+        return fit
+    copies = np.maximum(sample.weights[positions] - 1.0, 0.0)
+    rows = np.flatnonzero(copies)
+    if not len(rows):
+        return fit
+    at_zero = float(problem.kernel.profile(np.zeros(1))[0])
+    logs = np.log(copies[rows] * at_zero)
+    log_mass = fit.log_mass.copy()
+    log_mass[rows] = np.logaddexp(fit.log_mass[rows], logs)
+    mean = fit.mean.copy()
+    share = np.exp(logs - log_mass[rows])[:, None]
+    values = sample.values[positions][rows]
+    mean[rows] = np.where(share < 1.0, (1.0 - share) * np.nan_to_num(fit.mean[rows]), 0.0) + share * values
+    return Fit(mean, log_mass)
