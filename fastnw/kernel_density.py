@@ -72,9 +72,7 @@ class KernelDensity(KernelEstimator):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **COMMON_CONSTRAINTS,
-        "bandwidth": [
-            option for option in COMMON_CONSTRAINTS["bandwidth"] if not isinstance(option, StrOptions)
-        ]
+        "bandwidth": [option for option in COMMON_CONSTRAINTS["bandwidth"] if not isinstance(option, StrOptions)]
         + [StrOptions({*RULES, "loo"})],
         "algorithm": [StrOptions({"kd_tree", "ball_tree", "auto"})],
         "metric": [StrOptions({"euclidean"})],

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 LEAST_PROBABILITY = 1e-15  # log-loss counts no less, as scikit-learn's once did: one sure error is not infinite
+EXACT = 1e-24  # of squared values: errors below their root are rounding
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,8 @@ def aicc(sample: Sample, fit: Fit) -> Loss:
         return INFINITE
     error = sample.values - fit.mean
     squares = np.array([sample.sum(column) for column in np.square(error).T]) / n
-    if not np.all(squares > 0):
-        return INFINITE if np.all(np.ptp(sample.values, axis=0) > 0) else Loss(-math.inf)
+    if not np.all(squares > EXACT * np.square(sample.values).max(axis=0)):
+        return Loss(-math.inf)
     value = float(np.log(squares).sum()) + c * (1.0 + trace / n) / left
     by_trace = c * (2.0 - 2.0 / n) / (n * left**2)
     return Loss(value, _weighted(sample, error) * (-2.0 / (n * squares)), _weighted(sample, own) * -by_trace)

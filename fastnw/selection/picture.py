@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def draw(selection: BandwidthSelection, ax: Axes | None) -> Axes:
         h = path.bandwidth[finite, j]
         order = np.argsort(h)
         name = f"coordinate {j}: {chosen[j]:.3g}" if d > 1 and not shared else f"chosen: {chosen[j]:.3g}"
-        style = {"linestyle": "-" if d == 1 or shared else "none", "color": f"C{j % 10}"}
+        style: dict[str, Any] = {"linestyle": "-" if d == 1 or shared else "none", "color": f"C{j % 10}"}
         ax.plot(h[order], score[order], marker="o", markersize=3.5, linewidth=1.0, alpha=0.7, **style)
         ax.axvline(chosen[j], color=f"C{j % 10}", linestyle="--", linewidth=1.2, label=name)
     low, high = float(score.min()), float(np.quantile(score, 0.9))
@@ -40,4 +40,3 @@ def draw(selection: BandwidthSelection, ax: Axes | None) -> Axes:
     ax.set_ylim(low - 0.08 * room, high + 0.25 * room)  # a few far worse ones would hide the valley
     ax.legend(frameon=False, loc="upper center", ncol=min(d, 3))
     return ax
-

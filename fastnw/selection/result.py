@@ -10,7 +10,7 @@ import numpy as np
 from fastnw.selection.criteria import Floats
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class BandwidthSelection:
     kernel: str
     notes: tuple[str, ...] = field(default=())
 
-    def plot(self, ax: Any = None) -> Figure:
+    def plot(self, ax: Any = None) -> Figure | SubFigure:
         """The loss against the bandwidth of each coordinate, at all that were looked at.
 
         Parameters

@@ -14,9 +14,11 @@ from fastnw.kernels import Kernel
 from fastnw.selection.criteria import INFINITE, Criterion, Floats, Loss, Sample
 
 STEP = 1.6  # of the scan's bandwidths
-# The loss of a compact kernel has a kink at every distance of two keys, so that small samples have many minima: they are
-# looked at more closely.
+# The loss of a compact kernel has a kink at each distance of two keys, so that small samples have many minima: these
+# are looked at closely.
 CLOSE_STEP, FEW = 1.05, 10_000
+# That of the boxcar is constant between jumps.
+CLOSEST_STEP, FEWEST = 1.02, 3_000
 FIRST, LAST = 1 / 24, 12.0  # of the reference rule, where it begins and ends; further where the least is at an end
 NARROWEST, WIDEST = 1e-4, 1e3  # of the reference rule, where a search ends
 STARTS = 2  # descents from the best places
@@ -102,8 +104,10 @@ class Directions:
 
 def step_for(objective: Objective) -> float:
     """Of the scan."""
-    kinks = objective.kernel.support is not None and len(objective.sample.values) <= FEW
-    return CLOSE_STEP if kinks else STEP
+    n = len(objective.sample.values)
+    if not is_smooth(objective.kernel) and n <= FEWEST:
+        return CLOSEST_STEP
+    return CLOSE_STEP if objective.kernel.support is not None and n <= FEW else STEP
 
 
 def line(objective: Objective, unit: Floats) -> list[tuple[float, float]]:
@@ -126,7 +130,9 @@ def line(objective: Objective, unit: Floats) -> list[tuple[float, float]]:
             return sorted(found.items())
 
 
-def descend(objective: Objective, directions: Directions, start: Floats, low: Floats, high: Floats) -> tuple[Floats, float]:
+def descend(
+    objective: Objective, directions: Directions, start: Floats, low: Floats, high: Floats
+) -> tuple[Floats, float]:
     """A local minimum by L-BFGS-B with analytic gradients, between `low` and `high`, and its loss."""
 
     def loss(t: Floats) -> tuple[float, Floats]:
@@ -165,7 +171,11 @@ def is_smooth(kernel: Kernel) -> bool:
 def minima(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """(log factor, loss) of the line's local minima, the least first."""
     losses = [math.inf, *(loss for _, loss in places), math.inf]
-    found = [place for place, before, after in zip(places, losses, losses[2:]) if before >= place[1] <= after]
+    found = [
+        place
+        for place, before, after in zip(places, losses[:-2], losses[2:], strict=True)
+        if before >= place[1] <= after
+    ]
     return sorted(found, key=lambda place: place[1])
 
 
@@ -221,9 +231,14 @@ def remarks(objective: Objective, free: Directions, unit: Floats, kind: str) -> 
         )
         settle(objective, unit, flat)
     best = path.best
+    if math.isinf(path.score[best]):
+        notes.append("The fit is exact: equal rows have equal values, and any narrow bandwidth interpolates.")
+        return notes
     narrow = np.flatnonzero(np.log(path.bandwidth[best] / unit) < math.log(NARROWEST) + 1e-6)
     if len(narrow):
-        why = "equal rows or values let the likelihood grow without bound" if kind == "likelihood" else "it does not rise"
+        why = (
+            "equal rows or values let the likelihood grow without bound" if kind == "likelihood" else "it does not rise"
+        )
         notes.append(
             f"The loss is least at the narrow end of the search for coordinate {', '.join(map(str, narrow))}, "
             f"{NARROWEST:g} of the reference rule: {why}."

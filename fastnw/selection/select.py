@@ -95,8 +95,8 @@ def select_bandwidth(
        of Statistics 13.
     .. [2] Habbema, Hermans and van den Broek (1974), A stepwise discriminant analysis program using density
        estimation, COMPSTAT.
-    .. [3] Hurvich, Simonoff and Tsai (1998), Smoothing parameter selection in nonparametric regression using an improved
-       Akaike information criterion, JRSS B 60.
+    .. [3] Hurvich, Simonoff and Tsai (1998), Smoothing parameter selection in nonparametric regression using an
+       improved Akaike information criterion, JRSS B 60.
 
     Examples
     --------
@@ -115,7 +115,9 @@ def select_bandwidth(
         build(keys, keys, values, kernel=kernel, bandwidth=1.0, sample_weight=sample_weight)
         found = rule_bandwidth(keys, criterion, kernel, sample_weight)
         h = found if per_coordinate else float(np.exp(np.log(found).mean()))
-        return BandwidthSelection(h, math.nan, SearchPath(np.empty((0, len(found))), np.empty(0)), criterion, str(kernel))
+        return BandwidthSelection(
+            h, math.nan, SearchPath(np.empty((0, len(found))), np.empty(0)), criterion, str(kernel)
+        )
     kind, values = _kind(criterion, values)
     problem = build(keys, keys, values, kernel=kernel, bandwidth=1.0, sample_weight=sample_weight)
     with _Progress(progress) as told:
@@ -140,7 +142,7 @@ def _kind(criterion: str, values: Any) -> tuple[str, Any]:
             raise ValueError(f"criterion={criterion!r} needs values; without them, for a density, there is 'loo'.")
         return "likelihood", None
     values = np.asarray(values)
-    if criterion == "log_loss" or criterion == "loo" and values.dtype.kind in "OSUb":
+    if criterion == "log_loss" or (criterion == "loo" and values.dtype.kind in "OSUb"):
         if values.ndim != 1:
             raise ValueError(f"class labels must have shape (n,), got {values.shape}.")
         _, codes = np.unique(values, return_inverse=True)
@@ -206,7 +208,7 @@ def selected(
             unit = np.full(d, np.exp(np.log(unit).mean()))
         notes = _search(objective, unit, per_coordinate, kind, _random(random_state))
     path = SearchPath(np.array(objective.path.bandwidth), np.array(objective.path.score))
-    if not np.any(path.score < np.inf):
+    if not np.any(path.score < math.inf):
         raise ValueError(
             f"criterion {name!r} is infinite at every bandwidth looked at: some key has no other one in its window "
             "('loo'), or the smoother has as many degrees of freedom as there are observations ('aicc')."
@@ -261,7 +263,9 @@ def _certified(problem: Problem, sample: Sample, loss: Any, h: Floats, backend: 
     return float(found.value + found.by_log_bandwidth * np.log(h).sum())
 
 
-def _search(objective: Objective, unit: Floats, per_coordinate: bool, kind: str, rng: np.random.RandomState) -> list[str]:
+def _search(
+    objective: Objective, unit: Floats, per_coordinate: bool, kind: str, rng: np.random.RandomState
+) -> list[str]:
     """Fill the objective's path; returns what to say of the best."""
     d = len(unit)
     free = Directions(np.log(unit), np.eye(d) if per_coordinate else np.ones((1, d)))
@@ -300,7 +304,7 @@ class _Progress:
     def __call__(self, value: float) -> None:
         self.best = min(self.best, value)
         late = time.perf_counter() - self.start > PROGRESS_AFTER and sys.stderr is not None and sys.stderr.isatty()
-        if self.bar is None and (self.show or self.show is None and late):
+        if self.bar is None and (self.show or (self.show is None and late)):
             from tqdm import tqdm
 
             self.bar = tqdm(desc="fastnw bandwidth", unit=" losses")

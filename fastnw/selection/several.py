@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastnw._pack import pack_inverse
+from fastnw._pack import KeyBlock, pack_inverse
 from fastnw._plan import Plan
 from fastnw._problem import Problem
 from fastnw._state import PoolState
@@ -57,7 +57,7 @@ def _sum(problem: Problem, plan: Plan, factors: Sequence[float], states: Sequenc
     for start in range(0, problem.n, shape.span * shape.block):
         blocks = summary.span(shape, start, FLOAT64)
 
-        def task(i: int, blocks: list = blocks) -> float:  # type: ignore[type-arg]
+        def task(i: int, blocks: list[KeyBlock] = blocks) -> float:
             rows = slice(i * TILE, min((i + 1) * TILE, problem.n))
             mine = [state.rows(rows) for state in states]
             for block in blocks:

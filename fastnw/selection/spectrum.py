@@ -1,4 +1,4 @@
-"""The Gaussian's sums at all keys for one bandwidth after another, in up to three coordinates, from Fourier coefficients.
+"""The Gaussian's sums at all keys for one bandwidth after another, in up to three coordinates, by Fourier transforms.
 
 One transform of the keys (type 1, without the kernel) serves every bandwidth of a level: these only weigh its
 coefficients by κ̂ = Π √(2π) h_j exp(−h_j² ω_j²/2). Derivatives come the same way: ∂κ̂/∂log h_j = (1 − h_j² ω_j²) κ̂. So a
@@ -25,7 +25,7 @@ from fastnw._threads import Meter, one_blas_thread, run
 from fastnw._validation import metric
 from fastnw.methods import fourier, tree
 from fastnw.selection.criteria import Fit, Floats, Loss, Sample
-from fastnw.selection.sums import STEP, Summed, change, forward, with_copies
+from fastnw.selection.sums import STEP, Summed, change, with_copies
 
 SPAN = {1: 64.0, 2: 2.0, 3: 2.0}  # of a level's bandwidths
 # finufft's tolerance and upsampling: tight where that is cheap
@@ -48,11 +48,16 @@ class Level:
         self.owner, self.worst = owner, 0.0
         reach = math.sqrt(2 * math.log(4 * d / DROPPED))
         self.period = (owner.high - owner.low) + reach * widest
-        self.modes = tuple(int(2 * math.ceil(reach * p / (2 * math.pi * h)) + 1) for p, h in zip(self.period, finest))
+        self.modes = tuple(
+            int(2 * math.ceil(reach * p / (2 * math.pi * h)) + 1) for p, h in zip(self.period, finest, strict=True)
+        )
         self.omega = [
-            2 * math.pi / p * np.arange(-(count // 2), count // 2 + 1) for count, p in zip(self.modes, self.period)
+            2 * math.pi / p * np.arange(-(count // 2), count // 2 + 1)
+            for count, p in zip(self.modes, self.period, strict=True)
         ]
-        self.angles = [np.ascontiguousarray(x * (2 * math.pi / p)) for x, p in zip(owner.centred, self.period)]
+        self.angles = [
+            np.ascontiguousarray(x * (2 * math.pi / p)) for x, p in zip(owner.centred, self.period, strict=True)
+        ]
         self.long = problem.n * len(self.modes) + math.prod(self.modes) > LONG
         self.plans: dict[tuple[int, int], Any] = {}
         self.coefficients = self._transformed(meter)
@@ -69,14 +74,13 @@ class Level:
             return 0.0
 
         run(transform, len(blocks), self.owner.n_threads if self.long else 1, meter, detachable=self.long)
-        return [sum(parts[1:], parts[0]) for parts in zip(*found)]
+        return [sum(parts[1:], parts[0]) for parts in zip(*found, strict=True)]
 
     def _plan(self, kind: int) -> Any:
-        d = self.owner.problem.d
+        d, sign = self.owner.problem.d, -1 if kind == 1 else 1
         return fourier._finufft().Plan(
-            kind, self.modes, 1, EPSILON[d], -1 if kind == 1 else 1, "complex128", nthreads=1,
-            upsampfac=UPSAMPLING[d], showwarn=0,
-        )  # fmt: skip
+            kind, self.modes, 1, EPSILON[d], sign, "complex128", nthreads=1, upsampfac=UPSAMPLING[d], showwarn=0
+        )
 
     def _back(self, slot: int, block: int) -> Any:
         """A plan with its keys set: one for each transform and block that may run at the same time."""
@@ -91,8 +95,10 @@ class Level:
         owner, n = self.owner, self.owner.problem.n
         factors = []
         for order in orders:
-            kappa = [math.sqrt(2 * math.pi) * hj / p * np.exp(-np.square(hj * w) / 2)
-                     for hj, p, w in zip(h, self.period, self.omega)]  # fmt: skip
+            kappa = [
+                math.sqrt(2 * math.pi) * hj / p * np.exp(-np.square(hj * w) / 2)
+                for hj, p, w in zip(h, self.period, self.omega, strict=True)
+            ]
             if order is not None:
                 kappa[order] = kappa[order] * (1 - np.square(h[order] * self.omega[order]))
             factors.append(kappa)
@@ -157,14 +163,16 @@ class Spectrum:
             return False
         grid = modes * UPSAMPLING[problem.d] ** problem.d
         cells = (1 - math.log10(EPSILON[problem.d])) ** problem.d
-        by_transforms = problem.n * (fourier.POINT + fourier.CELL[problem.d] * cells) + fourier.GRID * grid * math.log2(grid)
+        by_transforms = problem.n * (fourier.POINT + fourier.CELL[problem.d] * cells) + fourier.GRID * grid * math.log2(
+            grid
+        )
         return by_transforms + 3e4 < 1.0 * problem.n**2
 
     def _level(self, h: Floats) -> Level:
         """Levels lie on a grid of bandwidths, so that neighbours share one."""
         span = SPAN[self.problem.d]
         spread = (self.high - self.low) + (self.high == self.low)
-        place = tuple(int(math.floor(math.log(hj / s) / math.log(span))) for hj, s in zip(h, spread))
+        place = tuple(math.floor(math.log(hj / s) / math.log(span)) for hj, s in zip(h, spread, strict=True))
         if place not in self.levels:
             finest = spread * span ** np.array(place, float)
             self.levels[place] = Level(self, finest, finest * span, self.meter)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastnw import _gradients
 from fastnw._plan import Plan, make_plan
-from fastnw._problem import Metric, Problem
+from fastnw._problem import Problem
 from fastnw._threads import Meter
 from fastnw._validation import metric
 from fastnw.selection.criteria import Fit, Floats, Loss, Sample
@@ -50,7 +50,9 @@ class Sums:
             return None
         from fastnw.selection.several import fits
 
-        return fits(problem, plans[-1], [float(h[0] / bandwidths[-1][0]) for h in bandwidths], self.meter)
+        factors = [float(h[0] / bandwidths[-1][0]) for h in bandwidths]
+        found = fits(problem, plans[-1], factors, self.meter)
+        return [with_copies(self.sample, fit, problem) for fit in found]
 
     def gradient(self, summed: Summed, loss: Loss) -> Floats:
         """(d,) ∂ loss/∂ log h_j."""
