@@ -185,7 +185,7 @@ def objectives(x, y, weights, kernel, kind, h):
     for way in ways:
         sums = way(problem, data, "auto", 1, Meter(False, 0, ""))
         yield search.Objective(
-            lambda _, sums=sums: sums, select.LOSSES[kind][0], data, kernels.get(kernel), lambda _: None
+            lambda _, __, sums=sums: sums, select.LOSSES[kind][0], data, kernels.get(kernel), lambda _: None
         )
 
 

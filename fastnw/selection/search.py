@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +20,15 @@ STEP = 1.6  # of the scan's bandwidths
 CLOSE_STEP, FEW = 1.05, 10_000
 # That of the boxcar is constant between jumps.
 CLOSEST_STEP, FEWEST = 1.02, 3_000
+MANY = 10_000  # keys from which the line is walked, not scanned
 FIRST, LAST = 1 / 24, 12.0  # of the reference rule, where it begins and ends; further where the least is at an end
 NARROWEST, WIDEST = 1e-4, 1e3  # of the reference rule, where a search ends
 STARTS = 2  # descents from the best places
 SCATTER = 0.7  # of log-bandwidths of random starts about the best of the line
 RANDOM = 4  # random starts looked at, in several coordinates
 FLAT = 1e-6  # a loss that falls by less than this part of it has no relation to the coordinate
+PRECISE = 1e-10  # a loss that falls by less than this part of it is at its least
+NEAR = 0.1  # of log-bandwidths: the same minimum
 ZOOMS, ZOOM = 5, 24  # of a line, where the loss has no derivative
 
 
@@ -51,7 +55,7 @@ class Objective:
 
     def __init__(
         self,
-        sums: Callable[[Floats], Any],
+        sums: Callable[[Floats, bool], Any],
         criterion: Criterion,
         sample: Sample,
         kernel: Kernel,
@@ -61,9 +65,9 @@ class Objective:
         self.path = Path()
         self._last: tuple[Any, Loss, Any] = (None, INFINITE, None)
 
-    def __call__(self, h: Floats) -> float:
-        """The loss at bandwidths h (d,)."""
-        sums = self.sums_for(h)
+    def __call__(self, h: Floats, *, with_gradient: bool = False) -> float:
+        """The loss at bandwidths h (d,); say so if its gradient will be asked for."""
+        sums = self.sums_for(h, with_gradient)
         summed = sums.at(h)
         loss = self.criterion(self.sample, summed.fit)
         self._last = (sums, loss, summed)
@@ -72,7 +76,7 @@ class Objective:
     def many(self, unit: Floats, factors: list[float]) -> list[float]:
         """The losses at multiples of bandwidths, in one pass over the pairs where pairs are summed."""
         hs = [unit * factor for factor in factors]
-        fits = self.sums_for(hs[-1]).many(hs)
+        fits = self.sums_for(hs[-1], False).many(hs)
         if fits is None:
             return [self(h) for h in hs]
         return [self._noted(h, self.criterion(self.sample, fit)) for h, fit in zip(hs, fits, strict=True)]
@@ -112,6 +116,8 @@ def step_for(objective: Objective) -> float:
 
 def line(objective: Objective, unit: Floats) -> list[tuple[float, float]]:
     """(log factor, loss) along the multiples of `unit`: until the least is not at an end."""
+    if len(objective.sample.values) > MANY:
+        return valley(objective, unit)
     step = math.log(step_for(objective))
     places = [k * step for k in range(round(math.log(LAST) / step), round(math.log(FIRST) / step) - 1, -1)]
     found = dict(zip(places, objective.many(unit, [math.exp(t) for t in places]), strict=True))
@@ -130,25 +136,49 @@ def line(objective: Objective, unit: Floats) -> list[tuple[float, float]]:
             return sorted(found.items())
 
 
+def valley(objective: Objective, unit: Floats) -> list[tuple[float, float]]:
+    """The same from the middle on: to the wider side until the loss has risen twice in a row, to the narrower one, which
+    takes long, once. The losses of large samples are smooth."""
+    step = math.log(STEP)
+    found = {0: objective(unit)}
+    for sign, rises in ((1, 2), (-1, 1)):
+        k = sign
+        while rises and NARROWEST <= math.exp(k * step) <= WIDEST:
+            found[k] = objective(unit * math.exp(k * step))
+            alone = math.isinf(found[k]) and sign > 0  # a wider window may have a key
+            rises -= not (found[k] < found[k - sign] or alone)
+            k += sign
+    return [(k * step, found[k]) for k in sorted(found)]
+
+
+class _Known(Exception):
+    """A descent has come to where another one ended."""
+
+
 def descend(
-    objective: Objective, directions: Directions, start: Floats, low: Floats, high: Floats
-) -> tuple[Floats, float]:
-    """A local minimum by L-BFGS-B with analytic gradients, between `low` and `high`, and its loss."""
+    objective: Objective, directions: Directions, start: Floats, low: Floats, high: Floats, known: list[Floats]
+) -> None:
+    """Go down to a local minimum by L-BFGS-B with analytic gradients, between `low` and `high`.
+
+    `known` are the minima found so far: it is added to them, or the descent ends where it comes near one.
+    """
 
     def loss(t: Floats) -> tuple[float, Floats]:
-        value = objective(directions.bandwidth(t))
+        if any(np.abs(t - other).max() < NEAR for other in known):
+            raise _Known
+        value = objective(directions.bandwidth(t), with_gradient=True)
         if not math.isfinite(value):
             return 1e300, np.zeros(len(t))
         return value, directions.basis @ objective.gradient()
 
-    options = {"ftol": 1e-11, "gtol": 1e-9, "maxiter": 60, "maxls": 12}
-    found = optimize.minimize(
-        loss, start, jac=True, method="L-BFGS-B", bounds=list(zip(low, high, strict=True)), options=options
-    )
-    return found.x, float(found.fun)
+    options = {"ftol": PRECISE, "gtol": 1e-9, "maxiter": 60, "maxls": 12}
+    bounds = list(zip(low, high, strict=True))
+    with suppress(_Known):
+        found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        known.append(found.x)
 
 
-def zoom(objective: Objective, directions: Directions, start: Floats, width: float) -> tuple[Floats, float]:
+def zoom(objective: Objective, directions: Directions, start: Floats, width: float) -> None:
     """A low place of a loss that jumps: ever finer lines, one coordinate after another."""
     best, value = start.copy(), objective(directions.bandwidth(start))
     for _ in range(ZOOMS):
@@ -160,7 +190,6 @@ def zoom(objective: Objective, directions: Directions, start: Floats, width: flo
                 if other < value:
                     best, value = t, other
         start, width = best.copy(), width / 4
-    return best, value
 
 
 def is_smooth(kernel: Kernel) -> bool:
@@ -222,7 +251,7 @@ def remarks(objective: Objective, free: Directions, unit: Floats, kind: str) -> 
         rest = [j for j in range(d) if j not in flat]
         others = Directions(np.log(unit) + np.where(np.isin(np.arange(d), flat), wide, 0.0), np.eye(d)[rest])
         bound = np.full(len(rest), math.log(NARROWEST)), np.full(len(rest), wide)
-        descend(objective, others, at[rest], *bound)
+        descend(objective, others, at[rest], *bound, [])
     if flat:
         names = ", ".join(map(str, flat))
         notes.append(

@@ -21,7 +21,7 @@ from fastnw.selection import criteria, search
 from fastnw.selection.criteria import Floats, Sample
 from fastnw.selection.result import BandwidthSelection, SearchPath
 from fastnw.selection.search import Directions, Objective
-from fastnw.selection.spectrum import Spectrum
+from fastnw.selection.spectrum import Spectrum, seconds
 from fastnw.selection.sums import Sums
 
 CRITERIA = ("loo", "aicc", "log_loss", *RULES)
@@ -242,13 +242,15 @@ def _random(random_state: Any) -> np.random.RandomState:
 
 
 def _sums(problem: Problem, sample: Sample, backend: str, n_jobs: int | None) -> Any:
-    """For each bandwidth, what takes less time: transforms or the planner's methods."""
+    """For bandwidths, what takes less time: transforms or the planner's methods."""
     meter = Meter(False, 0, "")
     planned = Sums(problem, sample, backend, n_jobs, meter)
     spectral: list[Spectrum] = []
 
-    def sums(h: Floats) -> Any:
-        if backend not in ("auto", "compiled") or not Spectrum.affords(problem, h):
+    def sums(h: Floats, with_gradient: bool) -> Any:
+        transform = seconds(problem, h) if backend in ("auto", "compiled") else math.inf
+        transform *= (problem.c + 2) // 2
+        if not math.isfinite(transform) or not 2 * transform < planned.seconds(h, with_gradient):
             return planned
         if not spectral:
             spectral.append(Spectrum(problem, sample, backend, n_jobs, meter))
@@ -276,12 +278,13 @@ def _search(
         starts += search.scattered(objective, free, starts[0][1], rng)
     starts.sort(key=lambda start: start[0])
     low, high = np.full(p, math.log(search.NARROWEST)), np.full(p, math.log(search.WIDEST))
+    known: list[Floats] = []
     for _, start in search.distinct(starts):
         if p == 1:  # the line's neighbours are no better
             step = math.log(search.step_for(objective))
             low, high = start - step, start + step
         if search.is_smooth(kernel):
-            search.descend(objective, free, start, low, high)
+            search.descend(objective, free, start, low, high, known)
         else:
             search.zoom(objective, free, start, math.log(search.STEP) if p > 1 else step)
     return search.remarks(objective, free, unit, kind)

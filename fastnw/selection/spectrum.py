@@ -1,11 +1,12 @@
 """The Gaussian's sums at all keys for one bandwidth after another, in up to three coordinates, by Fourier transforms.
 
-One transform of the keys (type 1, without the kernel) serves every bandwidth of a level: these only weigh its
-coefficients by κ̂ = Π √(2π) h_j exp(−h_j² ω_j²/2). Derivatives come the same way: ∂κ̂/∂log h_j = (1 − h_j² ω_j²) κ̂. So a
-bandwidth costs one transform back to the keys (type 2), and its gradient one more a coordinate; finufft sorts the keys
-once a level.
+One transform of the keys without the kernel (type 1) serves every bandwidth of a level: these only weigh its
+coefficients by κ̂ = Π √(2π) h_j exp(−h_j² ω_j²/2), and take one transform back to the keys (type 2). The gradient of a
+loss takes one more of type 1, of the loss's derivatives by the sums, whatever the number of coordinates: with
+coefficients C of the keys and S of those derivatives, ∂/∂log h_j = Re Σ C S̄ ∂κ̂/∂log h_j, and ∂κ̂/∂log h_j is
+(1 − h_j² ω_j²) κ̂.
 
-In one coordinate a level spans a factor of 64, in more only 2, since its period must hold the widest kernel and its
+In one coordinate a level spans a factor of 64, in more little, since its period must hold the widest kernel and its
 modes resolve the finest. What a search needs is less than `methods.fourier` certifies: the error of a level is measured
 at some keys, and keys whose mass is not well above it are summed by other means.
 """
@@ -13,11 +14,13 @@ at some keys, and keys whose mass is not well above it are summed by other means
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw import _gradients
 from fastnw._pack import normalised_values
 from fastnw._plan import Plan, make_plan
 from fastnw._problem import Problem
@@ -25,164 +28,231 @@ from fastnw._threads import Meter, one_blas_thread, run
 from fastnw._validation import metric
 from fastnw.methods import fourier, tree
 from fastnw.selection.criteria import Fit, Floats, Loss, Sample
-from fastnw.selection.sums import STEP, Summed, change, with_copies
+from fastnw.selection.sums import Summed, cotangents, with_copies
 
-SPAN = {1: 64.0, 2: 2.0, 3: 2.0}  # of a level's bandwidths
+Modes = NDArray[np.complex128]
+
+FINER, WIDER = {1: 8.0, 2: 1.25, 3: 1.1}, {1: 8.0, 2: 1.6, 3: 1.4}  # a level's bandwidths, by those it is made for
 # finufft's tolerance and upsampling: tight where that is cheap
 EPSILON = {1: 1e-10, 2: 1e-9, 3: 1e-7}
 UPSAMPLING = {1: fourier.WIDE, 2: fourier.WIDE, 3: fourier.NARROW}
-DROPPED = 1e-12  # of Σ w, what truncation and images may change
+DROPPED = {1: 1e-12, 2: 1e-11, 3: 1e-10}  # of Σ w, what truncation and images may change
 SURE = 1e4  # masses below this many times the measured error are summed by other means
 SAFETY = 10.0
 PROBES = 64
 FEW_PAIRS = 4e6  # summed by NumPy in some 50 ms, and not worth a method's preparations
-MOST_MODES = 3e7
+MOST_MODES = 1.2e7  # some 1 GiB of transforms
 LONG = 2e4  # keys and modes from which threads are worth their start
+START = 3e-4  # seconds of a transform beside its points and its grid
+
+
+@dataclass(frozen=True)
+class Part:
+    """Modes of one parity in the first coordinate, or all of them.
+
+    Even ones are those of a period of half the length, odd ones as well, but for a phase. So a transform comes in two,
+    of half the modes each, that run side by side.
+    """
+
+    modes: tuple[int, ...]
+    omega: list[Floats]  # (modes_j,) of each coordinate
+    angles: list[Floats]  # (n,) of each coordinate
+    phase: Modes | None  # (n,)
+
+
+def seconds(problem: Problem, h: Floats) -> float:
+    """Of a transform on one thread, at a level made for these bandwidths; ∞ where there is none."""
+    if problem.d > fourier.MOST_D or problem.kernel.facts is None or problem.kernel.name != "gaussian":
+        return math.inf
+    if problem.metric.cholesky is not None or problem.key_scale is not None:
+        return math.inf
+    _, modes = _sizes(problem, h)
+    if not math.prod(map(float, modes)) < MOST_MODES:
+        return math.inf
+    points, grid = _seconds(problem, modes)
+    return points + grid + START
+
+
+def _sizes(problem: Problem, h: Floats) -> tuple[Floats, tuple[int, ...]]:
+    """Periods and numbers of modes of a level."""
+    d, (low, high) = problem.d, fourier._extent(problem)
+    reach = math.sqrt(2 * math.log(4 * d / DROPPED[d]))
+    period = (high - low) + reach * WIDER[d] * h
+    modes = np.ceil(reach * period * FINER[d] / (2 * math.pi * h))
+    return period, tuple(2 * int(min(m, 1e9)) + 1 for m in modes)
+
+
+def _seconds(problem: Problem, modes: tuple[int, ...]) -> tuple[float, float]:
+    """Of the points and of the grid."""
+    d = problem.d
+    digits = -math.log10(EPSILON[d])
+    cells = (digits + 1 if UPSAMPLING[d] == fourier.WIDE else 1.5 * digits + 1) ** d
+    grid = math.prod(map(float, modes)) * UPSAMPLING[d] ** d
+    points = 1e-9 * problem.n * (fourier.POINT + fourier.CELL[d] * cells)
+    return points, 1e-9 * fourier.GRID * grid * math.log2(grid + 2)
 
 
 class Level:
-    """Coefficients of the keys, and finufft's plans for the way back, for bandwidths of one range."""
+    """Coefficients of the keys, and finufft's plans, for bandwidths of one range."""
 
-    def __init__(self, owner: Spectrum, finest: Floats, widest: Floats, meter: Meter) -> None:
+    def __init__(self, owner: Spectrum, h: Floats, meter: Meter) -> None:
         problem, d = owner.problem, owner.problem.d
         self.owner, self.worst = owner, 0.0
-        reach = math.sqrt(2 * math.log(4 * d / DROPPED))
-        self.period = (owner.high - owner.low) + reach * widest
-        self.modes = tuple(
-            int(2 * math.ceil(reach * p / (2 * math.pi * h)) + 1) for p, h in zip(self.period, finest, strict=True)
-        )
-        self.omega = [
-            2 * math.pi / p * np.arange(-(count // 2), count // 2 + 1)
-            for count, p in zip(self.modes, self.period, strict=True)
-        ]
-        self.angles = [
-            np.ascontiguousarray(x * (2 * math.pi / p)) for x, p in zip(owner.centred, self.period, strict=True)
-        ]
-        self.long = problem.n * len(self.modes) + math.prod(self.modes) > LONG
-        self.plans: dict[tuple[int, int], Any] = {}
-        self.coefficients = self._transformed(meter)
+        self.finest, self.widest = h / FINER[d], h * WIDER[d]
+        self.period, modes = _sizes(problem, h)
+        points, grid = _seconds(problem, modes)
+        self.parts = self._parts(modes, d > 1 and grid > points)
+        # as many blocks as do not take much longer for their grids than for their keys
+        blocks = min(max(round(points * len(self.parts) / grid), 1), 64)
+        size = math.ceil(problem.n / blocks)
+        self.blocks = [slice(i, min(i + size, problem.n)) for i in range(0, problem.n, size)]
+        self.long = problem.n * d + math.prod(modes) > LONG
+        self.plans: dict[tuple[int, int, int, int], Any] = {}
+        self.coefficients = self.forth(fourier._strengths(problem, slice(0, problem.n)), meter)
 
-    def _transformed(self, meter: Meter) -> list[NDArray[np.complex128]]:
-        problem, blocks = self.owner.problem, self.owner.blocks
-        found: list[Any] = [None] * len(blocks)
+    def _parts(self, modes: tuple[int, ...], split: bool) -> list[Part]:
+        unit = 2 * math.pi / self.period
+        angles = [np.ascontiguousarray(x * u) for x, u in zip(self.owner.centred, unit, strict=True)]
+        orders = [np.arange(-(count // 2), count // 2 + 1) for count in modes]
+        omega = [u * k for u, k in zip(unit, orders, strict=True)]
+        if not split:
+            return [Part(modes, omega, angles, None)]
+        twice = 2 * angles[0]
+        most = modes[0] // 2
+        even, odd = 2 * np.arange(-(most // 2), most // 2 + 1), 2 * np.arange(-((most + 1) // 2), (most + 1) // 2) + 1
+        phases = (None, np.exp(1j * angles[0]))
+        return [
+            Part((len(k), *modes[1:]), [unit[0] * k, *omega[1:]], [twice, *angles[1:]], phase)
+            for k, phase in zip((even, odd), phases, strict=True)
+        ]
 
-        def transform(i: int) -> float:
-            rows = blocks[i]
-            spread = self._plan(1)
-            spread.setpts(*(x[rows] for x in self.angles))
-            found[i] = [spread.execute(strengths) for strengths in fourier._strengths(problem, rows)]
+    def _plan(self, kind: int, part: int, block: int, pair: int) -> Any:
+        """A plan with its keys set: one for each transform that may run at the same time."""
+        if (kind, part, block, pair) not in self.plans:
+            d, here, sign = self.owner.problem.d, self.parts[part], -1 if kind == 1 else 1
+            options = {"nthreads": 1, "upsampfac": UPSAMPLING[d], "showwarn": 0}
+            plan = fourier._finufft().Plan(kind, here.modes, 1, EPSILON[d], sign, "complex128", **options)
+            plan.setpts(*(x[self.blocks[block]] for x in here.angles))
+            self.plans[kind, part, block, pair] = plan
+        return self.plans[kind, part, block, pair]
+
+    def _run(self, task: Any, pairs: int, meter: Meter) -> None:
+        """For each part, block and pair."""
+        blocks = len(self.blocks)
+
+        def numbered(i: int) -> float:
+            task(i // (blocks * pairs), i // pairs % blocks, i % pairs)
             return 0.0
 
-        run(transform, len(blocks), self.owner.n_threads if self.long else 1, meter, detachable=self.long)
-        return [sum(parts[1:], parts[0]) for parts in zip(*found, strict=True)]
+        threads = self.owner.n_threads if self.long else 1
+        run(numbered, len(self.parts) * blocks * pairs, threads, meter, detachable=self.long)
 
-    def _plan(self, kind: int) -> Any:
-        d, sign = self.owner.problem.d, -1 if kind == 1 else 1
-        return fourier._finufft().Plan(
-            kind, self.modes, 1, EPSILON[d], sign, "complex128", nthreads=1, upsampfac=UPSAMPLING[d], showwarn=0
-        )
+    def forth(self, strengths: list[Modes], meter: Meter) -> list[list[Modes]]:
+        """Type 1 of each (n,) strengths: for each part, one array of modes each."""
+        found: dict[tuple[int, int, int], Modes] = {}
 
-    def _back(self, slot: int, block: int) -> Any:
-        """A plan with its keys set: one for each transform and block that may run at the same time."""
-        if (slot, block) not in self.plans:
-            plan = self._plan(2)
-            plan.setpts(*(x[self.owner.blocks[block]] for x in self.angles))
-            self.plans[slot, block] = plan
-        return self.plans[slot, block]
+        def transform(part: int, block: int, pair: int) -> None:
+            phase, rows = self.parts[part].phase, self.blocks[block]
+            mine = strengths[pair][rows]
+            mine = mine if phase is None else mine * np.conj(phase[rows])
+            found[part, block, pair] = self._plan(1, part, block, pair).execute(np.ascontiguousarray(mine))
 
-    def sums(self, h: Floats, orders: list[int | None], meter: Meter) -> Floats:
-        """(orders, 1 + c, n) Σ w κ and Σ w t κ, or their derivatives by log h_j for an order j."""
-        owner, n = self.owner, self.owner.problem.n
-        factors = []
-        for order in orders:
-            kappa = [
-                math.sqrt(2 * math.pi) * hj / p * np.exp(-np.square(hj * w) / 2)
-                for hj, p, w in zip(h, self.period, self.omega, strict=True)
-            ]
-            if order is not None:
-                kappa[order] = kappa[order] * (1 - np.square(h[order] * self.omega[order]))
-            factors.append(kappa)
-        pairs = len(self.coefficients)
-        found = np.empty((len(orders), 2 * pairs, n))
+        self._run(transform, len(strengths), meter)
 
-        def transform(task: int) -> float:
-            slot, block = divmod(task, len(owner.blocks))
-            order, pair = divmod(slot, pairs)
-            modes = self.coefficients[pair]
-            for j, kappa in enumerate(factors[order]):
-                modes = modes * kappa.reshape([-1 if i == j else 1 for i in range(len(factors[order]))])
-            rows = owner.blocks[block]
-            back = self._back(slot, block).execute(modes)
-            found[order, 2 * pair, rows], found[order, 2 * pair + 1, rows] = back.real, back.imag
-            return 0.0
+        def added(part: int, pair: int) -> Modes:
+            sums = found[part, 0, pair]
+            for block in range(1, len(self.blocks)):
+                sums = sums + found[part, block, pair]
+            return sums
 
-        n_tasks = len(orders) * pairs * len(owner.blocks)
-        run(transform, n_tasks, owner.n_threads if self.long else 1, meter, detachable=self.long)
-        return found[:, : 1 + owner.problem.c]
+        return [[added(part, pair) for pair in range(len(strengths))] for part in range(len(self.parts))]
+
+    def back(self, h: Floats, meter: Meter) -> Floats:
+        """(1 + c, n) Σ w κ and Σ w t κ at the keys."""
+        pairs, n = len(self.coefficients[0]), self.owner.problem.n
+        found = np.empty((len(self.parts), pairs, n), np.complex128)
+
+        def transform(part: int, block: int, pair: int) -> None:
+            here, rows = self.parts[part], self.blocks[block]
+            modes = self.coefficients[part][pair]
+            for kappa in self._kappa(here, h):
+                modes = modes * kappa
+            sums = self._plan(2, part, block, pair).execute(modes)
+            found[part, pair, rows] = sums if here.phase is None else sums * here.phase[rows]
+
+        self._run(transform, pairs, meter)
+        total = found[0] if len(found) == 1 else found[0] + found[1]
+        return np.stack([total.real, total.imag], axis=1).reshape(2 * pairs, n)[: 1 + self.owner.problem.c]
+
+    def _kappa(self, part: Part, h: Floats) -> list[Floats]:
+        """κ̂ as factors, one a coordinate, shaped to multiply modes."""
+        d = len(part.modes)
+        return [
+            (math.sqrt(2 * math.pi) * h[j] / self.period[j] * np.exp(-np.square(h[j] * omega) / 2)).reshape(
+                [-1 if i == j else 1 for i in range(d)]
+            )
+            for j, omega in enumerate(part.omega)
+        ]
+
+    def adjoint(self, h: Floats, derivatives: Floats, meter: Meter) -> Floats:
+        """(d,) Σ_i Σ_k derivatives_ki ∂sums_ki/∂log h_j, of derivatives (1 + c, n) by the sums that `back` gives."""
+        c, n = derivatives.shape
+        strengths = [derivatives[k] + 1j * (derivatives[k + 1] if k + 1 < c else np.zeros(n)) for k in range(0, c, 2)]
+        found = np.zeros(len(h))
+        for part, mine, modes in zip(self.parts, self.coefficients, self.forth(strengths, meter), strict=True):
+            product = sum(np.real(a * np.conj(b)) for a, b in zip(mine, modes, strict=True))
+            for kappa in self._kappa(part, h):
+                product = product * kappa
+            for j, omega in enumerate(part.omega):
+                along = product.sum(axis=tuple(i for i in range(len(h)) if i != j))
+                found[j] += float(along @ (1 - np.square(h[j] * omega)))
+        return found
 
 
+@dataclass
 class SpectralSummed(Summed):
-    """Sums at one bandwidth, and where the others came from."""
+    """Sums at one bandwidth, and which keys' were taken by other means."""
 
-    def __init__(self, problem: Problem, fit: Fit, h: Floats, mass: Floats, tail: NDArray[np.intp]) -> None:
-        super().__init__(problem, fit)
-        self.h, self.mass, self.tail = h, mass, tail
+    h: Floats
+    level: Level
+    tail: NDArray[np.intp]
 
 
 class Spectrum:
-    """Sums at all keys for any bandwidths h (d,), where `affords` says so."""
+    """Sums at all keys for any bandwidths h (d,), where `seconds` is finite."""
 
     def __init__(self, problem: Problem, sample: Sample, backend: str, n_jobs: int | None, meter: Meter) -> None:
-        fourier._finufft()
-        self.problem, self.sample, self.backend, self.n_jobs, self.meter = problem, sample, backend, n_jobs, meter
+        fourier._finufft()  # before threads begin: filters of warnings are the process's
+        self.problem, self.sample, self.meter = problem, sample, meter
         self.plan: Plan = make_plan(problem, "exact", backend, n_jobs)
         self.n_threads = self.plan.n_threads
         low, high = fourier._extent(problem)
-        self.low, self.high, centre = low, high, low / 2 + high / 2
-        self.centred = [problem.keys[:, j].astype(np.float64) - centre[j] for j in range(problem.d)]
-        size = min(fourier.BLOCK[problem.d], max(math.ceil(problem.n / 2), 1 << 15))
-        self.blocks = [slice(i, min(i + size, problem.n)) for i in range(0, problem.n, size)]
-        self.levels: dict[tuple[int, ...], Level] = {}
+        self.centred = [problem.keys[:, j].astype(np.float64) - (low[j] / 2 + high[j] / 2) for j in range(problem.d)]
+        self.levels: list[Level] = []
         weights = problem.weights_at(slice(None))
         self.own = np.ones((1 + problem.c, problem.n))
         if weights is not None:
             self.own[0] = weights
         self.own[1:] = normalised_values(problem, slice(0, problem.n)) * self.own[0]
 
-    @staticmethod
-    def affords(problem: Problem, h: Floats) -> bool:
-        """Whether transforms take less time than summing every pair."""
-        if problem.d > fourier.MOST_D or problem.kernel.name != "gaussian" or problem.kernel.facts is None:
-            return False
-        if problem.metric.cholesky is not None or problem.key_scale is not None:
-            return False
-        low, high = fourier._extent(problem)
-        span = SPAN[problem.d]
-        modes = math.prod(2.4 * ((high[j] - low[j]) * span**0.5 / h[j] + 7.6 * span) for j in range(problem.d))
-        if not modes < MOST_MODES:
-            return False
-        grid = modes * UPSAMPLING[problem.d] ** problem.d
-        cells = (1 - math.log10(EPSILON[problem.d])) ** problem.d
-        by_transforms = problem.n * (fourier.POINT + fourier.CELL[problem.d] * cells) + fourier.GRID * grid * math.log2(
-            grid
-        )
-        return by_transforms + 3e4 < 1.0 * problem.n**2
-
     def _level(self, h: Floats) -> Level:
-        """Levels lie on a grid of bandwidths, so that neighbours share one."""
-        span = SPAN[self.problem.d]
-        spread = (self.high - self.low) + (self.high == self.low)
-        place = tuple(math.floor(math.log(hj / s) / math.log(span)) for hj, s in zip(h, spread, strict=True))
-        if place not in self.levels:
-            finest = spread * span ** np.array(place, float)
-            self.levels[place] = Level(self, finest, finest * span, self.meter)
-        return self.levels[place]
+        """The last one made that serves, or another: of many dimensions none stays that does not."""
+        for level in reversed(self.levels):
+            if np.all(level.finest <= h) and np.all(h <= level.widest):
+                return level
+        if self.problem.d > 1:
+            self.levels.clear()
+        self.levels.append(Level(self, h, self.meter))
+        return self.levels[-1]
+
+    def many(self, bandwidths: list[Floats]) -> None:
+        """One after another: transforms share what they can."""
 
     def at(self, h: Floats) -> SpectralSummed:
         """Means and log masses at bandwidths h (d,)."""
         level = self._level(h)
         problem = self.problem.with_metric(metric(h, self.problem.d))
-        sums = level.sums(h, [None], self.meter)[0]
+        sums = level.back(h, self.meter)
         if problem.exclude_self:
             sums -= self.own
         centre, half = problem.values_centre
@@ -194,50 +264,25 @@ class Spectrum:
         if len(tail):
             other = self._directly(problem, tail)
             fit.mean[tail], fit.log_mass[tail] = other.mean, other.log_mass
-        return SpectralSummed(problem, with_copies(self.sample, fit, problem), h, sums[0], tail)
-
-    def many(self, bandwidths: list[Floats]) -> None:
-        """One after another: transforms share what they can."""
+        return SpectralSummed(problem, with_copies(self.sample, fit, problem), h, level, tail)
 
     def gradient(self, summed: SpectralSummed, loss: Loss) -> Floats:
         """(d,) ∂ loss/∂ log h_j."""
         problem, fit, tail = summed.problem, summed.fit, summed.tail
-        derivatives = self._level(summed.h).sums(summed.h, list(range(problem.d)), self.meter)
-        scale = np.exp(problem.log_largest_weight - fit.log_mass)
-        scale[tail] = 0.0
-        scale[~np.isfinite(scale)] = 0.0
-        found = np.full(problem.d, loss.by_log_bandwidth)
-        mean = np.nan_to_num(fit.mean)
+        alpha, gamma = cotangents(fit, loss)
         centre, half = problem.values_centre
-        for j, (by_mass, *by_total) in enumerate(derivatives):
-            if loss.by_log_mass is not None:
-                found[j] += loss.by_log_mass @ (by_mass * scale)
-            if loss.by_mean is not None:
-                # ∂f = (∂N − f ∂D)/D, with values normalised
-                for k, by_value in enumerate(by_total):
-                    normalised = mean[:, k] - centre[k]
-                    found[j] += (loss.by_mean[:, k] * scale) @ (half[k] * by_value - normalised * by_mass)
+        # ∂L = Σ (α·∂N − γ ∂D)/D, with N in units of normalised values
+        derivatives = np.empty((1 + problem.c, problem.n))
+        derivatives[0] = alpha @ centre - gamma
+        derivatives[1:] = alpha.T * half[:, None]
+        derivatives *= np.exp(problem.log_largest_weight - np.where(np.isfinite(fit.log_mass), fit.log_mass, np.inf))
+        derivatives[:, tail] = 0.0
+        found = summed.level.adjoint(summed.h, derivatives, self.meter) + loss.by_log_bandwidth
         if len(tail):
-            found += self._tail_gradient(summed, loss)
-        return found
-
-    def _tail_gradient(self, summed: SpectralSummed, loss: Loss) -> Floats:
-        """By differences: of keys that are few."""
-        tail, found = summed.tail, np.empty(self.problem.d)
-        of_tail = Loss(
-            loss.value,
-            None if loss.by_mean is None else loss.by_mean[tail],
-            None if loss.by_log_mass is None else loss.by_log_mass[tail],
-        )
-        at = Fit(summed.fit.mean[tail], summed.fit.log_mass[tail])
-        for j in range(self.problem.d):
-            sides = []
-            for sign in (1.0, -1.0):
-                h = summed.h.copy()
-                h[j] *= math.exp(sign * STEP)
-                problem = self.problem.with_metric(metric(h, self.problem.d))
-                sides.append(with_copies(self.sample, self._directly(problem, tail), problem, tail))
-            found[j] = change(of_tail, sides[0], sides[1], at) / (2 * STEP)
+            sums = _gradients.by_query(
+                problem, tail, fit.log_mass[tail], alpha[tail], gamma[tail], self.n_threads, self.meter
+            )
+            found += sums.squares.sum(axis=0)
         return found
 
     def _error(self, level: Level, problem: Problem, sums: Floats) -> float:
