@@ -1,5 +1,5 @@
-"""The extensions: one body per instruction set of tiles and of products; the processor's detection; the choice of the
-largest weights; the sums of `moments`; the order of `tree`. All else is in pyproject.toml."""
+"""The extensions: one body per instruction set of tiles, of gradients and of products; the processor's detection; the
+choice of the largest weights; the sums of `moments`; the order of `tree`. All else is in pyproject.toml."""
 
 import os
 import platform
@@ -78,7 +78,8 @@ class BuildLevels(build_ext):
 # Other processors, and MSVC (whose C front end has none of these flags), get the plain body.
 levels = ["plain"] if not is_x86_64() or sys.platform == "win32" else ["v2", "v3", "v4"]
 # products need vectors, which the plain body does without
-kinds = [("tiles", level) for level in levels] + [("products", level) for level in levels if level != "plain"]
+kinds = [(kind, level) for kind in ("tiles", "gradients") for level in levels]
+kinds += [("products", level) for level in levels if level != "plain"]
 extensions = [Extension(f"fastnw.{name}", [str(SOURCE / f"{name}.pyx")]) for name in ("_cpu", "_largest")]
 extensions += [Extension(f"fastnw.methods.{name}", [str(SOURCE / f"{name}.pyx")]) for name in ("_moments", "_tree")]
 extensions += [compiled(*kind) for kind in kinds]

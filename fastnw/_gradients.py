@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from fastnw._pack import aligned_rows, coordinates, pack_inverse, pack_scale
 from fastnw._problem import Problem
 from fastnw._threads import Meter, run
-from fastnw.backends.gradients import Keys, Queries, add_to_keys, add_to_queries
+from fastnw.backends.gradients import Keys, Queries, tiles
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.integer[Any]]
@@ -93,6 +93,7 @@ def by_query(
     meter: Meter,
     *,
     outer: bool = False,
+    backend: str = "auto",
 ) -> QuerySums:
     """Each query's sums over all keys.
 
@@ -112,23 +113,26 @@ def by_query(
     meter : Meter
     outer : bool
         Also sum outer products.
+    backend : str
+        As in `fastnw.pool`; NumPy's sums stand for backends without any.
     """
     p, d = len(positions), problem.d
-    inverse = pack_inverse(problem, np.float64)
+    summing, inverse = tiles(backend, problem.kernel), pack_inverse(problem, np.float64)
     moved, squares = np.zeros((p, d)), np.zeros((p, d))
-    tiles = _tiles(p, problem.n, OUTER_BYTES // (8 * d * d) if outer else p)
-    outers = np.zeros((len(tiles), d, d)) if outer else None
-    for span in _spans(problem.n, _row_bytes(problem)):
+    tasks = _tasks(p, problem.n, OUTER_BYTES // (8 * d * d) if outer else p)
+    outers = np.zeros((len(tasks), d, d)) if outer else None
+    longer = 1 + d // 16 if outer else 1  # outer products take d times as long: Ctrl-C must not wait for them
+    for span in _spans(problem.n, _row_bytes(problem) * longer):
         keys = _keys(problem, span, alpha is not None)
 
         def task(i: int, keys: Keys = keys) -> float:
-            rows = tiles[i]
+            rows = tasks[i]
             queries = _queries(problem, rows, positions, log_mass, alpha, gamma)
             mine = None if outers is None else outers[i]
-            add_to_queries(problem.kernel, inverse, queries, keys, moved[rows], squares[rows], mine)
+            summing.add_to_queries(problem.kernel, inverse, queries, keys, moved[rows], squares[rows], mine)
             return float(queries.size) * keys.size
 
-        run(task, len(tiles), _threads(n_threads, p, keys.size), meter)
+        run(task, len(tasks), _threads(n_threads, p, keys.size), meter)
     return QuerySums(moved, squares, None if outers is None else outers.sum(axis=0))
 
 
@@ -140,23 +144,27 @@ def by_key(
     gamma: Floats,
     n_threads: int,
     meter: Meter,
+    *,
+    backend: str = "auto",
 ) -> KeySums:
     """Each key's sums over the queries at `positions`; parameters as in `by_query`."""
     n, d, c = problem.n, problem.d, 0 if alpha is None else alpha.shape[1]
-    inverse = pack_inverse(problem, np.float64)
+    summing, inverse = tiles(backend, problem.kernel), pack_inverse(problem, np.float64)
     moved, values = np.zeros((n, d)), np.zeros((n, c))
     weights, squares = np.zeros(n), np.zeros(n)
-    tiles = _tiles(n, len(positions), n)
+    tasks = _tasks(n, len(positions), n)
     for span in _spans(len(positions), _row_bytes(problem)):
         queries = _queries(problem, span, positions, log_mass, alpha, gamma)
 
         def task(i: int, queries: Queries = queries) -> float:
-            rows = tiles[i]
+            rows = tasks[i]
             keys = _keys(problem, rows, c > 0)
-            add_to_keys(problem.kernel, inverse, queries, keys, moved[rows], values[rows], weights[rows], squares[rows])
+            summing.add_to_keys(
+                problem.kernel, inverse, queries, keys, moved[rows], values[rows], weights[rows], squares[rows]
+            )
             return float(queries.size) * keys.size
 
-        run(task, len(tiles), _threads(n_threads, queries.size, n), meter)
+        run(task, len(tasks), _threads(n_threads, queries.size, n), meter)
     return KeySums(moved, values, weights, squares)
 
 
@@ -190,7 +198,7 @@ def _keys(problem: Problem, rows: slice, with_values: bool) -> Keys:
     return Keys(rows.start, coords, pack_scale(problem, rows, np.float64), log_weights, values)
 
 
-def _tiles(count: int, others: int, most: int) -> list[slice]:
+def _tasks(count: int, others: int, most: int) -> list[slice]:
     """`count` rows in tasks, `most` at most (but for 8); a function of the problem alone."""
     size = max(TASK_PAIRS // max(others, 1), SHORTEST)
     size = max(min(size, math.ceil(count / FEWEST_TASKS)), SHORTEST, math.ceil(count / max(most, 8)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import mpmath
 import numpy as np
@@ -15,8 +16,10 @@ from fastnw import kernels
 from fastnw._gradients import by_key, by_query
 from fastnw._threads import Meter
 from fastnw._validation import build
+from fastnw.backends import compiled
 
 LONG = np.longdouble
+NO_METER = Meter(False, 0, "")
 # Differences of fourth order leave some 1e-13 in 80 bits, and the sums some 1e-15 of their terms' size. Where long
 # double is no longer than double, they leave 1e-10.
 STEP = LONG(1e-5) if np.finfo(LONG).eps < 1e-18 else LONG(1e-3)
@@ -55,17 +58,17 @@ class Case:
         )
         return means[self.positions], log_mass[self.positions]
 
-    def sums(self, n_threads=1, **options):
+    def sums(self, backend="auto", outer=False):
         means, log_mass = self.pooled()
         assert np.all(log_mass > -np.inf)
         gamma = ((self.alpha * means).sum(axis=1) - self.beta).astype(np.float64)
-        arguments = (self.problem, self.positions, log_mass.astype(np.float64), self.alpha, gamma, n_threads)
-        return by_query(*arguments, Meter(False, 0, ""), **options), by_key(*arguments, Meter(False, 0, ""))
+        arguments = (self.problem, self.positions, log_mass.astype(np.float64), self.alpha, gamma, 1, NO_METER)
+        return by_query(*arguments, outer=outer, backend=backend), by_key(*arguments, backend=backend)
 
-    def gradients(self):
+    def gradients(self, backend):
         """By the formulas that the module's docstring states."""
         full = self.shape == "matrix"
-        queries, keys = self.sums(outer=full)
+        queries, keys = self.sums(backend, outer=full)
         metric = self.problem.metric
         back = np.linalg.inv(metric.cholesky) if full else np.diag(metric.inverse)
         by_position = np.zeros(self.parts["queries"].shape)
@@ -85,8 +88,8 @@ class Case:
             found["key_scale"] = keys.squares / self.parts["key_scale"]
         return found
 
-    def check(self):
-        for name, gradient in self.gradients().items():
+    def check(self, backend):
+        for name, gradient in self.gradients(backend).items():
             for _ in range(2):
                 direction = self.rng.normal(size=np.shape(gradient))
                 if name == "bandwidth" and self.shape == "matrix":
@@ -107,14 +110,14 @@ class Case:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("shape", ["number", "vector", "matrix"])
-def test_every_gradient_is_a_derivative(kernel, shape):
-    Case(kernel, shape, d=2, c=3, weights=True, key_scale=True).check()
+def test_every_gradient_is_a_derivative(kernel, shape, backend):
+    Case(kernel, shape, d=2, c=3, weights=True, key_scale=True).check(backend)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("shape", "d", "c"), [("number", 1, 1), ("vector", 3, 1), ("matrix", 5, 2)])
 def test_without_weights_and_self(kernel, shape, d, c):
-    Case(kernel, shape, d=d, c=c, exclude_self=True).check()
+    Case(kernel, shape, d=d, c=c, exclude_self=True).check("auto")
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -125,7 +128,7 @@ def test_masses_alone(kernel):
     queries, keys = case.sums()
     case.alpha = None
     _, log_mass = case.pooled()
-    arguments = (case.problem, case.positions, log_mass.astype(np.float64), None, -case.beta, 1, Meter(False, 0, ""))
+    arguments = (case.problem, case.positions, log_mass.astype(np.float64), None, -case.beta, 1, NO_METER)
     bare, bare_keys = by_query(*arguments), by_key(*arguments)
     np.testing.assert_array_equal(bare.moved, queries.moved)
     np.testing.assert_array_equal(bare.squares, queries.squares)
@@ -156,7 +159,7 @@ def test_users_kernels():
 
 @pytest.mark.parametrize("distance", [100.0, 1e4])
 @pytest.mark.parametrize("kernel", [k for k in LOG_KERNELS if k != "dot"])
-def test_tails(kernel, distance):
+def test_tails(kernel, distance, backend):
     """All keys far away: κ is 0 in float64, the gradients are not. Exponents of 5e7 are known to 1e-8."""
     keys = np.array([[0.0], [0.3], [1.0], [1.02]]) * 3 / distance  # so near each other that all count
     values, weights, query = np.array([1.0, -2.0, 3.0, 0.5]), np.array([1.0, 2.0, 0.5, 1.0]), np.array([[-distance]])
@@ -170,7 +173,8 @@ def test_tails(kernel, distance):
         squares = [e * x for e, x in zip(moved, z, strict=True)]
     problem = build(query, keys, values, kernel=kernel, bandwidth=1.0, sample_weight=weights)
     arguments = (problem, np.arange(1), np.array([float(log_mass)]), np.ones((1, 1)), np.array([float(mean)]), 1)
-    found, found_keys = by_query(*arguments, Meter(False, 0, "")), by_key(*arguments, Meter(False, 0, ""))
+    found = by_query(*arguments, NO_METER, backend=backend)
+    found_keys = by_key(*arguments, NO_METER, backend=backend)
     rtol = 1e-11 * (distance / 100) ** 2
     each, each_square = np.array(moved, float), np.array(squares, float)
     size = np.abs(each).sum()
@@ -182,28 +186,55 @@ def test_tails(kernel, distance):
 
 
 @pytest.mark.parametrize("kernel", COMPACT_KERNELS)
-def test_empty_windows_take_no_part(kernel):
+def test_empty_windows_take_no_part(kernel, backend):
     keys, queries = np.zeros((3, 1)), np.array([[0.5], [7.0]])
     problem = build(queries, keys, np.arange(3.0), kernel=kernel, bandwidth=1.0)
     alpha, gamma = np.array([[1.0], [np.nan]]), np.array([0.5, np.nan])
     arguments = (problem, np.arange(2), np.array([0.0, -np.inf]), alpha, gamma, 1)
-    found, found_keys = by_query(*arguments, Meter(False, 0, "")), by_key(*arguments, Meter(False, 0, ""))
+    found = by_query(*arguments, NO_METER, backend=backend)
+    found_keys = by_key(*arguments, NO_METER, backend=backend)
     assert found.moved[1, 0] == found.squares[1, 0] == 0
     for sums in (found.moved, found_keys.moved, found_keys.values, found_keys.weights, found_keys.squares):
         assert np.all(np.isfinite(sums))
         assert np.any(sums != 0) or kernel == "boxcar"
 
 
-def test_at_kinks_and_edges():
+def test_at_kinks_and_edges(backend):
     """A key that lies on the query, and one at the edge of the support, leave finite sums."""
     for kernel in (k for k in KERNELS if k != "dot"):
         problem = build([[0.0]], [[0.0], [1.0], [0.5]], [1.0, 2.0, 3.0], kernel=kernel, bandwidth=1.0)
         _, log_mass = oracle.naive_pool([[0.0]], [[0.0], [1.0], [0.5]], [1.0, 2.0, 3.0], kernel)
         arguments = (problem, np.arange(1), log_mass.astype(float), np.ones((1, 1)), np.array([1.5]), 1)
-        found = by_key(*arguments, Meter(False, 0, ""))
+        found = by_key(*arguments, NO_METER, backend=backend)
         assert found.moved[0, 0] == 0
         assert np.all(np.isfinite(found.moved))
-        assert np.isfinite(by_query(*arguments, Meter(False, 0, "")).moved[0, 0])
+        assert np.isfinite(by_query(*arguments, NO_METER, backend=backend).moved[0, 0])
+
+
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if k != "dot"])
+@pytest.mark.parametrize("shape", ["vector", "matrix"])
+def test_compiled_sums_are_numpys(kernel, shape, level):
+    """Over several strips, to the rounding of sums in another order; with queries asked for twice."""
+    rng = np.random.default_rng(2)
+    n, d, c = 1300, 3, 2
+    keys, values = rng.normal(size=(n, d)), rng.normal(size=(n, c))
+    bandwidth = 2 * np.asarray(spread_bandwidth(shape, d, rng))
+    options = {"sample_weight": rng.gamma(1.0, size=n), "key_scale": rng.uniform(0.5, 2, n), "exclude_self": True}
+    if shape == "vector":  # what is not there has loops of its own
+        del options["sample_weight"], options["key_scale"]
+    problem = build(keys, keys, values, kernel=kernel, bandwidth=bandwidth, **options)
+    positions = rng.integers(0, n, size=700)
+    _, log_mass = fastnw.pool(
+        keys, keys, values, kernel=kernel, bandwidth=bandwidth, return_mass=True, empty=0.0, **options
+    )
+    arguments = (problem, positions, log_mass[positions], rng.normal(size=(700, c)), rng.normal(size=700), 1, NO_METER)
+    assert compiled.has_gradients(problem.kernel)
+    for sums in (partial(by_query, outer=True), by_key):
+        found, expected = sums(*arguments), sums(*arguments, backend="reference")
+        for name, right in vars(expected).items():
+            size = np.abs(right).max()
+            np.testing.assert_allclose(getattr(found, name), right, rtol=0, atol=1e-12 * size, err_msg=name)
+            assert size > 0 or kernel in ("boxcar", "constant")
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov", "dot"])
@@ -219,8 +250,8 @@ def test_threads_do_not_change_a_bit(kernel, sizes):
 
     def results(n):
         queries, keys = (
-            by_query(*arguments, n, Meter(False, 0, ""), outer=True),
-            by_key(*arguments, n, Meter(False, 0, "")),
+            by_query(*arguments, n, NO_METER, outer=True),
+            by_key(*arguments, n, NO_METER),
         )
         return [queries.moved, queries.squares, queries.outer, keys.moved, keys.values, keys.weights, keys.squares]
 
@@ -240,7 +271,7 @@ def test_blocks_are_put_together(sizes, monkeypatch):
     queries, keys, values = rng.normal(size=(m, d)), rng.normal(size=(n, d)), rng.normal(size=(n, 2))
     problem = build(queries, keys, values, kernel="matern32", bandwidth=0.7, key_scale=rng.uniform(1, 2, n))
     log_mass = rng.normal(size=m)
-    arguments = (problem, np.arange(m), log_mass, rng.normal(size=(m, 2)), rng.normal(size=m), 1, Meter(False, 0, ""))
+    arguments = (problem, np.arange(m), log_mass, rng.normal(size=(m, 2)), rng.normal(size=m), 1, NO_METER)
 
     def results():
         queries, keys = by_query(*arguments, outer=True), by_key(*arguments)

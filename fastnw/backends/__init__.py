@@ -15,7 +15,7 @@ Each module has ``NAME``, ``isa()``, ``missing()`` and ``refusal(kernel)`` (why 
     (m, B) array of u²; for inner products, of the scaled product.
 
 Compiled tiles also have ``sum_leaves``: each query of a block chooses leaves of a tree of keys and sums them. For the
-others `methods.gathered` makes tiles of leaves.
+others `methods.gathered` makes tiles of leaves. And they have the tiles of gradients, see `gradients`.
 
 A backend that compiles at first use has ``prepare(kernel, inverse, c, scaled)``, which does it before threads begin.
 A backend that keeps its queries elsewhere than in the host's memory has ``sweep``, which sums all keys for them at

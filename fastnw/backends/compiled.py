@@ -18,7 +18,10 @@ from fastnw._state import PoolState
 from fastnw.kernels import Kernel
 
 if TYPE_CHECKING:
+    from fastnw.backends.gradients import Keys, Queries
     from fastnw.methods.tree import Tree
+
+Floats = NDArray[np.float64]
 
 NAME = "compiled"
 SEVERAL = 16  # profiles in one pass at most; _fused.h
@@ -258,6 +261,75 @@ def product_tile(
             1.0 / keys.spread,
             strip,
         )
+    )
+
+
+@lru_cache(maxsize=4)
+def _gradients(level: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(f"fastnw.backends._gradients_{level}")
+    except ModuleNotFoundError:
+        return None
+
+
+def has_gradients(kernel: Kernel) -> bool:
+    """Whether `add_to_queries` and `add_to_keys` run the kernel: those of distances."""
+    return refusal(kernel) is None and not kernel.inner_product and _gradients(isa()) is not None
+
+
+def add_to_queries(
+    kernel: Kernel, inverse: Floats, queries: Queries, keys: Keys, moved: Floats, squares: Floats, outer: Floats | None
+) -> None:
+    """Add the block's part of the sums, in place; see `fastnw.backends.gradients`."""
+    module = _gradients(isa())
+    assert module is not None
+    module.add_to_queries(
+        CODES[kernel.name],
+        inverse,
+        np.ascontiguousarray(queries.coords.T),
+        None if queries.positions is None else (queries.positions - keys.start).astype(np.int64),
+        queries.log_mass,
+        np.ascontiguousarray(queries.alpha.T),
+        queries.gamma,
+        keys.coords,
+        keys.scale,
+        keys.log_weights,
+        keys.values,
+        moved,
+        squares,
+        outer,
+    )
+
+
+def add_to_keys(
+    kernel: Kernel,
+    inverse: Floats,
+    queries: Queries,
+    keys: Keys,
+    moved: Floats,
+    values: Floats,
+    weights: Floats,
+    squares: Floats,
+) -> None:
+    """Add the queries' part of the sums, in place; see `fastnw.backends.gradients`."""
+    module = _gradients(isa())
+    assert module is not None
+    module.add_to_keys(
+        CODES[kernel.name],
+        inverse,
+        np.ascontiguousarray(keys.coords.T),
+        keys.scale,
+        keys.log_weights,
+        np.ascontiguousarray(keys.values.T),
+        queries.coords,
+        None if queries.positions is None else (queries.positions - keys.start).astype(np.int64),
+        -queries.log_mass,
+        queries.alpha,
+        queries.gamma,
+        moved,
+        values,
+        weights,
+        squares,
     )
 
 

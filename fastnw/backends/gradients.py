@@ -1,7 +1,8 @@
-"""Tiles of the sums that `fastnw._gradients` is made of."""
+"""Tiles of the sums that `fastnw._gradients` is made of, in NumPy: for every kernel, and what others must equal."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from fastnw._slopes import slope
 from fastnw._threads import check_stop, one_blas_thread
+from fastnw.backends import compiled
 from fastnw.kernels import Kernel
 
 Floats = NDArray[np.float64]
@@ -80,6 +82,12 @@ class Keys:
         scale = None if self.scale is None else self.scale[rows]
         log_weights = None if self.log_weights is None else self.log_weights[rows]
         return Keys(self.start + rows.start, self.coords[:, rows], scale, log_weights, self.values[:, rows])
+
+
+def tiles(backend: str, kernel: Kernel) -> Any:
+    """What has `add_to_queries` and `add_to_keys`: compiled tiles where they run the kernel, or this module."""
+    compiled_too = backend in ("auto", "compiled") and compiled.has_gradients(kernel)
+    return compiled if compiled_too else sys.modules[__name__]
 
 
 def add_to_queries(
