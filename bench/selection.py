@@ -146,11 +146,11 @@ def by_sklearn(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         def __init__(self, bandwidth: float = 1.0) -> None:
             self.bandwidth = bandwidth
 
-        def fit(self, X, y):  # noqa: ANN001, ANN202
+        def fit(self, X, y):
             self.X_, self.y_ = X, y
             return self
 
-        def predict(self, X):  # noqa: ANN001, ANN202
+        def predict(self, X):
             parts = []
             for start in range(0, len(X), 1000):
                 k = rbf_kernel(X[start : start + 1000], self.X_, gamma=0.5 / self.bandwidth**2)

@@ -45,16 +45,16 @@ class PoolState:
     @classmethod
     def stacked(cls, states: Sequence[PoolState]) -> PoolState:
         """One below the other, copied."""
-        return cls(*(np.concatenate([getattr(state, f.name) for state in states]) for f in fields(cls)))
+        return cls(*(np.concatenate([getattr(state, name) for state in states]) for name in _NAMES))
 
     def rows(self, rows: Rows) -> PoolState:
         """Those queries' rows; views for a slice."""
-        return PoolState(*(getattr(self, f.name)[rows] for f in fields(self)))
+        return PoolState(*(getattr(self, name)[rows] for name in _NAMES))
 
     def put(self, rows: Rows, other: PoolState) -> None:
         """Replace those queries' rows."""
-        for f in fields(self):
-            getattr(self, f.name)[rows] = getattr(other, f.name)
+        for name in _NAMES:
+            getattr(self, name)[rows] = getattr(other, name)
 
     def merge(self, other: PoolState) -> PoolState:
         """The state of both sets of keys. Associative up to rounding: keep to the order of the blocks."""
@@ -104,6 +104,9 @@ class PoolState:
         empty = self.is_empty
         mean[empty] = np.nan
         return mean, np.where(empty, np.nan, bound)
+
+
+_NAMES = tuple(field.name for field in fields(PoolState))  # `fields` takes microseconds
 
 
 def _factor(shift: Floats, new: Floats) -> Floats:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize
 
+from fastnw._threads import one_blas_thread
 from fastnw.kernels import Kernel
 from fastnw.selection.criteria import INFINITE, Criterion, Floats, Loss, Sample
 
@@ -27,7 +28,9 @@ STARTS = 2  # descents from the best places
 SCATTER = 0.7  # of log-bandwidths of random starts about the best of the line
 RANDOM = 4  # random starts looked at, in several coordinates
 FLAT = 1e-6  # a loss that falls by less than this part of it has no relation to the coordinate
-PRECISE = 1e-10  # a loss that falls by less than this part of it is at its least
+FIRST_STEP = 0.2  # of a descent, in log-bandwidths
+# A loss that falls by less than this part of it is at its least; that of a large sample takes long and says no more.
+PRECISE, PRECISE_LARGE = 1e-10, 3e-8
 NEAR = 0.1  # of log-bandwidths: the same minimum
 ZOOMS, ZOOM = 5, 24  # of a line, where the loss has no derivative
 
@@ -76,7 +79,7 @@ class Objective:
     def many(self, unit: Floats, factors: list[float]) -> list[float]:
         """The losses at multiples of bandwidths, in one pass over the pairs where pairs are summed."""
         hs = [unit * factor for factor in factors]
-        fits = self.sums_for(hs[-1], False).many(hs)
+        fits = self.sums_for(hs[len(hs) // 2], False).many(hs)
         if fits is None:
             return [self(h) for h in hs]
         return [self._noted(h, self.criterion(self.sample, fit)) for h, fit in zip(hs, fits, strict=True)]
@@ -137,8 +140,8 @@ def line(objective: Objective, unit: Floats) -> list[tuple[float, float]]:
 
 
 def valley(objective: Objective, unit: Floats) -> list[tuple[float, float]]:
-    """The same from the middle on: to the wider side until the loss has risen twice in a row, to the narrower one, which
-    takes long, once. The losses of large samples are smooth."""
+    """The same from the middle on: to the wider side until the loss has risen twice, to the narrower one, which takes
+    long, until it has risen once. The losses of large samples are smooth."""
     step = math.log(STEP)
     found = {0: objective(unit)}
     for sign, rises in ((1, 2), (-1, 1)):
@@ -169,11 +172,16 @@ def descend(
         value = objective(directions.bandwidth(t), with_gradient=True)
         if not math.isfinite(value):
             return 1e300, np.zeros(len(t))
-        return value, directions.basis @ objective.gradient()
+        gradient = directions.basis @ objective.gradient()
+        if not scale:  # L-BFGS-B first goes as far as the gradient is long, which without a scale may be nowhere
+            scale.append(FIRST_STEP / max(float(np.linalg.norm(gradient)), 1e-12 * abs(value), 1e-300))
+        return value * scale[0], gradient * scale[0]
 
-    options = {"ftol": PRECISE, "gtol": 1e-9, "maxiter": 60, "maxls": 12}
+    scale: list[float] = []
+    large = len(objective.sample.values) > MANY
+    options = {"ftol": PRECISE_LARGE if large else PRECISE, "gtol": 1e-9, "maxiter": 60, "maxls": 12}
     bounds = list(zip(low, high, strict=True))
-    with suppress(_Known):
+    with suppress(_Known), one_blas_thread:  # L-BFGS-B's few numbers would start BLAS's threads
         found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         known.append(found.x)
 
@@ -212,7 +220,8 @@ def scattered(
     objective: Objective, free: Directions, best: Floats, rng: np.random.RandomState
 ) -> list[tuple[float, Floats]]:
     """(loss, start) at random about the best of the line, and with one coordinate at a time as good as left out."""
-    starts = [best + SCATTER * rng.standard_normal(len(best)) for _ in range(RANDOM)]
+    count = RANDOM if len(objective.sample.values) <= MANY else RANDOM // 2
+    starts = [best + SCATTER * rng.standard_normal(len(best)) for _ in range(count)]
     for j in range(len(best)):
         start = best.copy()
         start[j] = math.log(LAST)

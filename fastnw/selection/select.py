@@ -248,9 +248,8 @@ def _sums(problem: Problem, sample: Sample, backend: str, n_jobs: int | None) ->
     spectral: list[Spectrum] = []
 
     def sums(h: Floats, with_gradient: bool) -> Any:
-        transform = seconds(problem, h) if backend in ("auto", "compiled") else math.inf
-        transform *= (problem.c + 2) // 2
-        if not math.isfinite(transform) or not 2 * transform < planned.seconds(h, with_gradient):
+        transforms = seconds(problem, h, with_gradient) if backend in ("auto", "compiled") else math.inf
+        if not math.isfinite(transforms) or not transforms < planned.seconds(h, with_gradient):
             return planned
         if not spectral:
             spectral.append(Spectrum(problem, sample, backend, n_jobs, meter))

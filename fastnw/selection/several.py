@@ -18,7 +18,7 @@ from fastnw.selection.criteria import Fit
 from fastnw.selection.sums import forward
 
 FLOAT64 = np.dtype(np.float64)
-TILE = 64  # queries a task
+TILE = 256  # queries a task
 MOST = 16  # profiles at a time, as many as the tiles take
 
 

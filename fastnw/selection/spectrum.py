@@ -24,7 +24,7 @@ from fastnw import _gradients
 from fastnw._pack import normalised_values
 from fastnw._plan import Plan, make_plan
 from fastnw._problem import Problem
-from fastnw._threads import Meter, one_blas_thread, run
+from fastnw._threads import Meter, run
 from fastnw._validation import metric
 from fastnw.methods import fourier, tree
 from fastnw.selection.criteria import Fit, Floats, Loss, Sample
@@ -32,7 +32,7 @@ from fastnw.selection.sums import Summed, cotangents, with_copies
 
 Modes = NDArray[np.complex128]
 
-FINER, WIDER = {1: 8.0, 2: 1.25, 3: 1.1}, {1: 8.0, 2: 1.6, 3: 1.4}  # a level's bandwidths, by those it is made for
+FINER, WIDER = {1: 4.0, 2: 1.25, 3: 1.1}, {1: 16.0, 2: 1.6, 3: 1.4}  # a level's bandwidths, by those it is made for
 # finufft's tolerance and upsampling: tight where that is cheap
 EPSILON = {1: 1e-10, 2: 1e-9, 3: 1e-7}
 UPSAMPLING = {1: fourier.WIDE, 2: fourier.WIDE, 3: fourier.NARROW}
@@ -42,8 +42,9 @@ SAFETY = 10.0
 PROBES = 64
 FEW_PAIRS = 4e6  # summed by NumPy in some 50 ms, and not worth a method's preparations
 MOST_MODES = 1.2e7  # some 1 GiB of transforms
+SHORTEST = 1 << 14  # keys of a block
 LONG = 2e4  # keys and modes from which threads are worth their start
-START = 3e-4  # seconds of a transform beside its points and its grid
+START = 1.5e-4  # seconds of a transform beside its points and its grid
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class Part:
     phase: Modes | None  # (n,)
 
 
-def seconds(problem: Problem, h: Floats) -> float:
-    """Of a transform on one thread, at a level made for these bandwidths; ∞ where there is none."""
+def seconds(problem: Problem, h: Floats, with_gradient: bool) -> float:
+    """Predicted, on one thread, for a loss at bandwidths h (d,), with the making of its level where that is likely to
+    serve few; ∞ where there is none."""
     if problem.d > fourier.MOST_D or problem.kernel.facts is None or problem.kernel.name != "gaussian":
         return math.inf
     if problem.metric.cholesky is not None or problem.key_scale is not None:
@@ -70,7 +72,8 @@ def seconds(problem: Problem, h: Floats) -> float:
     if not math.prod(map(float, modes)) < MOST_MODES:
         return math.inf
     points, grid = _seconds(problem, modes)
-    return points + grid + START
+    transforms = (1 + (problem.d > 1) + with_gradient) * ((problem.c + 2) // 2)
+    return transforms * (points + grid + START)
 
 
 def _sizes(problem: Problem, h: Floats) -> tuple[Floats, tuple[int, ...]]:
@@ -103,7 +106,7 @@ class Level:
         points, grid = _seconds(problem, modes)
         self.parts = self._parts(modes, d > 1 and grid > points)
         # as many blocks as do not take much longer for their grids than for their keys
-        blocks = min(max(round(points * len(self.parts) / grid), 1), 64)
+        blocks = min(max(round(points * len(self.parts) / grid), 1), math.ceil(problem.n / SHORTEST), 64)
         size = math.ceil(problem.n / blocks)
         self.blocks = [slice(i, min(i + size, problem.n)) for i in range(0, problem.n, size)]
         self.long = problem.n * d + math.prod(modes) > LONG
@@ -200,7 +203,9 @@ class Level:
         strengths = [derivatives[k] + 1j * (derivatives[k + 1] if k + 1 < c else np.zeros(n)) for k in range(0, c, 2)]
         found = np.zeros(len(h))
         for part, mine, modes in zip(self.parts, self.coefficients, self.forth(strengths, meter), strict=True):
-            product = sum(np.real(a * np.conj(b)) for a, b in zip(mine, modes, strict=True))
+            product = np.zeros(part.modes)
+            for a, b in zip(mine, modes, strict=True):
+                product += np.real(a * np.conj(b))
             for kappa in self._kappa(part, h):
                 product = product * kappa
             for j, omega in enumerate(part.omega):
@@ -321,8 +326,7 @@ def _by_numpy(problem: Problem, positions: NDArray[np.intp], own: Floats) -> Fit
     shift = logs.max(axis=1)
     shift[~np.isfinite(shift)] = 0.0
     kappa = np.exp(logs - shift[:, None])
-    with one_blas_thread:
-        sums = kappa @ own.T
+    sums = np.einsum("ij,kj->ik", kappa, own)  # BLAS would start threads for next to nothing
     centre, half = problem.values_centre
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = centre + half * sums[:, 1:] / sums[:, :1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from fastnw.selection.criteria import Fit, Floats, Loss, Sample
 
 STEP = 1e-3  # of log h, where a gradient is taken from differences of sums that are certified to 1e-8
 SLOPE_NS = 2.0  # a pair of gradient sums, on one thread
+FEW = 3_000  # keys up to which the planner's own look at the methods takes longer than it saves
 
 
 @dataclass
@@ -42,11 +44,17 @@ class Sums:
 
     def seconds(self, h: Floats, with_gradient: bool) -> float:
         """Predicted, on one thread."""
+        by_pairs = SLOPE_NS * 1e-9 * self.base.n**2
+        if self.base.n < FEW:
+            return self._of_every_pair + by_pairs * with_gradient
         problem = self.base.with_metric(metric(h, self.base.d))
         plan = make_plan(problem, "auto", self.backend, 1)
-        by_pairs = SLOPE_NS * 1e-9 * problem.n**2
         by_differences = math.inf if plan.method == "exact" else 2 * problem.d * plan.seconds
         return plan.seconds + (min(by_pairs, by_differences) if with_gradient else 0.0)
+
+    @cached_property
+    def _of_every_pair(self) -> float:
+        return make_plan(self.base, "exact", self.backend, 1).seconds
 
     def many(self, bandwidths: list[Floats]) -> list[Fit] | None:
         """Means and log masses at multiples of one bandwidth, the widest first, if one pass serves them all."""
