@@ -42,8 +42,8 @@ def as_good(row: Row) -> bool:
 def text(machine: dict, form: str, works: list[Work], rows: list[Row]) -> str:
     """Where and how, then a row a work."""
     heading = (
-        f"{where(machine)}. Leave-one-out least squares for the Gaussian, float64, one bandwidth a coordinate; medians of "
-        f"1 to 15 rounds. Grid: {GRID[form]} bandwidths around the chosen ones, each loss from `pool(exclude_self=True)`."
+        f"{where(machine)} Leave-one-out least squares for the Gaussian, float64, one bandwidth a coordinate; medians "
+        f"of 1 to 15 rounds. Grid: {GRID[form]} bandwidths around those chosen, each with `pool(exclude_self=True)`."
     )
     return (
         heading
