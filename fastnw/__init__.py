@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastnw._weights import attention_weights
     from fastnw.estimators import KernelDensity, NadarayaWatsonClassifier, NadarayaWatsonRegressor
     from fastnw.kernels import Kernel
+    from fastnw.selection.learn import LearnedBandwidth, learn_bandwidth
     from fastnw.selection.result import BandwidthSelection
     from fastnw.selection.select import select_bandwidth
 
@@ -39,6 +40,8 @@ _HOMES = {
     "KernelDensity": "estimators",
     "select_bandwidth": "selection.select",
     "BandwidthSelection": "selection.result",
+    "learn_bandwidth": "selection.learn",
+    "LearnedBandwidth": "selection.learn",
 }
 _MODULES = ("kernels", "bandwidth", "plotting")
 
@@ -49,6 +52,7 @@ __all__ = [
     "EmptyWindowWarning",
     "Kernel",
     "KernelDensity",
+    "LearnedBandwidth",
     "NadarayaWatsonClassifier",
     "NadarayaWatsonRegressor",
     "Plan",
@@ -56,6 +60,7 @@ __all__ = [
     "bandwidth",
     "density",
     "kernels",
+    "learn_bandwidth",
     "plan",
     "plotting",
     "pool",

@@ -8,4 +8,6 @@
     Where the loss is least.
 ``select``
     The public function; ``result`` what it returns.
+``learn``
+    `fastnw.learn_bandwidth`: descent on mini-batches, for widths or a whole metric.
 """

@@ -118,9 +118,9 @@ def select_bandwidth(
         return BandwidthSelection(
             h, math.nan, SearchPath(np.empty((0, len(found))), np.empty(0)), criterion, str(kernel)
         )
-    kind, values = _kind(criterion, values)
+    kind, values = kind_of(criterion, values)
     problem = build(keys, keys, values, kernel=kernel, bandwidth=1.0, sample_weight=sample_weight)
-    with _Progress(progress) as told:
+    with Progress(progress) as told:
         return selected(
             problem.keys,
             problem.values if problem.c else None,
@@ -135,7 +135,7 @@ def select_bandwidth(
         )
 
 
-def _kind(criterion: str, values: Any) -> tuple[str, Any]:
+def kind_of(criterion: str, values: Any) -> tuple[str, Any]:
     """Which loss, and the values as numbers."""
     if values is None:
         if criterion != "loo":
@@ -206,7 +206,7 @@ def selected(
     else:
         if not per_coordinate:
             unit = np.full(d, np.exp(np.log(unit).mean()))
-        notes = _search(objective, unit, per_coordinate, kind, _random(random_state))
+        notes = _search(objective, unit, per_coordinate, kind, random_of(random_state))
     path = SearchPath(np.array(objective.path.bandwidth), np.array(objective.path.score))
     if not np.any(path.score < math.inf):
         raise ValueError(
@@ -235,7 +235,7 @@ def _look(objective: Objective, candidates: Floats) -> None:
             objective(h)
 
 
-def _random(random_state: Any) -> np.random.RandomState:
+def random_of(random_state: Any) -> np.random.RandomState:
     from sklearn.utils import check_random_state
 
     return check_random_state(0 if random_state is None else random_state)
@@ -289,13 +289,13 @@ def _search(
     return search.remarks(objective, free, unit, kind)
 
 
-class _Progress:
+class Progress:
     """A line on a terminal that counts what was looked at."""
 
     def __init__(self, show: bool | None) -> None:
         self.show, self.bar, self.best = show, None, math.inf
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> Progress:
         self.start = time.perf_counter()
         return self
 

@@ -1,0 +1,409 @@
+"""`learn_bandwidth`: descent on mini-batches with streaming gradients, for widths or for a whole metric."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import optimize
+
+from fastnw import _arrays, _gradients, kernels
+from fastnw._plan import make_plan
+from fastnw._problem import Problem
+from fastnw._threads import Meter, one_blas_thread
+from fastnw._validation import build, check_bandwidth, metric
+from fastnw._warnings import BandwidthWarning, caller_level
+from fastnw.bandwidth import RULES, rule_bandwidth
+from fastnw.kernels import Kernel
+from fastnw.selection.criteria import Floats, Loss, Sample
+from fastnw.selection.select import LOSSES, Progress, kind_of, random_of
+from fastnw.selection.sums import cotangents, forward, with_copies
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure, SubFigure
+
+OPTIMIZERS = ("sgd", "adam", "lbfgs")
+RATES = {"sgd": 5.0, "adam": 0.1, "lbfgs": 1.0}  # of losses over the values' variance, in log-bandwidths
+BATCH, EPOCHS = 256, 20
+MOMENTUM = 0.9
+ADAM = (0.9, 0.999, 1e-8)
+NARROWEST, WIDEST = 1e-6, 1e4  # of where it starts: what is narrower has collapsed, what is wider does not count
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened at each step.
+
+    Attributes
+    ----------
+    loss : (k,) float64
+        Of the step's batch, before the step.
+    bandwidth : (k, d), or (k, d, d) for a metric
+        Likewise.
+    """
+
+    loss: Floats
+    bandwidth: Floats
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+
+@dataclass(frozen=True)
+class LearnedBandwidth:
+    """Bandwidths found by descent.
+
+    Attributes
+    ----------
+    bandwidth : float, (d,) or (d, d) float64
+        To pass on as ``bandwidth=``.
+    score : float
+        The loss over all keys.
+    history : History or None
+    optimizer, kernel : str
+    leave_one_out : bool
+    """
+
+    bandwidth: Any
+    score: float
+    history: History | None
+    optimizer: str
+    kernel: str
+    leave_one_out: bool
+
+    def plot(self, ax: Any = None) -> Figure | SubFigure:
+        """Loss and bandwidths against steps; `ax` are two matplotlib Axes, by default of a new figure.
+
+        Raises
+        ------
+        ValueError
+            ``history=False`` was asked for.
+        """
+        from fastnw.selection.picture import draw_history
+
+        return draw_history(self, ax)
+
+    def __repr__(self) -> str:
+        h = f"{self.bandwidth:.6g}" if np.ndim(self.bandwidth) == 0 else np.array2string(self.bandwidth, precision=6)
+        return f"LearnedBandwidth(bandwidth={h}, score={self.score:.6g}, optimizer={self.optimizer!r})"
+
+
+def learn_bandwidth(
+    keys: Any,
+    values: Any,
+    *,
+    kernel: str | Kernel = "gaussian",
+    bandwidth: Any = "scott",
+    leave_one_out: bool = True,
+    optimizer: str = "sgd",
+    learning_rate: float | None = None,
+    batch_size: int = BATCH,
+    epochs: int = EPOCHS,
+    per_coordinate: bool = True,
+    matrix: bool = False,
+    history: bool = True,
+    sample_weight: Any = None,
+    random_state: Any = None,
+    n_jobs: int | None = None,
+    progress: bool | None = None,
+) -> LearnedBandwidth:
+    """Learn bandwidths by gradient descent, as the parameters of an attention layer are.
+
+    The loss is that of `select_bandwidth`: the mean squared error of each key's mean, or the log-loss for class labels.
+    Gradients are analytic and streamed: a step takes batch × n pairs and no memory for them.
+
+    Parameters
+    ----------
+    keys : array of shape (n, d)
+    values : array of shape (n,) or (n, c)
+        Targets, or class labels (strings or booleans).
+    kernel : str or Kernel
+    bandwidth : {"scott", "silverman"}, float, (d,) or, with `matrix`, (d, d) array
+        Where to start.
+    leave_one_out : bool
+        False lets each key see its own value: the loss then is least at width zero, where everything is remembered and
+        nothing learnt. It is there to show that, and warns.
+    optimizer : {"sgd", "adam", "lbfgs"}
+        "sgd" has a momentum of 0.9; its rate, and Adam's [1]_, fall to zero like a cosine. "lbfgs" takes all keys in
+        every step.
+    learning_rate : float, optional
+        Of log-bandwidths, for the loss over the values' variance; by default 5.0 for "sgd" and 0.1 for "adam".
+    batch_size : int
+        Keys in a step.
+    epochs : int
+        Passes over the keys; for "lbfgs", steps at most.
+    per_coordinate : bool
+        One bandwidth a coordinate; False: one number for all.
+    matrix : bool
+        Learn a full metric, H of u² = (q−k)ᵀH⁻¹(q−k): the smallest learnt representation.
+    history : bool
+        Keep the loss and the bandwidth of every step.
+    sample_weight : (n,) array, optional
+        Counts of observations.
+    random_state : int, RandomState or None
+        Of the batches; None is 0.
+    n_jobs, progress
+        As in `select_bandwidth`.
+
+    Returns
+    -------
+    LearnedBandwidth
+
+    Raises
+    ------
+    ValueError
+        What is wrong with the input; a batch in which some key has no other one in its window.
+
+    Warns
+    -----
+    BandwidthWarning
+        For ``leave_one_out=False``.
+
+    References
+    ----------
+    .. [1] Kingma and Ba (2015), Adam: a method for stochastic optimization, ICLR.
+
+    Examples
+    --------
+    >>> import numpy as np, fastnw
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.uniform(size=(500, 2))
+    >>> found = fastnw.learn_bandwidth(x, np.sin(6 * x[:, 0]) + 0.1 * rng.normal(size=500), optimizer="adam")
+    >>> bool(found.bandwidth[0] < found.bandwidth[1])
+    True
+    """
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"Unknown optimizer {optimizer!r}. Choose one of {', '.join(map(repr, OPTIMIZERS))}.")
+    for name, number in (("batch_size", batch_size), ("epochs", epochs)):
+        if not (isinstance(number, (int, np.integer)) and number > 0):
+            raise ValueError(f"{name} must be a positive integer, got {number!r}.")
+    if learning_rate is not None and not (math.isfinite(learning_rate) and learning_rate > 0):
+        raise ValueError(f"learning_rate must be a positive number, got {learning_rate!r}.")
+    if values is None:
+        raise ValueError("values is required: a density's bandwidth is chosen by fastnw.select_bandwidth.")
+    if not leave_one_out:
+        warnings.warn(
+            "leave_one_out=False lets each key see its own value: the loss is least at width zero.",
+            BandwidthWarning,
+            stacklevel=caller_level(),
+        )
+    keys, values, sample_weight = (_arrays.to_numpy(array) for array in (keys, values, sample_weight))
+    kind, values = kind_of("loo", values)
+    learner = _learner(keys, values, kernels.get(kernel), bandwidth, sample_weight, leave_one_out, kind, n_jobs)
+    shape = _Matrix(learner.start) if matrix else _Widths(learner.start, per_coordinate)
+    with Progress(progress) as told:
+        steps = _Steps(learner, shape, told, history)
+        if optimizer == "lbfgs":
+            theta = _by_lbfgs(steps, epochs)
+        else:
+            theta = _by_batches(steps, optimizer, learning_rate, batch_size, epochs, random_of(random_state))
+        found = shape.bandwidth(theta)
+        score = learner.loss(learner.at(found), np.arange(learner.problem.n)).value
+    kept = History(np.array(steps.losses), np.array(steps.bandwidths)) if history else None
+    return LearnedBandwidth(found, score, kept, optimizer, str(learner.problem.kernel), leave_one_out)
+
+
+@dataclass
+class _Learner:
+    """Losses and gradients of some keys at a bandwidth."""
+
+    problem: Problem
+    sample: Sample
+    start: Floats
+    criterion: Callable[[Sample, Any], Loss]
+    n_jobs: int | None
+
+    def at(self, bandwidth: Any) -> Problem:
+        h = np.asarray(bandwidth, np.float64)
+        return (
+            replace(self.problem, metric=metric(h, self.problem.d))
+            if h.ndim == 2
+            else self.problem.with_metric(metric(h, self.problem.d))
+        )
+
+    def loss(self, problem: Problem, positions: Any, sums: list[Any] | None = None) -> Loss:
+        """Of those keys; what the gradient takes is put into `sums`."""
+        plan = make_plan(problem, "auto" if len(positions) == problem.n else "exact", "auto", self.n_jobs)
+        meter = Meter(False, 0, "")
+        fit = with_copies(self.sample, forward(problem, plan, positions, meter), problem, positions)
+        weights = None if self.sample.weights is None else self.sample.weights[positions]
+        total = float(len(positions)) if weights is None else float(weights.sum())
+        found = self.criterion(Sample(self.sample.values[positions], weights, total), fit)
+        if not math.isfinite(found.value):
+            raise ValueError(
+                f"The loss is infinite: some key has no other one in the window of kernel {problem.kernel.name!r}. "
+                "Start from a wider bandwidth, or choose a kernel without bounds."
+            )
+        if sums is not None:
+            sums += [plan, fit, meter]
+        return found
+
+    def gradient(self, problem: Problem, positions: Any, outer: bool) -> tuple[float, Floats]:
+        """The loss, and Σ_ij E_ij z zᵀ, or its diagonal."""
+        sums: list[Any] = []
+        loss = self.loss(problem, positions, sums)
+        plan, fit, meter = sums
+        alpha, gamma = cotangents(fit, loss)
+        found = _gradients.by_query(problem, positions, fit.log_mass, alpha, gamma, plan.n_threads, meter, outer=outer)
+        return loss.value, found.squares.sum(axis=0) if found.outer is None else found.outer
+
+
+def _learner(
+    keys: Any,
+    values: Any,
+    kernel: Kernel,
+    bandwidth: Any,
+    sample_weight: Any,
+    leave_one_out: bool,
+    kind: str,
+    n_jobs: int | None,
+) -> _Learner:
+    problem = build(
+        keys, keys, values, kernel=kernel, bandwidth=1.0, sample_weight=sample_weight, exclude_self=leave_one_out
+    )
+    keys, weights = np.ascontiguousarray(problem.keys, np.float64), problem.weights
+    if isinstance(bandwidth, str) and bandwidth in RULES:
+        start = rule_bandwidth(keys, bandwidth, kernel, weights)
+    else:
+        start = check_bandwidth(bandwidth, problem.d)
+    problem = build(keys, keys, values, kernel=kernel, bandwidth=1.0, sample_weight=weights, exclude_self=leave_one_out)
+    counts = None if weights is None else np.asarray(weights, np.float64)
+    total = float(problem.n) if counts is None else float(counts.sum())
+    return _Learner(problem, Sample(problem.values.astype(np.float64), counts, total), start, LOSSES[kind][0], n_jobs)
+
+
+class _Widths:
+    """θ = log-bandwidths."""
+
+    outer = False
+
+    def __init__(self, start: Floats, per_coordinate: bool) -> None:
+        if start.ndim == 2:
+            raise ValueError("A matrix to start from needs matrix=True.")
+        self.single = start.ndim == 0 or not per_coordinate
+        self.theta = np.atleast_1d(np.log(start).mean() if self.single else np.log(start))
+
+    def bandwidth(self, theta: Floats) -> Any:
+        return float(np.exp(theta[0])) if self.single else np.exp(theta)
+
+    def recorded(self, theta: Floats, d: int) -> Floats:
+        return np.broadcast_to(np.exp(theta), d).copy()
+
+    def pulled_back(self, theta: Floats, squares: Floats) -> Floats:
+        return np.atleast_1d(squares.sum()) if self.single else squares
+
+    def bounded(self, theta: Floats) -> Floats:
+        return np.clip(theta, self.theta + math.log(NARROWEST), self.theta + math.log(WIDEST))
+
+
+class _Matrix:
+    """θ = a lower triangle T, its diagonal as logarithms: u = |T A₀ (q − k)|, with A₀ of the start."""
+
+    outer = True
+
+    def __init__(self, start: Floats) -> None:
+        if start.ndim < 2:
+            raise_to = np.square(np.atleast_1d(start))
+            start = np.diag(raise_to)
+        d = len(start)
+        self.first = np.linalg.inv(np.linalg.cholesky(start))
+        self.places = np.tril_indices(d)
+        self.theta = np.zeros(d * (d + 1) // 2)
+
+    def _factor(self, theta: Floats) -> Floats:
+        triangle = np.zeros_like(self.first)
+        triangle[self.places] = theta
+        np.fill_diagonal(triangle, np.exp(np.diag(triangle)))
+        return triangle
+
+    def bandwidth(self, theta: Floats) -> Floats:
+        back = np.linalg.inv(self._factor(theta) @ self.first)
+        found = back @ back.T
+        return (found + found.T) / 2
+
+    def recorded(self, theta: Floats, d: int) -> Floats:
+        return self.bandwidth(theta)
+
+    def pulled_back(self, theta: Floats, outer: Floats) -> Floats:
+        """With u = |A δ|, A = T A₀, ∂L/∂A = −A Σ E δ δᵀ; sums come whitened, δ = L z."""
+        triangle = self._factor(theta)
+        a, whole = triangle @ self.first, np.linalg.cholesky(self.bandwidth(theta))
+        by_triangle = -a @ whole @ outer @ whole.T @ self.first.T
+        np.fill_diagonal(by_triangle, np.diag(by_triangle) * np.diag(triangle))
+        found: Floats = by_triangle[self.places]
+        return found
+
+    def bounded(self, theta: Floats) -> Floats:
+        diagonal = self.places[0] == self.places[1]
+        within = np.clip(theta, -math.log(WIDEST), -math.log(NARROWEST))
+        return np.where(diagonal, within, theta)
+
+
+class _Steps:
+    """Loss and gradient by θ, over the values' variance, noted."""
+
+    def __init__(self, learner: _Learner, shape: Any, tell: Callable[[float], None], history: bool) -> None:
+        self.learner, self.shape, self.tell, self.history = learner, shape, tell, history
+        self.losses: list[float] = []
+        self.bandwidths: list[Floats] = []
+        spread = float(np.var(learner.sample.values, axis=0).sum())
+        self.scale = spread if spread > 0 else 1.0
+
+    def __call__(self, theta: Floats, positions: Any) -> tuple[float, Floats]:
+        problem = self.learner.at(self.shape.bandwidth(theta))
+        value, sums = self.learner.gradient(problem, positions, self.shape.outer)
+        if self.history:
+            self.losses.append(value)
+            self.bandwidths.append(self.shape.recorded(theta, problem.d))
+        self.tell(value)
+        return value / self.scale, self.shape.pulled_back(theta, sums) / self.scale
+
+
+def _by_lbfgs(steps: _Steps, epochs: int) -> Floats:
+    everything = np.arange(steps.learner.problem.n)
+    best: tuple[float, Floats] = (math.inf, steps.shape.theta)
+
+    def loss(theta: Floats) -> tuple[float, Floats]:
+        nonlocal best
+        value, gradient = steps(steps.shape.bounded(theta), everything)
+        if value < best[0]:
+            best = value, steps.shape.bounded(theta)
+        return value, gradient
+
+    with suppress(FloatingPointError), one_blas_thread:
+        optimize.minimize(
+            loss, steps.shape.theta, jac=True, method="L-BFGS-B", options={"maxiter": epochs, "ftol": 1e-9}
+        )
+    return best[1]
+
+
+def _by_batches(
+    steps: _Steps, optimizer: str, learning_rate: float | None, batch_size: int, epochs: int, rng: np.random.RandomState
+) -> Floats:
+    theta, n = steps.shape.theta.copy(), steps.learner.problem.n
+    rate = RATES[optimizer] if learning_rate is None else learning_rate
+    number = epochs * math.ceil(n / batch_size)
+    first, second = np.zeros_like(theta), np.zeros_like(theta)
+    beta1, beta2, least = ADAM
+    for step, positions in enumerate(_batches(n, batch_size, epochs, rng)):
+        _, gradient = steps(theta, positions)
+        now = rate * 0.5 * (1.0 + math.cos(math.pi * step / number))
+        if optimizer == "sgd":
+            first = MOMENTUM * first + (1.0 - MOMENTUM) * gradient
+            move = now * first
+        else:
+            first, second = beta1 * first + (1 - beta1) * gradient, beta2 * second + (1 - beta2) * gradient**2
+            move = now * (first / (1 - beta1 ** (step + 1))) / (np.sqrt(second / (1 - beta2 ** (step + 1))) + least)
+        theta = steps.shape.bounded(theta - move)
+    return theta
+
+
+def _batches(n: int, size: int, epochs: int, rng: np.random.RandomState) -> Iterator[Any]:
+    for _ in range(epochs):
+        order = rng.permutation(n)
+        yield from (np.sort(order[start : start + size]) for start in range(0, n, size))
