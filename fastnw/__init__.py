@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fastnw import bandwidth, kernels, plotting
+    from fastnw import bandwidth, kernels, plotting, widths
     from fastnw._config import show_config
     from fastnw._plan import Plan
     from fastnw._pool import density, plan, pool
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastnw._weights import attention_weights
     from fastnw.estimators import KernelDensity, NadarayaWatsonClassifier, NadarayaWatsonRegressor
     from fastnw.kernels import Kernel
+    from fastnw.widths import Abramson, NearestNeighbours
 
 _HOMES = {
     "pool": "_pool",
@@ -34,16 +35,20 @@ _HOMES = {
     "NadarayaWatsonRegressor": "estimators",
     "NadarayaWatsonClassifier": "estimators",
     "KernelDensity": "estimators",
+    "Abramson": "widths",
+    "NearestNeighbours": "widths",
 }
-_MODULES = ("kernels", "bandwidth", "plotting")
+_MODULES = ("kernels", "bandwidth", "plotting", "widths")
 
 __all__ = [
+    "Abramson",
     "AccuracyWarning",
     "EmptyWindowWarning",
     "Kernel",
     "KernelDensity",
     "NadarayaWatsonClassifier",
     "NadarayaWatsonRegressor",
+    "NearestNeighbours",
     "Plan",
     "attention_weights",
     "bandwidth",
@@ -53,6 +58,7 @@ __all__ = [
     "plotting",
     "pool",
     "show_config",
+    "widths",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -15,13 +16,22 @@ from fastnw._plan import make_plan
 from fastnw._threads import Meter
 from fastnw._validation import check_bandwidth, trusted
 from fastnw.kernels import Kernel
+from fastnw.widths import Abramson, NearestNeighbours
 
 FLOATS = [np.float64, np.float32]
 
 # Names of kernels, methods and backends are left to the functions that know them: their errors say more.
 COMMON_CONSTRAINTS: dict[str, Any] = {
     "kernel": [str, Kernel],
-    "bandwidth": [Interval(Real, 0, None, closed="neither"), StrOptions(set(bandwidth.RULES)), list, tuple, np.ndarray],
+    "bandwidth": [
+        Interval(Real, 0, None, closed="neither"),
+        StrOptions(set(bandwidth.RULES)),
+        list,
+        tuple,
+        np.ndarray,
+        Abramson,
+        NearestNeighbours,
+    ],
     "method": [str],
     "backend": [str],
     "n_jobs": [Integral, None],
@@ -32,17 +42,23 @@ class KernelEstimator(BaseEstimator):
     """Keeps the keys, their weights and the bandwidth; validates queries."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = COMMON_CONSTRAINTS
+    _by_volume: ClassVar[bool] = False  # whether a key's share is spread over its own window
 
     def _fit_keys(self, X: np.ndarray, sample_weight: Any) -> None:
         kernel = kernels.get(self.kernel)
         weights = None if sample_weight is None else _checked_weights(sample_weight, X)
-        if isinstance(self.bandwidth, str):
+        adaptive = self.bandwidth if isinstance(self.bandwidth, (Abramson, NearestNeighbours)) else None
+        asked = self.bandwidth if adaptive is None else adaptive.bandwidth
+        if isinstance(asked, str):
             names = getattr(self, "feature_names_in_", None)
-            h = bandwidth.rule_bandwidth(X, self.bandwidth, kernel, weights, feature_names=names)
+            h = bandwidth.rule_bandwidth(X, asked, kernel, weights, feature_names=names)
         else:
-            h = check_bandwidth(self.bandwidth, X.shape[1])
+            h = check_bandwidth(asked, X.shape[1])
         self.bandwidth_ = float(h) if h.ndim == 0 else h
-        self._keys, self._weights = X, weights
+        self._keys, self._weights, self.key_scale_ = X, weights, None
+        if adaptive is not None:
+            settled = replace(adaptive, bandwidth=self.bandwidth_)
+            self.key_scale_ = settled.key_scale(X, kernel=kernel, sample_weight=weights, n_jobs=self.n_jobs)
 
     def _values_kept(self) -> np.ndarray | None:
         """The values that stay the same from one prediction to the next."""
@@ -51,7 +67,16 @@ class KernelEstimator(BaseEstimator):
     def _remember(self) -> None:
         """Keep the keys as a checked problem, and what takes a pass over them to know, so that predictions do not."""
         kernel = kernels.get(self.kernel)
-        self._problem = trusted(self._keys, self._values_kept(), kernel, self.bandwidth_, self._weights, None)
+        self._problem = trusted(
+            self._keys,
+            self._values_kept(),
+            kernel,
+            self.bandwidth_,
+            self._weights,
+            None,
+            key_scale=self.key_scale_,
+            by_volume=self._by_volume and self.key_scale_ is not None,
+        )
         _ = self._problem.values_centre, self._problem.least_weight, self._problem.total_weight
 
     def _prepare(self, tol: float | None) -> None:

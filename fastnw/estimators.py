@@ -71,8 +71,9 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
     ----------
     kernel : str or fastnw.Kernel, default="gaussian"
         One of ``fastnw.kernels.names()`` or a kernel of your own.
-    bandwidth : {"scott", "silverman"}, float, or array-like of shape (d,) or (d, d), default="scott"
-        A rule (:func:`fastnw.bandwidth.rule_bandwidth`), a number, one per feature, or a positive definite matrix H.
+    bandwidth : {"scott", "silverman"}, float, array-like, Abramson or NearestNeighbours, default="scott"
+        A rule (:func:`fastnw.bandwidth.rule_bandwidth`), a number, one per feature (d,), or a positive definite matrix
+        H (d, d); :class:`fastnw.Abramson` and :class:`fastnw.NearestNeighbours` give each sample its own width.
     method : {"auto", "exact", "tree", "moments", "fourier"}, default="auto"
         Which pairs are summed; "auto" takes the cheapest that keeps `tol`.
     backend : {"auto", "compiled", "numba", "cuda", "reference"}, default="auto"
@@ -91,6 +92,8 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
     ----------
     bandwidth_ : float or ndarray of shape (d,) or (d, d)
         The bandwidth in use.
+    key_scale_ : ndarray of shape (n,) or None
+        What it is multiplied by for each training sample, with adaptive widths.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (d,)
@@ -166,7 +169,7 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
     ----------
     classes_ : ndarray of shape (n_classes,), or list of such arrays
         Class labels; a list, one entry an output, for two-dimensional `y`.
-    bandwidth_, n_features_in_, feature_names_in_
+    bandwidth_, key_scale_, n_features_in_, feature_names_in_
         As in :class:`NadarayaWatsonRegressor`.
 
     Examples
