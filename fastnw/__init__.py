@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastnw._weights import attention_weights
     from fastnw.estimators import KernelDensity, NadarayaWatsonClassifier, NadarayaWatsonRegressor
     from fastnw.kernels import Kernel
+    from fastnw.relative import relative_representation
     from fastnw.widths import Abramson, NearestNeighbours
 
 _HOMES = {
@@ -37,6 +38,7 @@ _HOMES = {
     "KernelDensity": "estimators",
     "Abramson": "widths",
     "NearestNeighbours": "widths",
+    "relative_representation": "relative",
 }
 _MODULES = ("kernels", "bandwidth", "plotting", "widths")
 
@@ -57,6 +59,7 @@ __all__ = [
     "plan",
     "plotting",
     "pool",
+    "relative_representation",
     "show_config",
     "widths",
 ]
