@@ -26,7 +26,7 @@ class Abramson:
 
     p̂ is a pilot density of one bandwidth, each key's own share included, and ḡ its geometric mean over the keys [1]_.
     With α = ½ the bias of a density is of order h⁴ instead of h² [2]_. Pass one as `bandwidth` to an estimator, or what
-    `key_scale` returns to :func:`fastnw.pool` and :func:`fastnw.density`.
+    `key_scale` returns to :func:`fastnw.pool` and :func:`fastnw.density`. It takes as long as the density of all keys.
 
     Parameters
     ----------
