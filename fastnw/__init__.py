@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fastnw import bandwidth, kernels, plotting
+    from fastnw import bandwidth, kernels, plotting, widths
     from fastnw._config import show_config
     from fastnw._plan import Plan
     from fastnw._pool import density, plan, pool
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fastnw.selection.learn import LearnedBandwidth, learn_bandwidth
     from fastnw.selection.result import BandwidthSelection
     from fastnw.selection.select import select_bandwidth
+    from fastnw.relative import relative_representation
+    from fastnw.widths import Abramson, NearestNeighbours
 
 _HOMES = {
     "pool": "_pool",
@@ -42,10 +44,14 @@ _HOMES = {
     "BandwidthSelection": "selection.result",
     "learn_bandwidth": "selection.learn",
     "LearnedBandwidth": "selection.learn",
+    "Abramson": "widths",
+    "NearestNeighbours": "widths",
+    "relative_representation": "relative",
 }
-_MODULES = ("kernels", "bandwidth", "plotting")
+_MODULES = ("kernels", "bandwidth", "plotting", "widths")
 
 __all__ = [
+    "Abramson",
     "AccuracyWarning",
     "BandwidthSelection",
     "BandwidthWarning",
@@ -55,6 +61,7 @@ __all__ = [
     "LearnedBandwidth",
     "NadarayaWatsonClassifier",
     "NadarayaWatsonRegressor",
+    "NearestNeighbours",
     "Plan",
     "attention_weights",
     "bandwidth",
@@ -64,8 +71,10 @@ __all__ = [
     "plan",
     "plotting",
     "pool",
+    "relative_representation",
     "select_bandwidth",
     "show_config",
+    "widths",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from fastnw._plan import make_plan
 from fastnw._threads import Meter
 from fastnw._validation import check_bandwidth, trusted
 from fastnw.kernels import Kernel
+from fastnw.widths import Abramson, NearestNeighbours
 
 FLOATS = [np.float64, np.float32]
 CRITERIA = ("loo", "aicc")  # of `select_bandwidth`, as bandwidths
@@ -28,6 +30,8 @@ COMMON_CONSTRAINTS: dict[str, Any] = {
         list,
         tuple,
         np.ndarray,
+        Abramson,
+        NearestNeighbours,
     ],
     "method": [str],
     "backend": [str],
@@ -39,6 +43,7 @@ class KernelEstimator(BaseEstimator):
     """Keeps the keys, their weights and the bandwidth; validates queries."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = COMMON_CONSTRAINTS
+    _by_volume: ClassVar[bool] = False  # whether a key's share is spread over its own window
 
     # what bandwidth="loo" leaves out to judge by: see `selection.select.LOSSES`
     _loss: ClassVar[str] = "squares"
@@ -47,16 +52,21 @@ class KernelEstimator(BaseEstimator):
         kernel = kernels.get(self.kernel)
         weights = None if sample_weight is None else _checked_weights(sample_weight, X)
         names = getattr(self, "feature_names_in_", None)
-        self._keys, self._weights = X, weights
-        if isinstance(self.bandwidth, str) and self.bandwidth in CRITERIA:
-            h = self._selected(X, weights, kernel, names)
-        elif isinstance(self.bandwidth, str):
-            h = bandwidth.rule_bandwidth(X, self.bandwidth, kernel, weights, feature_names=names)
+        self._keys, self._weights, self.key_scale_ = X, weights, None
+        adaptive = self.bandwidth if isinstance(self.bandwidth, (Abramson, NearestNeighbours)) else None
+        asked = self.bandwidth if adaptive is None else adaptive.bandwidth
+        if isinstance(asked, str) and asked in CRITERIA:
+            h = self._selected(X, weights, kernel, names, asked)
+        elif isinstance(asked, str):
+            h = bandwidth.rule_bandwidth(X, asked, kernel, weights, feature_names=names)
         else:
-            h = check_bandwidth(self.bandwidth, X.shape[1])
+            h = check_bandwidth(asked, X.shape[1])
         self.bandwidth_ = float(h) if h.ndim == 0 else h
+        if adaptive is not None:
+            settled = replace(adaptive, bandwidth=self.bandwidth_)
+            self.key_scale_ = settled.key_scale(X, kernel=kernel, sample_weight=weights, n_jobs=self.n_jobs)
 
-    def _selected(self, X: np.ndarray, weights: Any, kernel: Kernel, names: Any) -> np.ndarray:
+    def _selected(self, X: np.ndarray, weights: Any, kernel: Kernel, names: Any, criterion: str) -> np.ndarray:
         from fastnw.selection.select import selected
 
         values = self._values_kept()
@@ -65,7 +75,7 @@ class KernelEstimator(BaseEstimator):
             None if values is None else values.reshape(len(X), -1),
             weights,
             kernel=kernel,
-            kind=self._loss if self.bandwidth == "loo" else "aicc",
+            kind=self._loss if criterion == "loo" else "aicc",
             random_state=getattr(self, "random_state", None),
             backend=self.backend,
             n_jobs=self.n_jobs,
@@ -80,7 +90,16 @@ class KernelEstimator(BaseEstimator):
     def _remember(self) -> None:
         """Keep the keys as a checked problem, and what takes a pass over them to know, so that predictions do not."""
         kernel = kernels.get(self.kernel)
-        self._problem = trusted(self._keys, self._values_kept(), kernel, self.bandwidth_, self._weights, None)
+        self._problem = trusted(
+            self._keys,
+            self._values_kept(),
+            kernel,
+            self.bandwidth_,
+            self._weights,
+            None,
+            key_scale=self.key_scale_,
+            by_volume=self._by_volume and self.key_scale_ is not None,
+        )
         _ = self._problem.values_centre, self._problem.least_weight, self._problem.total_weight
 
     def _prepare(self, tol: float | None) -> None:

@@ -229,9 +229,9 @@ def log_density(
     """(m,) density of a checked problem without values, or its logarithm."""
     from fastnw._integrals import log_integral
 
-    log_total = _log_total(problem)
+    log_total = _log_total(replace(problem, by_volume=False) if problem.by_volume else problem)
     log_volume = log_integral(problem.kernel, problem.d) + problem.metric.log_volume
-    if problem.key_scale is not None:
+    if problem.key_scale is not None and not problem.by_volume:
         problem = replace(problem, by_volume=True)
     plan = make_plan(problem, method, backend, n_jobs)
     logs = np.empty(problem.m)

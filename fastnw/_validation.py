@@ -54,14 +54,22 @@ def build(
 
 
 def trusted(
-    keys: Array, values: Array | None, kernel: Kernel, bandwidth: Any, weights: Array | None, tol: float | None
+    keys: Array,
+    values: Array | None,
+    kernel: Kernel,
+    bandwidth: Any,
+    weights: Array | None,
+    tol: float | None,
+    *,
+    key_scale: Array | None = None,
+    by_volume: bool = False,
 ) -> Problem:
     """A problem of arrays that an estimator has checked, without queries yet."""
     values = np.empty((len(keys), 0), np.float32) if values is None else values.reshape(len(keys), -1)
     d, queries = keys.shape[1], keys[:0]
     shape = metric(check_bandwidth(bandwidth, d), d)
     dtype = result_dtype(queries, keys, values)
-    return Problem(queries, keys, values, kernel, shape, weights, None, False, dtype, check_tol(tol))
+    return Problem(queries, keys, values, kernel, shape, weights, key_scale, False, dtype, check_tol(tol), by_volume)
 
 
 def check_bandwidth(bandwidth: Any, d: int) -> Floats:
@@ -74,6 +82,11 @@ def check_bandwidth(bandwidth: Any, d: int) -> Floats:
     """
     if isinstance(bandwidth, str):
         raise ValueError(f"bandwidth must be a number or an array here; rules such as {bandwidth!r} need an estimator.")
+    if hasattr(bandwidth, "key_scale"):
+        raise ValueError(
+            f"bandwidth must be a number or an array here; adaptive widths such as {bandwidth!r} need an estimator, or "
+            "give what their key_scale method returns as key_scale=."
+        )
     try:
         h = _numeric(bandwidth, "bandwidth").astype(np.float64)
     except (TypeError, ValueError) as error:

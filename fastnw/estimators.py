@@ -71,9 +71,11 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
     ----------
     kernel : str or fastnw.Kernel, default="gaussian"
         One of ``fastnw.kernels.names()`` or a kernel of your own.
-    bandwidth : {"scott", "silverman", "loo", "aicc"}, float, or array-like of shape (d,) or (d, d), default="scott"
-        A rule (:func:`fastnw.bandwidth.rule_bandwidth`), what has the least leave-one-out error or AICc
-        (:func:`fastnw.select_bandwidth`), a number, one per feature, or a positive definite matrix H.
+    bandwidth : str, float, array-like, Abramson or NearestNeighbours, default="scott"
+        "scott" and "silverman" are rules (:func:`fastnw.bandwidth.rule_bandwidth`); "loo" and "aicc" have the least
+        leave-one-out error or AICc (:func:`fastnw.select_bandwidth`). A number, one per feature (d,), or a positive
+        definite matrix H (d, d). :class:`fastnw.Abramson` and :class:`fastnw.NearestNeighbours` give each sample its own
+        width.
     method : {"auto", "exact", "tree", "moments", "fourier"}, default="auto"
         Which pairs are summed; "auto" takes the cheapest that keeps `tol`.
     backend : {"auto", "compiled", "numba", "cuda", "reference"}, default="auto"
@@ -94,6 +96,8 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
         The bandwidth in use.
     selection_ : BandwidthSelection
         How it was chosen, for bandwidth="loo" or "aicc".
+    key_scale_ : ndarray of shape (n,) or None
+        What it is multiplied by for each training sample, with adaptive widths.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (d,)
@@ -170,7 +174,7 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
     ----------
     classes_ : ndarray of shape (n_classes,), or list of such arrays
         Class labels; a list, one entry an output, for two-dimensional `y`.
-    bandwidth_, selection_, n_features_in_, feature_names_in_
+    bandwidth_, selection_, key_scale_, n_features_in_, feature_names_in_
         As in :class:`NadarayaWatsonRegressor`.
 
     Examples

@@ -25,10 +25,10 @@ class KernelDensity(KernelEstimator):
 
     Parameters
     ----------
-    bandwidth : float, {"scott", "silverman", "loo"}, or array-like of shape (d,) or (d, d), default=1.0
-        Unlike in scikit-learn, the rules include each feature's spread and the kernel's canonical bandwidth
-        (:func:`fastnw.bandwidth.rule_bandwidth`), and count `sample_weight` as observations. "loo" has the largest
-        leave-one-out likelihood (:func:`fastnw.select_bandwidth`).
+    bandwidth : float, {"scott", "silverman", "loo"}, array-like, Abramson or NearestNeighbours, default=1.0
+        As in :class:`fastnw.NadarayaWatsonRegressor`. Unlike in scikit-learn, the rules include each feature's spread
+        and the kernel's canonical bandwidth (:func:`fastnw.bandwidth.rule_bandwidth`), and count `sample_weight` as
+        observations. "loo" has the largest leave-one-out likelihood (:func:`fastnw.select_bandwidth`).
     algorithm : {"kd_tree", "ball_tree", "auto"}, default="auto"
         Accepted for compatibility, as are `breadth_first` and `leaf_size`: `method` is what chooses here.
     kernel : str or fastnw.Kernel, default="gaussian"
@@ -52,6 +52,8 @@ class KernelDensity(KernelEstimator):
         The bandwidth in use.
     selection_ : BandwidthSelection
         How it was chosen, for bandwidth="loo".
+    key_scale_ : ndarray of shape (n,) or None
+        What it is multiplied by for each sample, with adaptive widths.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (d,)
@@ -82,6 +84,7 @@ class KernelDensity(KernelEstimator):
         "leaf_size": [Interval(Integral, 1, None, closed="left")],
         "metric_params": [None, dict],
     }
+    _by_volume = True
 
     _loss = "likelihood"
 
@@ -188,16 +191,20 @@ class KernelDensity(KernelEstimator):
         radius = _integrals.sample_radius(self.kernel, d, gammainc(0.5 * d, 0.5 * squares))
         z *= (radius / np.sqrt(squares))[:, None]
         step = z * self.bandwidth_ if np.ndim(self.bandwidth_) < 2 else z @ np.linalg.cholesky(self.bandwidth_).T
+        if self.key_scale_ is not None:
+            step *= self.key_scale_[rows, None]
         return (self._keys[rows] + step).astype(self._keys.dtype, copy=False)
 
     def _relative_tolerance(self) -> float | None:
-        """`rtol`, plus `atol` over the largest density there can be, κ(0)/(C_d √det H). None if both are 0."""
+        """`rtol`, plus `atol` over the largest density there can be, κ(0)/(C_d √det H min λ^d). None if both are 0."""
         relative = float(self.rtol)
         if self.atol:
             d, h = self.n_features_in_, self.bandwidth_
             log_volume = 0.5 * np.linalg.slogdet(h)[1] if np.ndim(h) == 2 else np.sum(np.log(np.broadcast_to(h, d)))
             kernel = kernels.get(self.kernel)
             at_zero = float(kernel.profile(np.float64(0.0)))
+            if self.key_scale_ is not None:
+                log_volume += d * math.log(self.key_scale_.min())
             log_highest = math.log(at_zero) - _integrals.log_integral(kernel, d) - log_volume
             relative += math.exp(min(0.0, math.log(self.atol) - log_highest))
         # beyond a half, an error relative to the density bounds nothing that is worth having

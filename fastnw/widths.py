@@ -1,0 +1,230 @@
+"""Adaptive widths: a factor λ of the bandwidth for each key, wider where keys are few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from fastnw import _arrays
+from fastnw._hardware import n_threads
+from fastnw._pool import pooled
+from fastnw._problem import Array, Floats, Metric, Problem
+from fastnw._validation import build, check_bandwidth, metric
+from fastnw.bandwidth import rule_bandwidth
+from fastnw.kernels import Kernel
+
+_BLOCK_ELEMENTS = 2**20  # neighbours found at a time: 16 MiB of distances and positions
+
+
+@dataclass(frozen=True)
+class Abramson:
+    """Widths by Silverman's local-density heuristic (Abramson's square root law): h λ_i with λ_i = (p̂(k_i)/ḡ)^(−α).
+
+    p̂ is a pilot density of one bandwidth, each key's own share included, and ḡ its geometric mean over the keys [1]_.
+    With α = ½ the bias of a density is of order h⁴ instead of h² [2]_. Pass one as `bandwidth` to an estimator, or what
+    `key_scale` returns to :func:`fastnw.pool` and :func:`fastnw.density`. It takes as long as the density of all keys.
+
+    Parameters
+    ----------
+    bandwidth : {"scott", "silverman"}, float, or array-like of shape (d,) or (d, d), default="scott"
+        The pilot's, and the h that λ multiplies.
+    alpha : float, default=0.5
+        Between 0, one bandwidth for all, and 1.
+
+    References
+    ----------
+    .. [1] Silverman (1986), Density Estimation for Statistics and Data Analysis, section 5.3, Chapman & Hall.
+    .. [2] Abramson (1982), On bandwidth variation in kernel estimates: a square root law, Annals of Statistics 10,
+       1217-1223.
+
+    Examples
+    --------
+    >>> import fastnw
+    >>> keys = [[0.0], [0.1], [0.2], [3.0]]
+    >>> scale = fastnw.Abramson(bandwidth=0.3).key_scale(keys)
+    >>> scale.round(2)
+    array([0.89, 0.86, 0.89, 1.47])
+    >>> fastnw.density([[3.0]], keys, bandwidth=0.3, key_scale=scale).round(3)
+    array([0.226])
+    """
+
+    bandwidth: Any = "scott"
+    alpha: float = 0.5
+
+    def key_scale(
+        self, keys: Any, *, kernel: str | Kernel = "gaussian", sample_weight: Any = None, n_jobs: int | None = None
+    ) -> Any:
+        """λ of each key; their geometric mean is 1.
+
+        Parameters
+        ----------
+        keys : array of shape (n, d)
+        kernel : str or Kernel
+            The pilot's. It need have no integral: only ratios of densities count.
+        sample_weight : (n,) array, optional
+            Weights count observations, in the pilot and in its mean. A key without weight has λ = 1.
+        n_jobs : int, optional
+            Threads, as in :func:`fastnw.pool`.
+
+        Returns
+        -------
+        scale : (n,) float64 array
+
+        Raises
+        ------
+        ValueError
+            Also for an `alpha` outside [0, 1], and for the kernel ``dot``.
+        """
+        if isinstance(self.alpha, bool) or not isinstance(self.alpha, Real) or not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha must be a number between 0 and 1, got {self.alpha!r}.")
+        restore = _arrays.restorer(keys)
+        problem, present, n = _pilot(keys, kernel, self.bandwidth, sample_weight)
+        _, log_mass = pooled(problem, "auto", "auto", n_jobs, flat=False, empty="mean", return_mass=True)
+        logs = log_mass.astype(np.float64)
+        logs -= np.average(logs, weights=problem.weights)
+        scale = np.ones(n)
+        scale[present] = np.exp(-float(self.alpha) * logs)
+        return restore(scale)
+
+
+@dataclass(frozen=True)
+class NearestNeighbours:
+    """Widths as the distance from each key to its `k`-th nearest other key (Breiman, Meisel & Purcell [1]_).
+
+    Pass one as `bandwidth` to an estimator, or what `key_scale` returns to :func:`fastnw.pool` and
+    :func:`fastnw.density`, with the same bandwidth as here.
+
+    Parameters
+    ----------
+    k : int
+        At least 1. Equal keys are one place: where `k` others or more equal a key, its distance is that to the nearest
+        key elsewhere, since no width can be 0.
+    bandwidth : float, {"scott", "silverman"}, or array-like of shape (d,) or (d, d), default=1.0
+        What distances are measured in: λ_i is the distance in these bandwidths, h λ_i the width. A common factor
+        cancels; coordinates in different units need one each, as the rules give.
+
+    References
+    ----------
+    .. [1] Breiman, Meisel & Purcell (1977), Variable kernel estimates of multivariate densities, Technometrics 19,
+       135-144.
+
+    Examples
+    --------
+    >>> import fastnw
+    >>> fastnw.NearestNeighbours(k=2).key_scale([[0.0], [1.0], [1.5], [4.0]])
+    array([1.5, 1. , 1.5, 3. ])
+    """
+
+    k: int
+    bandwidth: Any = 1.0
+
+    def key_scale(
+        self, keys: Any, *, kernel: str | Kernel = "gaussian", sample_weight: Any = None, n_jobs: int | None = None
+    ) -> Any:
+        """λ of each key: the distance to its `k`-th nearest other observation, in bandwidths.
+
+        Parameters
+        ----------
+        keys : array of shape (n, d)
+        kernel : str or Kernel
+            Only the rules depend on it.
+        sample_weight : (n,) array, optional
+            Weights count observations: a key of weight 3 is three equal ones. A key without weight has λ = 1.
+        n_jobs : int, optional
+            Threads, as in :func:`fastnw.pool`.
+
+        Returns
+        -------
+        scale : (n,) float64 array
+
+        Raises
+        ------
+        ValueError
+            Also for a `k` below 1, fewer than k + 1 observations, keys that all are equal, and the kernel ``dot``.
+        TypeError
+            If `k` is not an integer.
+        """
+        if isinstance(self.k, bool) or not hasattr(self.k, "__index__"):
+            raise TypeError(f"k must be an integer, got {self.k!r}.")
+        if self.k < 1:
+            raise ValueError(f"k == {self.k}, must be >= 1.")
+        restore, threads = _arrays.restorer(keys), n_threads(n_jobs)
+        problem, present, n = _pilot(keys, kernel, self.bandwidth, sample_weight)
+        count = float(problem.n if problem.weights is None else problem.weights.sum())
+        if count < self.k + 1:
+            by_weight = "" if sample_weight is None else ", counted by weight"
+            raise ValueError(f"k={self.k} needs {self.k + 1} samples, got n_samples = {count:.6g}{by_weight}.")
+        scale = np.ones(n)
+        scale[present] = _distances(_whitened(problem.keys, problem.metric), problem.weights, self.k, threads)
+        return restore(scale)
+
+
+def _pilot(
+    keys: Any, kernel: str | Kernel, bandwidth: Any, sample_weight: Any
+) -> tuple[Problem, slice | np.ndarray, int]:
+    """The keys that have a weight, asked at themselves; where they are among all; how many all are."""
+    keys, sample_weight = _arrays.to_numpy(keys), _arrays.to_numpy(sample_weight)
+    rule = isinstance(bandwidth, str)
+    first = 1.0 if rule else bandwidth
+    problem = build(keys, keys, None, kernel=kernel, bandwidth=first, sample_weight=sample_weight)
+    if problem.kernel.inner_product:
+        raise ValueError(f"Adaptive widths are not defined for kernel {str(problem.kernel)!r}, which has no distances.")
+    if rule:
+        h = rule_bandwidth(problem.keys, bandwidth, problem.kernel, problem.weights)
+        problem = replace(problem, metric=metric(check_bandwidth(h, problem.d), problem.d))
+    if problem.weights is None or problem.weights.min() > 0:
+        return problem, slice(None), problem.n
+    present = np.flatnonzero(problem.weights)
+    if not len(present):
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    keys, values = problem.keys[present], problem.values[present]
+    weighty = replace(problem, queries=keys, keys=keys, values=values, weights=problem.weights[present])
+    return weighty, present, problem.n
+
+
+def _whitened(keys: Array, shape: Metric) -> Floats:
+    """(n, d) keys in bandwidths, from the first: far from 0 they would lose digits."""
+    points = keys.astype(np.float64) - keys[0].astype(np.float64)
+    if shape.cholesky is None:
+        return points * shape.inverse
+    from scipy.linalg import solve_triangular
+
+    return solve_triangular(shape.cholesky, points.T, lower=True).T
+
+
+def _distances(points: Floats, weights: Array | None, k: int, threads: int) -> Floats:
+    """(n,) The least r > 0 within which there are k + 1 observations, a point's own and what equals it included, and
+    another place."""
+    from scipy.spatial import cKDTree
+
+    places, place, counts = np.unique(points, axis=0, return_inverse=True, return_counts=True)
+    place = place.reshape(-1)  # NumPy 2.0 gives it another shape
+    if len(places) == 1:
+        raise ValueError("All keys are equal: they have no nearest neighbours elsewhere. Give a bandwidth.")
+    observations = counts.astype(np.float64) if weights is None else np.bincount(place, weights)
+    tree, reach = cKDTree(places), np.empty(len(places))
+    waiting, width = np.arange(len(places)), min(k + 1, len(places))
+    while len(waiting):
+        later = []
+        for some in _blocks(waiting, width):
+            distance, neighbour = tree.query(places[some], k=width, workers=threads)
+            enough = np.cumsum(observations[neighbour], axis=1) >= k + 1
+            enough[:, 0] = False  # the place itself
+            if width == len(places):
+                enough[:, -1] = True  # weights that are no integers may miss their sum by rounding
+            first = enough.argmax(axis=1)
+            reach[some] = distance[np.arange(len(some)), first]
+            later.append(some[first == 0])
+        waiting, width = np.concatenate(later), min(2 * width, len(places))
+    if not reach.min() > 0:
+        raise ValueError("Some keys are so close that their distance in bandwidths is 0 in float64.")
+    return reach[place]
+
+
+def _blocks(positions: np.ndarray, width: int) -> Iterator[np.ndarray]:
+    step = max(1, _BLOCK_ELEMENTS // width)
+    return (positions[start : start + step] for start in range(0, len(positions), step))
