@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fastnw import bandwidth, kernels, plotting
+    from fastnw import bandwidth, d2l, kernels, plotting
     from fastnw._config import show_config
     from fastnw._plan import Plan
     from fastnw._pool import density, plan, pool
@@ -35,7 +35,7 @@ _HOMES = {
     "NadarayaWatsonClassifier": "estimators",
     "KernelDensity": "estimators",
 }
-_MODULES = ("kernels", "bandwidth", "plotting")
+_MODULES = ("kernels", "bandwidth", "d2l", "plotting")
 
 __all__ = [
     "AccuracyWarning",
@@ -47,6 +47,7 @@ __all__ = [
     "Plan",
     "attention_weights",
     "bandwidth",
+    "d2l",
     "density",
     "kernels",
     "plan",
