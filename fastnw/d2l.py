@@ -1,8 +1,8 @@
 """The code of d2l.ai's chapter "Attention Pooling by Similarity", run by fastnw: the same names, shapes and pictures.
 
 The chapter (https://d2l.ai/chapter_attention-mechanisms-and-transformers/attention-pooling.html) is written once for
-each of PyTorch, JAX, TensorFlow and MXNet. What stands here takes the arrays of all four, and NumPy's. None of them, nor
-matplotlib, is imported with this module.
+each of PyTorch, JAX, TensorFlow and MXNet. What stands here takes the arrays of all four, and NumPy's. Neither they nor
+matplotlib are imported with this module.
 """
 
 from __future__ import annotations
