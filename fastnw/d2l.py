@@ -108,6 +108,7 @@ def gaussian_with_width(sigma: float) -> ChapterKernel:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from fastnw import d2l
     >>> d2l.gaussian_with_width(2.0)(np.array([0.0, 2.0])).round(3)
     array([1.   , 0.607])
@@ -165,6 +166,7 @@ def nadaraya_watson(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from fastnw import d2l
     >>> x, y = np.array([0.0, 0.5, 2.0]), np.array([1.0, 2.0, 9.0])
     >>> y_hat, attention_w = d2l.nadaraya_watson(x, y, np.array([0.0]), d2l.epanechikov)

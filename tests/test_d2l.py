@@ -72,6 +72,12 @@ def test_boxcar_is_strict_where_distances_are_exact(dtype, size):
     np.testing.assert_allclose(y_hat, expected, rtol=0, atol={"float32": 1e-4, "float64": 1e-8}[dtype] * np.ptp(values))
 
 
+def test_boxcar_reaches_all_that_is_nearer_than_1(dtype):
+    nearer = 1 - 4 * np.finfo(dtype).eps
+    x, y, x_val = (np.array([number], dtype) for number in (0.0, 3.0, nearer))
+    assert d2l.nadaraya_watson(x, y, x_val, d2l.boxcar)[0].tolist() == [3.0]
+
+
 def test_a_gaussian_far_away_does_not_underflow():
     x, y = np.array([0.0, 1.0]), np.array([5.0, 7.0])
     y_hat, attention_w = d2l.nadaraya_watson(x, y, np.array([1000.0]), d2l.gaussian)
@@ -187,7 +193,7 @@ class TestPlot:
         panels = [ax for ax in figure.axes if ax.get_xlabel()]
         assert [ax.get_xlabel() for ax in panels] == names
         assert figure.get_size_inches().tolist() == [3 * count, 3]
-        assert len({ax.get_ylim() for ax in panels}) == 1
+        assert all(panels[0].get_shared_y_axes().joined(panels[0], ax) for ax in panels[1:])
         for ax, kernel in zip(panels, kernels, strict=True):
             y_hat, attention_w = chapter(x, Y, AT, kernel)
             if attention:
