@@ -66,6 +66,13 @@ def test_no_queries(framework):
     assert back(got).shape == (0, 2)
 
 
+@pytest.mark.parametrize("listed", ["jaxx", "torch,no_such_framework"])
+def test_listed_frameworks_must_be_there(listed, monkeypatch):
+    monkeypatch.setenv("FASTNW_FRAMEWORKS", listed)
+    with pytest.raises(ImportError):
+        frameworks.require_listed()
+
+
 def test_errors_and_plans(framework):
     convert, _, _, _ = framework
     with pytest.raises(ValueError, match=r"^Input keys contains NaN\.$"):
