@@ -39,7 +39,9 @@ __all__ = [
     "plot",
 ]
 
-TILE = 1024  # keys, and queries, whose distances a user's function is given at a time: 8 MiB in float64
+# Keys, and queries, whose distances a user's function is given at a time: 2 MiB in float64, which caches hold. Sums
+# take half as long again with 2,048, and no less with 256.
+TILE = 512
 
 
 @dataclass(frozen=True)
@@ -219,16 +221,19 @@ def _by_tiles(kernel: Callable[[Any], Any], x_train: Any, y_train: Any, x_val: A
     if len(x_train.shape) != 1:
         raise ValueError("A function of signed distances needs one coordinate: x_train and x_val of shapes (n,), (m,).")
     problem = _checked(x_train, y_train, x_val)
-    values = problem.values[:, 0].astype(np.float64)
-    mass, total = np.zeros(problem.m), np.zeros(problem.m)
+    summed = np.stack([np.ones(problem.n), problem.values[:, 0]])
+    sums = np.zeros((2, problem.m))
     shares = np.empty((problem.n, problem.m)) if attention else None
     for columns in _tiles(problem.m):
         for rows in _tiles(problem.n):
             k = _evaluated(kernel, x_train[rows][:, None] - x_val[columns][None, :])
-            mass[columns] += k.sum(axis=0)
-            total[columns] += values[rows] @ k
+            with np.errstate(invalid="ignore", over="ignore"):  # told below
+                sums[:, columns] += summed[:, rows] @ k
             if shares is not None:
                 shares[rows, columns] = k
+    mass, total = sums
+    if not np.isfinite(mass).all():
+        raise ValueError("kernel is not finite at every distance.")
     restore = _arrays.restorer(x_train, y_train, x_val)
     with np.errstate(divide="ignore", invalid="ignore"):
         y_hat = np.where(mass == 0, np.nan, total / mass)
@@ -253,15 +258,12 @@ def _evaluated(kernel: Callable[[Any], Any], distances: Any) -> Array:
     Raises
     ------
     ValueError
-        Another shape than that of the distances, or not finite.
+        Another shape than that of the distances.
     """
     k = _on_host(kernel(distances))
     if k.shape != tuple(distances.shape):
         raise ValueError(f"kernel must give one number for each distance: got {k.shape} for {tuple(distances.shape)}.")
-    k = k.astype(np.float64)
-    if not np.isfinite(k).all():
-        raise ValueError("kernel is not finite at every distance.")
-    return k
+    return k.astype(np.float64, copy=False)
 
 
 def _report_empty(y_hat: Array) -> None:
