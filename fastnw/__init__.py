@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fastnw import bandwidth, kernels, plotting, widths
+    from fastnw import bandwidth, d2l, kernels, plotting, widths
     from fastnw._config import show_config
     from fastnw._plan import Plan
     from fastnw._pool import density, plan, pool
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from fastnw._weights import attention_weights
     from fastnw.estimators import KernelDensity, NadarayaWatsonClassifier, NadarayaWatsonRegressor
     from fastnw.kernels import Kernel
+    from fastnw.relative import relative_representation
     from fastnw.selection.learn import LearnedBandwidth, learn_bandwidth
     from fastnw.selection.result import BandwidthSelection
     from fastnw.selection.select import select_bandwidth
-    from fastnw.relative import relative_representation
     from fastnw.widths import Abramson, NearestNeighbours
 
 _HOMES = {
@@ -48,7 +48,7 @@ _HOMES = {
     "NearestNeighbours": "widths",
     "relative_representation": "relative",
 }
-_MODULES = ("kernels", "bandwidth", "plotting", "widths")
+_MODULES = ("kernels", "bandwidth", "d2l", "plotting", "widths")
 
 __all__ = [
     "Abramson",
@@ -65,6 +65,7 @@ __all__ = [
     "Plan",
     "attention_weights",
     "bandwidth",
+    "d2l",
     "density",
     "kernels",
     "learn_bandwidth",

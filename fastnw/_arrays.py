@@ -1,6 +1,7 @@
 """Arrays of other frameworks, in and out. None of them is imported here: a framework is known by its arrays' module.
 
-Those on a CUDA device stay there if the CUDA backend takes them (`taken_in`); everything else goes by the host.
+Those on a CUDA device stay there if the CUDA backend takes them (`taken_in`); everything else goes by the host. Tensors
+that need gradients are data like any other: what is made of them needs none, so that ``backward`` on it raises.
 """
 
 from __future__ import annotations
@@ -33,11 +34,16 @@ def taken_in(backend: str, *arrays: Any) -> tuple[Any, ...]:
 
 
 def to_numpy(array: Any) -> Any:
-    """A host array for arrays of torch, JAX, TensorFlow, CuPy and Numba, and for what has ``__cuda_array_interface__``
-    or speaks DLPack on a CUDA device (no copy where the framework shares host memory); anything else as it is."""
-    kind = _framework(array)
+    """A host array for arrays of torch, JAX, TensorFlow, MXNet, CuPy and Numba, and for what has
+    ``__cuda_array_interface__`` or speaks DLPack on a CUDA device; anything else as it is.
+
+    Those of torch, JAX and TensorFlow in the host's memory are read where they lie; MXNet's only come as copies.
+    """
+    kind = framework(array)
     if kind == "torch":
         return array.detach().cpu().numpy()
+    if kind == "mxnet":
+        return array.asnumpy()
     if kind == "cupy":
         return array.get()
     if kind in ("numba", "cuda", "dlpack"):
@@ -50,7 +56,7 @@ def to_numpy(array: Any) -> Any:
 def restorer(*arrays: Any) -> Restore:
     """A function that turns results into the kind, and onto the device, of the first framework array among `arrays`."""
     for array in arrays:
-        kind = _framework(array)
+        kind = framework(array)
         if kind == "torch":
             torch, device = sys.modules["torch"], array.device
             return lambda result: torch.from_numpy(np.ascontiguousarray(result)).to(device)
@@ -61,12 +67,26 @@ def restorer(*arrays: Any) -> Restore:
             jax, device = sys.modules["jax"], next(iter(array.devices()))
             return lambda result: jax.device_put(result, device)
         if kind == "tensorflow":
-            tensorflow = sys.modules["tensorflow"]
-            return lambda result: tensorflow.convert_to_tensor(result)
+            tensorflow, device = sys.modules["tensorflow"], array.device
+            return lambda result: _on_tensorflow(tensorflow, device, result)
+        if kind == "mxnet":
+            mxnet, context = sys.modules["mxnet"], array.ctx
+            old = not isinstance(array, mxnet.np.ndarray)
+            return lambda result: _on_mxnet(mxnet, context, old, result)
         if kind in ("numba", "cuda", "dlpack"):
             cuda = _numba_cuda(array)
             return lambda result: cuda.to_device(np.ascontiguousarray(result))
     return lambda result: result
+
+
+def namespace(array: Any) -> Any:
+    """The module that has ``exp``, ``maximum`` and the like for arrays of this framework; NumPy for anything else."""
+    kind = framework(array)
+    if kind == "jax":
+        return sys.modules["jax"].numpy
+    if kind == "mxnet":
+        return sys.modules["mxnet"].np
+    return sys.modules[kind] if kind in ("torch", "tensorflow", "cupy") else np
 
 
 def backend_for(backend: str, *arrays: Any) -> str:
@@ -80,14 +100,14 @@ def backend_for(backend: str, *arrays: Any) -> str:
 
 def on_cuda(array: Any) -> bool:
     """Whether the array lies in the memory of an NVIDIA GPU."""
-    if _framework(array) == "torch":
+    if framework(array) == "torch":
         return bool(array.is_cuda)
-    return _framework(array) in ("numba", "cuda", "dlpack") or _has_cuda_interface(array)
+    return framework(array) in ("numba", "cuda", "dlpack") or _has_cuda_interface(array)
 
 
 def _on_device(array: Any) -> DeviceArray | None:
     """The array on the current device, copied only if it lies on the host; None if kernels cannot read it there."""
-    kind = _framework(array)
+    kind = framework(array)
     if not on_cuda(array):
         array = np.asarray(to_numpy(array))
         return DeviceArray(_numba_cuda(array).to_device(np.ascontiguousarray(array))) if _readable(array) else None
@@ -161,11 +181,24 @@ def _on_cupy(cupy: Any, device: Any, result: Any) -> Any:
         return cupy.asarray(result)
 
 
-def _framework(array: Any) -> str | None:
+def _on_tensorflow(tensorflow: Any, device: Any, result: Any) -> Any:
+    with tensorflow.device(device):
+        return tensorflow.convert_to_tensor(result)
+
+
+def _on_mxnet(mxnet: Any, context: Any, old: bool, result: Any) -> Any:
+    """An array of MXNet's NumPy interface, or of the older one."""
+    array = mxnet.np.array(result, dtype=result.dtype, ctx=context)
+    return array.as_nd_ndarray() if old else array
+
+
+def framework(array: Any) -> str | None:
+    """What the array belongs to: "torch", "jax", "tensorflow", "mxnet", "cupy", "numba"; "cuda" or "dlpack" if only an
+    interface tells that it lies on a CUDA device; None for NumPy's and anything else."""
     module = type(array).__module__.partition(".")[0]
     if module == "jaxlib":
         module = "jax"
-    if module in ("torch", "jax", "tensorflow", "cupy"):
+    if module in ("torch", "jax", "tensorflow", "mxnet", "cupy"):
         return module if module in sys.modules else None
     if module == "numba" and hasattr(array, "copy_to_host"):
         return "numba"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 
+import frameworks
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -13,6 +14,8 @@ _common = {"deadline": None, "max_examples": 25, "suppress_health_check": [Healt
 settings.register_profile("dev", **_common)
 settings.register_profile("ci", derandomize=True, **_common)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+frameworks.require_listed()
 
 LEVELS = list(compiled.levels())
 

@@ -5,32 +5,24 @@ from __future__ import annotations
 import sys
 import types
 
+import frameworks
 import fresh
 import numpy as np
 import pytest
 
 import fastnw
+from fastnw import _arrays
 
 RNG = np.random.default_rng(0)
 QUERIES, KEYS, VALUES = RNG.normal(size=(30, 3)), RNG.normal(size=(50, 3)), RNG.normal(size=(50, 2))
 WEIGHTS, SCALE = RNG.uniform(0.5, 2, size=50), RNG.uniform(0.5, 2, size=50)
-FRAMEWORKS = ["torch", "jax", "tensorflow", "cupy"]
 
 
-@pytest.fixture(params=FRAMEWORKS)
+@pytest.fixture(params=frameworks.NAMES)
 def framework(request):
     """(NumPy array -> the framework's, the framework's -> NumPy, its type of arrays, an array's device)."""
-    module = pytest.importorskip(request.param)
-    if request.param == "torch":
-        return module.from_numpy, lambda a: a.numpy(force=True), module.Tensor, lambda a: a.device
-    if request.param == "jax":
-        module.config.update("jax_enable_x64", True)
-        return module.numpy.asarray, np.asarray, module.Array, lambda a: a.devices()
-    if request.param == "tensorflow":
-        return module.convert_to_tensor, lambda a: a.numpy(), module.Tensor, lambda a: a.device
-    if module.cuda.runtime.getDeviceCount() == 0:
-        pytest.skip("CuPy finds no GPU")
-    return module.asarray, lambda a: a.get(), module.ndarray, lambda a: a.device
+    words = frameworks.load(request.param)
+    return words.array, words.numpy, words.kind, words.device
 
 
 def results(convert, dtype):
@@ -74,6 +66,13 @@ def test_no_queries(framework):
     assert back(got).shape == (0, 2)
 
 
+@pytest.mark.parametrize("listed", ["jaxx", "torch,no_such_framework"])
+def test_listed_frameworks_must_be_there(listed, monkeypatch):
+    monkeypatch.setenv("FASTNW_FRAMEWORKS", listed)
+    with pytest.raises(ImportError):
+        frameworks.require_listed()
+
+
 def test_errors_and_plans(framework):
     convert, _, _, _ = framework
     with pytest.raises(ValueError, match=r"^Input keys contains NaN\.$"):
@@ -82,7 +81,7 @@ def test_errors_and_plans(framework):
 
 
 def test_tensors_with_gradients_views_and_other_types():
-    torch = pytest.importorskip("torch")
+    torch = frameworks.module("torch")
     queries = torch.from_numpy(QUERIES).requires_grad_()
     wide = torch.from_numpy(np.repeat(KEYS.T, 2, axis=1)).T[::2]  # strided, in columns
     got = fastnw.pool(queries, wide, torch.nn.Parameter(torch.from_numpy(VALUES)))
@@ -96,8 +95,47 @@ def test_tensors_with_gradients_views_and_other_types():
     assert fastnw.pool(queries.float(), wide.float(), flags).dtype == torch.float32
 
 
+def test_a_gradient_asked_of_a_result_is_refused():
+    """Tensors that need gradients are data; what is made of them says that it has none."""
+    torch = frameworks.module("torch")
+    queries = torch.from_numpy(QUERIES.copy()).requires_grad_()
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        fastnw.pool(queries, torch.from_numpy(KEYS), torch.from_numpy(VALUES)).sum().backward()
+    assert queries.grad is None
+
+
+@pytest.mark.parametrize("name", ["torch", "jax", "tensorflow"])
+def test_arrays_in_the_hosts_memory_are_read_where_they_lie(name, dtype):
+    words = frameworks.load(name)
+    array = words.array(KEYS.astype(dtype))
+    read = _arrays.to_numpy(array)
+    np.testing.assert_array_equal(read, KEYS.astype(dtype))
+    if name == "torch":
+        assert read.ctypes.data == array.data_ptr()
+    elif name == "jax":
+        assert read.ctypes.data == array.unsafe_buffer_pointer()
+    else:  # DLPack is TensorFlow's only word about where its memory is
+        assert np.shares_memory(read, np.from_dlpack(array))
+
+
+def test_torchs_results_are_numpys_memory():
+    torch = frameworks.module("torch")
+    result = np.arange(5.0)
+    tensor = _arrays.restorer(torch.zeros(1))(result)
+    assert tensor.data_ptr() == result.ctypes.data
+
+
+def test_mxnets_older_arrays_come_back_as_such():
+    mxnet, words = frameworks.module("mxnet"), frameworks.load("mxnet")
+    queries, keys, values = (words.array(array).as_nd_ndarray() for array in (QUERIES, KEYS, VALUES))
+    got = fastnw.pool(queries, keys, values)
+    assert type(got) is mxnet.nd.NDArray
+    assert got.dtype == np.float64
+    np.testing.assert_array_equal(got.asnumpy(), fastnw.pool(QUERIES, KEYS, VALUES))
+
+
 def test_results_do_not_share_memory_with_tensors():
-    torch = pytest.importorskip("torch")
+    torch = frameworks.module("torch")
     arrays = [torch.from_numpy(array.copy()) for array in (QUERIES, KEYS, VALUES)]
     got = fastnw.pool(*arrays)
     got += 1
@@ -106,7 +144,7 @@ def test_results_do_not_share_memory_with_tensors():
 
 
 def test_out_wins_over_the_framework():
-    torch = pytest.importorskip("torch")
+    torch = frameworks.module("torch")
     out = np.empty((30, 2))
     assert fastnw.pool(*map(torch.from_numpy, (QUERIES, KEYS, VALUES)), out=out) is out
     np.testing.assert_array_equal(out, fastnw.pool(QUERIES, KEYS, VALUES))
@@ -186,6 +224,6 @@ def test_no_framework_is_imported_for_numpy_arrays():
     import fastnw
     fastnw.pool([[0.0]], [[1.0]], [1.0])
     fastnw.attention_weights([[0.0]], [[1.0]])
-    print(sorted(set(sys.modules) & set({FRAMEWORKS!r})))
+    print(sorted(set(sys.modules) & set({frameworks.NAMES!r})))
     """
     assert fresh.run(program) == "[]"

@@ -36,22 +36,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     quick = f"a small part d: {QUICK_KEYS:,} keys, {QUICK_QUERIES:,} queries"
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--no-pictures", action="store_true", help="tables only")
+    chapter = "the five figures of the d2l.ai chapter instead, and what they show (with --out and --seed only)"
+    parser.add_argument("--chapter", action="store_true", help=chapter)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the four parts and print their table.
+    """Run the four parts and print their table, or draw the chapter's figures.
 
     Returns
     -------
     int
         0; 1 if part d's check misses the accuracy promise; 2 if the folder cannot be written.
     """
-    from fastnw.demo import parts
-
+    if args.chapter and (args.quick or args.no_pictures or args.keys or args.queries):
+        return _refuse("--chapter goes with --out and --seed only.")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return _refuse(f"cannot make the folder {args.out}: {error.strerror or error}.")
+    return _chapter(args) if args.chapter else _parts(args)
+
+
+def _chapter(args: argparse.Namespace) -> int:
+    from fastnw.demo import chapter
+
+    try:
+        return chapter.run(args.out, args.seed)
+    except OSError as error:
+        return _refuse(str(error))
+
+
+def _parts(args: argparse.Namespace) -> int:
+    from fastnw.demo import parts
+
     job = parts.Job(
         out=args.out,
         seed=args.seed,
