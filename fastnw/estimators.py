@@ -74,8 +74,8 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
     bandwidth : str, float, array-like, Abramson or NearestNeighbours, default="scott"
         "scott" and "silverman" are rules (:func:`fastnw.bandwidth.rule_bandwidth`); "loo" and "aicc" have the least
         leave-one-out error or AICc (:func:`fastnw.select_bandwidth`). A number, one per feature (d,), or a positive
-        definite matrix H (d, d). :class:`fastnw.Abramson` and :class:`fastnw.NearestNeighbours` give each sample a width
-        of its own.
+        definite matrix H (d, d). :class:`fastnw.Abramson` and :class:`fastnw.NearestNeighbours` give each sample its
+        own width.
     method : {"auto", "exact", "tree", "moments", "fourier"}, default="auto"
         Which pairs are summed; "auto" takes the cheapest that keeps `tol`.
     backend : {"auto", "compiled", "numba", "cuda", "reference"}, default="auto"
