@@ -177,12 +177,12 @@ def sum_tile(
     """Add the key block's sums to the state of a query block, in place; shapes as in backends/compiled.py."""
     cdef Py_ssize_t m = queries.shape[0], d = queries.shape[1], n = keys.shape[1], c = total.shape[1], size = sizeof(real)
     cdef double nothing = 0
-    cdef real none = 0
     cdef const real* scales = NULL
     cdef const int64_t* owns = NULL
     cdef int status
     if m == 0 or n == 0:
         return
+    # without values the fused loops read something of their length instead: there are fewer of them that way
     if n > 1 and (keys.strides[1] != size or c == 1 and values.strides[1] != size) or c > 1 and values.strides[0] != size:
         raise ValueError("keys and a single value must be in rows, several values in columns")
     if scale is not None:
@@ -192,7 +192,7 @@ def sum_tile(
     with nogil:
         status = _sum_tile(
             kernel, &queries[0, 0], m, &inv[0], scales, &keys[0, 0], keys.strides[0] // size, d, &weights[0], weighted,
-            &values[0, 0] if c > 0 else &none, values.strides[1] // size if c > 1 else 0, c, n, owns, &shift[0], &mass[0],
+            &values[0, 0] if c > 0 else &weights[0], values.strides[1] // size if c > 1 else 0, c, n, owns, &shift[0], &mass[0],
             &total[0, 0] if c > 0 else &nothing, &mass_error[0], &error[0], sensitivity)
     if status:
         raise MemoryError("no memory for a tile")

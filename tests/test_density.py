@@ -159,3 +159,30 @@ def test_density_counts_weights_as_observations(backend):
 
 def test_the_oracle_knows_which_kernels_work_on_logs():
     assert set(LOG_KAPPA) == set(LOG_KERNELS)
+
+
+EVERY_DENSITY = """
+import numpy as np
+import fastnw
+
+rng = np.random.default_rng(0)
+for d in (1, 2, 3, 5, 50):
+    x, q = rng.normal(size=(2000, d)), rng.normal(size=(600, d))
+    w, scale = rng.uniform(size=2000), rng.uniform(0.5, 2.0, 2000)
+    for name in fastnw.kernels.names():
+        for bandwidth in (2.0, np.linspace(1.0, 2.0, d)):
+            for options in ({}, {"sample_weight": w}, {"key_scale": scale}):
+                for dtype in ("float32", "float64"):
+                    for method in ("exact", "tree"):
+                        if name not in ("dot", "constant", "cauchy"):
+                            arrays = q.astype(dtype), x.astype(dtype)
+                            fastnw.density(*arrays, kernel=name, bandwidth=bandwidth, method=method, **options)
+"""
+
+
+def test_without_values_nothing_is_read_in_their_place(tmp_path):
+    """In a process of its own, where the end of the stack is near: once what lay behind a local variable was read."""
+    script = tmp_path / "densities.py"
+    script.write_text(EVERY_DENSITY)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
