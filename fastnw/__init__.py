@@ -35,7 +35,7 @@ _HOMES = {
     "NadarayaWatsonClassifier": "estimators",
     "KernelDensity": "estimators",
 }
-_MODULES = ("kernels", "bandwidth", "plotting")
+_MODULES = ("kernels", "bandwidth", "plotting", "torch", "jax")
 
 __all__ = [
     "AccuracyWarning",

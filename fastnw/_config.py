@@ -11,7 +11,7 @@ import fastnw
 from fastnw._hardware import cpu_levels, n_threads
 
 REQUIRED = ("numpy", "scipy", "scikit-learn", "numba", "finufft", "joblib", "narwhals", "threadpoolctl", "tqdm")
-EXTRAS = {"plot": ("matplotlib",), "io": ("pyarrow",), "cuda": ("numba-cuda",)}
+EXTRAS = {"plot": ("matplotlib",), "io": ("pyarrow",), "cuda": ("numba-cuda",), "torch": ("torch",), "jax": ("jax",)}
 VARIABLES = ("FASTNW_CPU", "FASTNW_NUM_THREADS", "OMP_NUM_THREADS")
 
 
