@@ -95,9 +95,9 @@ def _weighted(sums: KeySums, weights: Floats | None) -> KeySums:
     """The sums of points and values times w, if that was left out."""
     if weights is None:
         return sums
-    here, factor = (weights > 0)[:, None], weights[:, None]
-    moved = np.where(here, factor * np.where(here, sums.moved, 0.0), 0.0)
-    values = np.where(here, factor * np.where(here, sums.values, 0.0), 0.0)
+    factor = weights[:, None]
+    with np.errstate(invalid="ignore"):  # far from all others, a key of no weight may have infinite sums
+        moved, values = (np.where(factor > 0, factor * x, 0.0) for x in (sums.moved, sums.values))
     return replace(sums, moved=moved, values=values)
 
 
