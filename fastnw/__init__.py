@@ -48,7 +48,7 @@ _HOMES = {
     "NearestNeighbours": "widths",
     "relative_representation": "relative",
 }
-_MODULES = ("kernels", "bandwidth", "d2l", "plotting", "widths")
+_MODULES = ("kernels", "bandwidth", "d2l", "plotting", "widths", "torch", "jax")
 
 __all__ = [
     "Abramson",

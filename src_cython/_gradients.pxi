@@ -117,12 +117,14 @@ cdef inline void _decaying(int kernel, Pairs* pairs, Py_ssize_t n) noexcept nogi
     elif kernel == MATERN32:
         for i in range(n):
             z = 1.7320508075688772 * sqrt(s[i])
+            z = z if z < 1e150 else 1e150  # infinity times a factor of 0 is NaN
             e = fastnw_factor(b[i] - z)
             share[i] = (1 + z) * e
             force[i] = 3 * e
     elif kernel == MATERN52:
         for i in range(n):
             z = 2.23606797749979 * sqrt(s[i])
+            z = z if z < 1e150 else 1e150  # infinity times a factor of 0 is NaN
             e = fastnw_factor(b[i] - z)
             share[i] = (1 + z + z * z * (1.0 / 3.0)) * e
             force[i] = (5.0 / 3.0) * (1 + z) * e

@@ -199,6 +199,20 @@ def test_empty_windows_take_no_part(kernel, backend):
         assert np.any(sums != 0) or kernel == "boxcar"
 
 
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if k not in ("dot", "constant")])
+def test_keys_whose_squares_overflow_count_for_nothing(kernel, backend):
+    keys, values = np.array([[0.2], [0.5], [1e170]]), np.array([1.0, 2.0, 3.0])
+
+    def sums(n):
+        problem = build([[0.0]], keys[:n], values[:n], kernel=kernel, bandwidth=1.0)
+        arguments = (problem, np.arange(1), np.zeros(1), np.ones((1, 1)), np.array([1.5]), 1, NO_METER)
+        found, found_keys = by_query(*arguments, backend=backend), by_key(*arguments, backend=backend)
+        return [found.moved, found.squares, found_keys.moved[:2], found_keys.values[:2], found_keys.squares[:2]]
+
+    for with_it, without in zip(sums(3), sums(2), strict=True):
+        np.testing.assert_allclose(with_it, without, rtol=1e-14)
+
+
 def test_at_kinks_and_edges(backend):
     """A key that lies on the query, and one at the edge of the support, leave finite sums."""
     for kernel in (k for k in KERNELS if k != "dot"):

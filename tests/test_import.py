@@ -49,6 +49,19 @@ def test_every_public_name_is_there():
         _ = fastnw.no_such_name
 
 
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_a_missing_framework_is_named(name):
+    program = f"""
+    import sys, fastnw
+    sys.modules[{name!r}] = None
+    try:
+        fastnw.{name}
+    except ImportError as error:
+        print(error)
+    """
+    assert f"pip install 'fastnw[{name}]'" in fresh.run(program)
+
+
 def test_show_config(capsys):
     fastnw.show_config()
     text = capsys.readouterr().out

@@ -16,6 +16,15 @@ PREAMBLE = """
 import _thread, time
 import numpy as np
 import fastnw
+from fastnw._gradients import by_key, by_query
+from fastnw._threads import Meter
+from fastnw._validation import build
+
+meter = Meter(False, 0, "")
+
+def gradients(cloud, kernel="gaussian", bandwidth=1.0):
+    ones = np.ones(len(cloud[0]))
+    return build(*cloud, kernel=kernel, bandwidth=bandwidth), np.arange(len(ones)), ones, ones[:, None], ones
 
 def threads_left():
     # those that are about to end may
@@ -63,6 +72,14 @@ CALLS = {
     "density": ("a = cloud(100_000, 2_000_000)", "fastnw.density(*a[:2], method='exact')", 1),
     "weights": ("a = cloud(100, 2_000_000)", "fastnw.attention_weights(*a[:2])", 1),
     "largest weights": ("a = cloud(20_000, 1_000_000)", "fastnw.attention_weights(*a[:2], top_k=5)", 1),
+    "gradients": ("a = gradients(cloud(100_000, 2_000_000))", "by_query(*a, 2, meter); by_key(*a, 2, meter)", 1),
+    "gradients on one thread": ("a = gradients(cloud(2_000_000, 100_000))", "by_key(*a, 1, meter)", 1),
+    "gradients, a user's kernel": ("a = gradients(cloud(100_000, 2_000_000), scalar)", "by_query(*a, 2, meter)", 1),
+    "gradients by a matrix": (
+        "a = gradients(cloud(20_000, 1_000_000, 60), bandwidth=np.eye(60))",
+        "by_query(*a, 2, meter, outer=True)",
+        2,
+    ),
     "nearest for empty windows": (
         "a = cloud(30_000, 1_000_000)",
         "fastnw.pool(a[0] + 50, *a[1:], kernel='boxcar', empty='nearest')",

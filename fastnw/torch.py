@@ -1,0 +1,239 @@
+"""Pooling for PyTorch, with gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+try:
+    import torch
+    from torch import Tensor
+except ImportError as error:  # pragma: no cover
+    raise ImportError("fastnw.torch needs PyTorch: pip install 'fastnw[torch]'") from error
+
+from fastnw import kernels
+from fastnw._differentiable import Choices, forward, gradients
+from fastnw.kernels import Kernel
+
+__all__ = ["pool"]
+
+_NARROW = (torch.float16, torch.bfloat16, torch.float32)
+# An operator takes no objects: users' kernels go by number, and stay for as long as a compiled graph may hold it.
+_KERNELS: dict[Kernel, str] = {}
+_BY_NUMBER: dict[str, Kernel] = {}
+
+
+def pool(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    kernel: str | Kernel = "gaussian",
+    bandwidth: float | Tensor = 1.0,
+    sample_weight: Tensor | None = None,
+    exclude_self: bool = False,
+    method: str = "auto",
+    backend: str = "auto",
+    tol: float | None = None,
+    return_mass: bool = False,
+    n_jobs: int | None = None,
+) -> Any:
+    """`fastnw.pool` for tensors, differentiable by queries, keys, values, bandwidth and sample_weight.
+
+    Gradients sum all pairs in float64, in O(m + n) memory, by the formulas of `fastnw._gradients`. There are no second
+    derivatives. Tensors of other devices are computed on the host and returned to where the queries lie.
+
+    Parameters
+    ----------
+    queries : (m, d) tensor
+    keys : (n, d) tensor
+    values : (n,) or (n, c) tensor
+    bandwidth : float or tensor of shape (), (d,) or (d, d)
+        The derivative by a matrix is symmetric, as the matrix must be.
+    sample_weight : (n,) tensor, optional
+    return_mass : bool
+        Also return log Σ w κ, differentiable as well.
+    kernel, exclude_self, method, backend, tol, n_jobs
+        As in `fastnw.pool`.
+
+    Returns
+    -------
+    result : (m,) or (m, c) tensor
+        float32 if queries, keys and floating values are float32 or narrower, otherwise float64. NaN in empty windows,
+        which have no gradient.
+    log_mass : (m,) tensor
+        If asked for.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `fastnw.pool`.
+    NotImplementedError
+        When a second derivative is asked for.
+
+    Warns
+    -----
+    EmptyWindowWarning, AccuracyWarning
+
+    Examples
+    --------
+    >>> import torch, fastnw.torch
+    >>> h = torch.tensor(2.0, requires_grad=True)
+    >>> keys, values = torch.tensor([[0.0], [2.0]]), torch.tensor([0.0, 1.0])
+    >>> fastnw.torch.pool(torch.zeros(1, 1), keys, values, bandwidth=h).backward()
+    >>> round(h.grad.item(), 4)
+    0.1175
+    """
+    if not isinstance(bandwidth, Tensor):
+        bandwidth = torch.as_tensor(bandwidth, dtype=torch.float64)
+    mean, log_mass = _pool(
+        queries,
+        keys,
+        values,
+        bandwidth,
+        sample_weight,
+        _named(kernel),
+        bool(exclude_self),
+        method,
+        backend,
+        tol,
+        n_jobs,
+    )
+    return (mean, log_mass.to(mean.dtype)) if return_mass else mean
+
+
+def _named(kernel: str | Kernel) -> str:
+    kernel = kernels.get(kernel)
+    if kernel.facts is not None:
+        return kernel.name
+    if kernel not in _KERNELS:
+        _KERNELS[kernel] = f"{kernel.name} #{len(_KERNELS)}"
+        _BY_NUMBER[_KERNELS[kernel]] = kernel
+    return _KERNELS[kernel]
+
+
+def _choices(kernel: str, *others: Any) -> Choices:
+    return Choices(_BY_NUMBER[kernel] if kernel in _BY_NUMBER else kernels.get(kernel), *others)
+
+
+# Schemas are written out: before torch 2.6 they cannot be read from such annotations.
+_INPUTS = "Tensor queries, Tensor keys, Tensor values, Tensor bandwidth, Tensor? sample_weight"
+
+
+@torch.library.custom_op(
+    "fastnw::pool",
+    mutates_args=(),
+    schema=f"({_INPUTS}, str kernel, bool exclude_self, str method, str backend, float? tol, int? n_jobs) "
+    "-> (Tensor, Tensor)",
+)
+def _pool(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bandwidth: Tensor,
+    sample_weight: Tensor | None,
+    kernel: str,
+    exclude_self: bool,
+    method: str,
+    backend: str,
+    tol: float | None,
+    n_jobs: int | None,
+) -> tuple[Tensor, Tensor]:
+    inputs = [_to_numpy(x) for x in (queries, keys, values, bandwidth, sample_weight)]
+    mean, log_mass = forward(_choices(kernel, exclude_self, method, backend, tol, n_jobs), inputs)
+    return torch.from_numpy(mean).to(queries.device), torch.from_numpy(log_mass).to(queries.device)
+
+
+@_pool.register_fake
+def _(queries: Tensor, keys: Tensor, values: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    narrow = all(x.dtype in _NARROW for x in (queries, keys)) and (
+        not values.is_floating_point() or values.dtype in _NARROW
+    )
+    m = queries.shape[0]
+    mean = queries.new_empty((m, *values.shape[1:]), dtype=torch.float32 if narrow else torch.float64)
+    return mean, queries.new_empty((m,), dtype=torch.float64)
+
+
+@torch.library.custom_op(
+    "fastnw::pool_backward",
+    mutates_args=(),
+    schema=f"(Tensor mean_grad, Tensor log_mass_grad, Tensor mean, Tensor log_mass, {_INPUTS}, bool[] needed, "
+    "str kernel, bool exclude_self, str backend, int? n_jobs) -> Tensor[]",
+)
+def _pool_backward(
+    mean_grad: Tensor,
+    log_mass_grad: Tensor,
+    mean: Tensor,
+    log_mass: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bandwidth: Tensor,
+    sample_weight: Tensor | None,
+    needed: Sequence[bool],
+    kernel: str,
+    exclude_self: bool,
+    backend: str,
+    n_jobs: int | None,
+) -> list[Tensor]:
+    """The gradients that are needed, in the order of the inputs."""
+    tensors: tuple[Any, ...] = (queries, keys, values, bandwidth, sample_weight)
+    found = gradients(
+        _choices(kernel, exclude_self, "auto", backend, None, n_jobs),
+        [_to_numpy(x) for x in tensors],
+        (_to_numpy(mean), _to_numpy(log_mass)),
+        (_to_numpy(mean_grad), _to_numpy(log_mass_grad)),
+        needed,
+    )
+    wanted = [(x, gradient) for x, gradient in zip(tensors, found, strict=True) if gradient is not None]
+    return [
+        torch.from_numpy(np.ascontiguousarray(gradient).reshape(x.shape)).to(x.device, x.dtype)
+        for x, gradient in wanted
+    ]
+
+
+@_pool_backward.register_fake
+def _(
+    mean_grad: Tensor,
+    log_mass_grad: Tensor,
+    mean: Tensor,
+    log_mass: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bandwidth: Tensor,
+    sample_weight: Tensor | None,
+    needed: Sequence[bool],
+    *others: Any,
+) -> list[Tensor]:
+    tensors: tuple[Any, ...] = (queries, keys, values, bandwidth, sample_weight)
+    return [x.new_empty(x.shape) for x, is_needed in zip(tensors, needed, strict=True) if is_needed]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    kernel, exclude_self, _method, backend, _tol, n_jobs = inputs[5:]
+    ctx.save_for_backward(*output, *inputs[:5])
+    ctx.choices = (kernel, exclude_self, backend, n_jobs)
+
+
+def _backward(ctx: Any, mean_grad: Tensor, log_mass_grad: Tensor) -> tuple[Tensor | None, ...]:
+    needed = list(ctx.needs_input_grad[:5])
+    found = iter(_pool_backward(mean_grad, log_mass_grad, *ctx.saved_tensors, needed, *ctx.choices))
+    return (*(next(found) if is_needed else None for is_needed in needed), *([None] * 6))
+
+
+def _no_second_derivatives(ctx: Any, *grads: Any) -> None:
+    raise NotImplementedError("fastnw.torch.pool has no second derivatives.")
+
+
+_pool.register_autograd(_backward, setup_context=_keep)
+_pool_backward.register_autograd(_no_second_derivatives)
+
+
+def _to_numpy(tensor: Tensor | None) -> Any:
+    if tensor is None:
+        return None
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
