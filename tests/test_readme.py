@@ -28,7 +28,7 @@ def test_command_lines_are_understood():
 
     lines = [line for language, text in BLOCKS if not language for line in text.splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("fastnw ")]
-    assert len(commands) == 3
+    assert len(commands) == 4
     for arguments in commands:
         assert callable(_parse(arguments).run)
 
