@@ -303,7 +303,8 @@ def sweep(
         if exponent is None:
             exponent = error_of_weights(problem, plan.tiles, error, state)
         return certified(problem, state, exponent, dtype)
-    tiles = _tiles(m) if shape.groups == 1 else _tiles(m, TILE)
+    serial = m * problem.n <= SERIAL_PAIRS  # then fewer calls are what counts
+    tiles = _tiles(m, TILE) if serial or shape.groups > 1 else _tiles(m)
     states = [PoolState.empty(m, problem.c) for _ in range(shape.groups)]
     if not problem.kernel.works_on_logs:
         for state in states:
@@ -323,7 +324,7 @@ def sweep(
                 meter.add(float(rows.stop - rows.start) * block.size)
             return 0.0
 
-        threads = plan.n_threads if m * problem.n > SERIAL_PAIRS else 1
+        threads = 1 if serial else plan.n_threads
         run(tile, len(tiles) * shape.groups, threads, meter)
     merged = PoolState.merged(states)
     return certified(problem, merged, error_of_weights(problem, plan.tiles, error, merged), dtype)

@@ -27,6 +27,7 @@ NARROWEST, WIDEST = 1e-4, 1e3  # of the reference rule, where a search ends
 STARTS = 2  # descents from the best places
 SCATTER = 0.7  # of log-bandwidths of random starts about the best of the line
 RANDOM = 4  # random starts looked at, in several coordinates
+CLEARLY = 0.01  # a loss that is larger by this part at LAST of the rule is not flat beyond
 FLAT = 1e-6  # a loss that falls by less than this part of it has no relation to the coordinate
 FIRST_STEP = 0.2  # of a descent, in log-bandwidths
 # A loss that falls by less than this part of it is at its least; that of a large sample takes long and says no more.
@@ -250,6 +251,8 @@ def remarks(objective: Objective, free: Directions, unit: Floats, kind: str) -> 
     for j in range(d) if len(free.basis) == d else []:
         other = at.copy()
         other[j] = wide
+        if d == 1 and seen_wide(path, unit) > value + CLEARLY * abs(value):
+            continue
         without = objective(unit * np.exp(other)) if at[j] < wide else value
         if kind != "likelihood" and without <= value + FLAT * abs(value):
             at, value = other, min(without, value)
@@ -282,6 +285,12 @@ def remarks(objective: Objective, free: Directions, unit: Floats, kind: str) -> 
             f"{NARROWEST:g} of the reference rule: {why}."
         )
     return notes
+
+
+def seen_wide(path: Path, unit: Floats) -> float:
+    """The least loss at widths that smooth nearly everything away."""
+    losses = [loss for h, loss in zip(path.bandwidth, path.score, strict=True) if np.all(h >= 0.8 * LAST * unit)]
+    return min(losses, default=-math.inf)
 
 
 def settle(objective: Objective, unit: Floats, flat: list[int]) -> None:

@@ -32,7 +32,7 @@ from fastnw.selection.sums import Summed, cotangents, with_copies
 
 Modes = NDArray[np.complex128]
 
-FINER, WIDER = {1: 4.0, 2: 1.25, 3: 1.1}, {1: 16.0, 2: 1.6, 3: 1.4}  # a level's bandwidths, by those it is made for
+FINER, WIDER = {1: 16.0, 2: 1.25, 3: 1.1}, {1: 3.0, 2: 1.6, 3: 1.4}  # a level's bandwidths, by those it is made for
 # finufft's tolerance and upsampling: tight where that is cheap
 EPSILON = {1: 1e-10, 2: 1e-9, 3: 1e-7}
 UPSAMPLING = {1: fourier.WIDE, 2: fourier.WIDE, 3: fourier.NARROW}
@@ -112,6 +112,9 @@ class Level:
         self.long = problem.n * d + math.prod(modes) > LONG
         self.plans: dict[tuple[int, int, int, int], Any] = {}
         self.coefficients = self.forth(fourier._strengths(problem, slice(0, problem.n)), meter)
+
+    def serves(self, h: Floats) -> bool:
+        return bool(np.all(self.finest <= h) and np.all(h <= self.widest))
 
     def _parts(self, modes: tuple[int, ...], split: bool) -> list[Part]:
         unit = 2 * math.pi / self.period
@@ -240,10 +243,14 @@ class Spectrum:
             self.own[0] = weights
         self.own[1:] = normalised_values(problem, slice(0, problem.n)) * self.own[0]
 
+    def covers(self, h: Floats) -> bool:
+        """Whether a level is there for these bandwidths."""
+        return any(level.serves(h) for level in self.levels)
+
     def _level(self, h: Floats) -> Level:
         """The last one made that serves, or another: of many dimensions none stays that does not."""
         for level in reversed(self.levels):
-            if np.all(level.finest <= h) and np.all(h <= level.widest):
+            if level.serves(h):
                 return level
         if self.problem.d > 1:
             self.levels.clear()

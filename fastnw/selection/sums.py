@@ -19,6 +19,7 @@ from fastnw.selection.criteria import Fit, Floats, Loss, Sample
 
 STEP = 1e-3  # of log h, where a gradient is taken from differences of sums that are certified to 1e-8
 SLOPE_NS = 2.0  # a pair of gradient sums, on one thread
+CALL = 5e-4  # seconds of a method beside its pairs
 FEW = 3_000  # keys up to which the planner's own look at the methods takes longer than it saves
 
 
@@ -54,7 +55,7 @@ class Sums:
 
     @cached_property
     def _of_every_pair(self) -> float:
-        return make_plan(self.base, "exact", self.backend, 1).seconds
+        return CALL + make_plan(self.base, "exact", self.backend, 1).seconds
 
     def many(self, bandwidths: list[Floats]) -> list[Fit] | None:
         """Means and log masses at multiples of one bandwidth, the widest first, if one pass serves them all."""
