@@ -19,14 +19,13 @@ from fastnw.kernels import Kernel
 from fastnw.widths import Abramson, NearestNeighbours
 
 FLOATS = [np.float64, np.float32]
-CRITERIA = ("loo", "aicc")  # of `select_bandwidth`, as bandwidths
 
 # Names of kernels, methods and backends are left to the functions that know them: their errors say more.
 COMMON_CONSTRAINTS: dict[str, Any] = {
     "kernel": [str, Kernel],
     "bandwidth": [
         Interval(Real, 0, None, closed="neither"),
-        StrOptions({*bandwidth.RULES, *CRITERIA}),
+        StrOptions({*bandwidth.RULES, *bandwidth.CRITERIA}),
         list,
         tuple,
         np.ndarray,
@@ -55,7 +54,7 @@ class KernelEstimator(BaseEstimator):
         self._keys, self._weights, self.key_scale_ = X, weights, None
         adaptive = self.bandwidth if isinstance(self.bandwidth, (Abramson, NearestNeighbours)) else None
         asked = self.bandwidth if adaptive is None else adaptive.bandwidth
-        if isinstance(asked, str) and asked in CRITERIA:
+        if isinstance(asked, str) and asked in bandwidth.CRITERIA:
             h = self._selected(X, weights, kernel, names, asked)
         elif isinstance(asked, str):
             h = bandwidth.rule_bandwidth(X, asked, kernel, weights, feature_names=names)
