@@ -10,6 +10,7 @@ import pytest
 import fastnw
 from fastnw import BandwidthWarning, kernels
 from fastnw.selection import learn
+from fastnw.selection.parameters import Matrix, Widths
 
 
 def sample(n=400, seed=0):
@@ -37,9 +38,9 @@ def test_gradients_are_those_of_the_loss(kernel, shape, weighted):
     start = 0.3 if kernels.get(kernel).support is None else 1.2
     learner = learn._learner(x, y, kernels.get(kernel), start, weights, True, "squares", 1)
     if shape == "matrix":
-        form = learn._Matrix(start**2 * np.array([[1.0, 0.3], [0.3, 2.0]]))
+        form = Matrix(start**2 * np.array([[1.0, 0.3], [0.3, 2.0]]))
     else:
-        form = learn._Widths(np.array([start, 1.5 * start]), shape == "each")
+        form = Widths(np.array([start, 1.5 * start]), shape == "each")
     steps = learn._Steps(learner, form, lambda value: None, False)
     theta, batch = form.theta + 0.05 * np.arange(len(form.theta)), np.arange(0, 80, 3)
     _, gradient = steps(theta, batch)

@@ -9,5 +9,5 @@
 ``select``
     The public function; ``result`` what it returns.
 ``learn``
-    `fastnw.learn_bandwidth`: descent on mini-batches, for widths or a whole metric.
+    `fastnw.learn_bandwidth`: descent on mini-batches, for the widths or the metric of ``parameters``.
 """

@@ -241,50 +241,50 @@ def distinct(starts: list[tuple[float, Floats]]) -> list[tuple[float, Floats]]:
 
 
 def remarks(objective: Objective, free: Directions, unit: Floats, kind: str) -> list[str]:
-    """Try each coordinate as good as left out: where that costs nothing it is, and said to be. Then the ends."""
-    d, notes = len(unit), []
-    path = objective.path
-    wide = math.log(WIDEST)
-    best = int(np.argmin(path.score))
-    at, value = np.log(path.bandwidth[best] / unit), path.score[best]
-    flat = []
-    for j in range(d) if len(free.basis) == d else []:
-        other = at.copy()
-        other[j] = wide
-        if d == 1 and seen_wide(path, unit) > value + CLEARLY * abs(value):
-            continue
-        without = objective(unit * np.exp(other)) if at[j] < wide else value
-        if kind != "likelihood" and without <= value + FLAT * abs(value):
-            at, value = other, min(without, value)
-            flat.append(j)
-    if len(free.basis) < d and at[0] >= wide - 1e-9:
-        flat = list(range(d))
-    if flat and len(flat) < d and is_smooth(objective.kernel):
-        rest = [j for j in range(d) if j not in flat]
-        others = Directions(np.log(unit) + np.where(np.isin(np.arange(d), flat), wide, 0.0), np.eye(d)[rest])
-        bound = np.full(len(rest), math.log(NARROWEST)), np.full(len(rest), wide)
-        descend(objective, others, at[rest], *bound, [])
+    """What to say of the best: coordinates as good as left out, which then they are, and the ends of the search."""
+    flat, notes = without_relation(objective, free, unit, kind), []
     if flat:
-        names = ", ".join(map(str, flat))
         notes.append(
-            f"No relation to coordinate{'s' * (len(flat) > 1)} {names}: the loss is least where "
+            f"No relation to coordinate{'s' * (len(flat) > 1)} {', '.join(map(str, flat))}: the loss is least where "
             f"{'its bandwidth is' if len(flat) == 1 else 'their bandwidths are'} so wide that it does not count."
         )
         settle(objective, unit, flat)
-    best = path.best
-    if math.isinf(path.score[best]):
-        notes.append("The fit is exact: equal rows have equal values, and any narrow bandwidth interpolates.")
-        return notes
-    narrow = np.flatnonzero(np.log(path.bandwidth[best] / unit) < math.log(NARROWEST) + 1e-6)
+    path = objective.path
+    if math.isinf(path.score[path.best]):
+        return [*notes, "The fit is exact: equal rows have equal values, and any narrow bandwidth interpolates."]
+    narrow = np.flatnonzero(np.log(path.bandwidth[path.best] / unit) < math.log(NARROWEST) + 1e-6)
     if len(narrow):
-        why = (
-            "equal rows or values let the likelihood grow without bound" if kind == "likelihood" else "it does not rise"
-        )
+        endless = "equal rows or values let the likelihood grow without bound"
         notes.append(
             f"The loss is least at the narrow end of the search for coordinate {', '.join(map(str, narrow))}, "
-            f"{NARROWEST:g} of the reference rule: {why}."
+            f"{NARROWEST:g} of the reference rule: {endless if kind == 'likelihood' else 'it does not rise'}."
         )
     return notes
+
+
+def without_relation(objective: Objective, free: Directions, unit: Floats, kind: str) -> list[int]:
+    """Coordinates that cost nothing to leave out; the others are searched again without them."""
+    d, path, wide = len(unit), objective.path, math.log(WIDEST)
+    best = int(np.argmin(path.score))
+    at, value = np.log(path.bandwidth[best] / unit), path.score[best]
+    if len(free.basis) < d:
+        return list(range(d)) if at[0] >= wide - 1e-9 else []
+    if kind == "likelihood" or (d == 1 and seen_wide(path, unit) > value + CLEARLY * abs(value)):
+        return []
+    flat = []
+    for j in range(d):
+        other = at.copy()
+        other[j] = wide
+        without = objective(unit * np.exp(other)) if at[j] < wide else value
+        if without <= value + FLAT * abs(value):
+            at, value = other, min(without, value)
+            flat.append(j)
+    if flat and len(flat) < d and is_smooth(objective.kernel):
+        rest = [j for j in range(d) if j not in flat]
+        others = Directions(np.log(unit) + np.where(np.isin(np.arange(d), flat), wide, 0.0), np.eye(d)[rest])
+        low, high = np.full(len(rest), math.log(NARROWEST)), np.full(len(rest), wide)
+        descend(objective, others, at[rest], low, high, [])
+    return flat
 
 
 def seen_wide(path: Path, unit: Floats) -> float:
