@@ -2,7 +2,7 @@
 
 ``criteria``
     The losses, functions of the means and masses at the keys.
-``sums``, ``spectrum``
+``fits``, ``sums``, ``spectrum``
     Means, masses and gradients at one bandwidth after another: by the planner's methods, or from Fourier coefficients.
 ``search``
     Where the loss is least.

@@ -21,9 +21,10 @@ from fastnw._warnings import BandwidthWarning, caller_level
 from fastnw.bandwidth import RULES, rule_bandwidth
 from fastnw.kernels import Kernel
 from fastnw.selection.criteria import Floats, Loss, Sample
+from fastnw.selection.fits import forward, with_copies
 from fastnw.selection.parameters import Matrix, Widths
 from fastnw.selection.select import LOSSES, Progress, kind_of, random_of
-from fastnw.selection.sums import cotangents, forward, with_copies
+from fastnw.selection.sums import cotangents
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure

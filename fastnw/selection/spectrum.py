@@ -28,7 +28,8 @@ from fastnw._threads import Meter, run
 from fastnw._validation import metric
 from fastnw.methods import fourier, tree
 from fastnw.selection.criteria import Fit, Floats, Loss, Sample
-from fastnw.selection.sums import Summed, cotangents, with_copies
+from fastnw.selection.fits import with_copies
+from fastnw.selection.sums import Summed, cotangents
 
 Modes = NDArray[np.complex128]
 
