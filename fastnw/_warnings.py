@@ -17,6 +17,10 @@ class BandwidthWarning(UserWarning):
     """What to know about a chosen bandwidth: a coordinate without relation to the values, an end of the search."""
 
 
+class VersionWarning(UserWarning):
+    """A pickle was written by another version of fastnw."""
+
+
 def caller_level() -> int:
     """The `stacklevel` with which a warning points at the first frame outside fastnw: the line of the user's call."""
     level, frame = 1, sys._getframe(1)

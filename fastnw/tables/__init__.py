@@ -165,8 +165,11 @@ def write_table(table: Table | Mapping[str, Column], path: str | os.PathLike[str
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise TableError(f"{path}: columns of unequal length: {lengths}.")
-    with _atomically(path, force) as file:
-        _formats.format_of(path).write(columns, file)
+    try:
+        with atomically(path, force=force) as file:
+            _formats.format_of(path).write(columns, file)
+    except OSError as error:
+        raise TableError(f"{path}: cannot be written: {error.strerror or error}.") from error
 
 
 def check_writable(path: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -187,7 +190,7 @@ def _refuse_existing(path: Path) -> None:
 
 
 @contextmanager
-def _atomically(path: Path, force: bool) -> Iterator[IO[bytes]]:
+def atomically(path: Path, *, force: bool) -> Iterator[IO[bytes]]:
     """A temporary file beside `path` that takes its place at the end, or is removed on any failure."""
     target = Path(os.path.realpath(path))  # a link stays a link
     # not tempfile: its files are private to the user, and stay so after the renaming
@@ -200,8 +203,6 @@ def _atomically(path: Path, force: bool) -> Iterator[IO[bytes]]:
         if not force:
             _refuse_existing(path)  # it may have come while this was written
         os.replace(temporary, target)
-    except BaseException as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise TableError(f"{path}: cannot be written: {error.strerror or error}.") from error
         raise
