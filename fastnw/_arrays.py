@@ -91,7 +91,7 @@ def namespace(array: Any) -> Any:
 
 def backend_for(backend: str, *arrays: Any) -> str:
     """The backend asked for; for ``"auto"`` and an array on a CUDA device, CUDA, if it runs here."""
-    if backend != "auto" or not any(on_cuda(array) for array in arrays):
+    if not isinstance(backend, str) or backend != "auto" or not any(on_cuda(array) for array in arrays):
         return backend
     from fastnw.backends import cuda
 

@@ -10,7 +10,10 @@ class EmptyWindowWarning(UserWarning):
 
 
 class AccuracyWarning(UserWarning):
-    """Some results could not be certified to the promised accuracy; `return_error=True` gives their bounds."""
+    """Some results could not be certified to the promised accuracy; `return_error=True` gives their bounds.
+
+    Or integers of the input are too large to keep all their digits.
+    """
 
 
 class BandwidthWarning(UserWarning):
