@@ -1,7 +1,8 @@
-"""What a conversion to floating point would lose without a word: masks, and the last digits of large integers."""
+"""What a conversion to floating point would lose without a word, or fail at in Python's: masks, pandas.NA, integers."""
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +21,7 @@ def check_losses(**arrays: Any) -> None:
     Raises
     ------
     ValueError
-        An entry is masked: it would be taken for the number beneath.
+        An entry is masked (it would be taken for the number beneath), pandas.NA, or an integer beyond float64.
 
     Warns
     -----
@@ -30,7 +31,7 @@ def check_losses(**arrays: Any) -> None:
     for name, array in arrays.items():
         if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
             raise ValueError(f"Input {name} has masked entries. Leave those rows out, or fill them with .filled().")
-    rounded = [name for name, array in arrays.items() if any(map(_is_beyond, _columns(array)))]
+    rounded = [name for name, array in arrays.items() if any(_is_beyond(part, name) for part in _columns(array))]
     if rounded:
         warnings.warn(
             f"Integers beyond 2**53 in {', '.join(rounded)} are rounded to float64. Subtract an offset from them first "
@@ -51,18 +52,37 @@ def _columns(array: Any) -> Iterator[np.ndarray]:
             return
     elif hasattr(array, "columns") and hasattr(array, "shape"):
         for name in array.columns:
-            if "int64" in str(array[name].dtype).lower():
-                yield np.asarray(array[name])
-    elif "int64" in str(getattr(array, "dtype", "")).lower() and hasattr(array, "__array__"):
-        yield np.asarray(array)
+            yield from _column(array[name])
+    else:
+        yield from _column(array)
 
 
-def _is_beyond(array: np.ndarray) -> bool:
+def _column(series: Any) -> Iterator[np.ndarray]:
+    """One of pandas or polars, if its type may hold what is looked for."""
+    kind = str(getattr(series, "dtype", "")).lower()
+    if ("int64" in kind or kind == "object") and hasattr(series, "__array__"):
+        yield np.asarray(series)
+
+
+def _is_beyond(array: np.ndarray, name: str) -> bool:
+    """Whether there are integers that float64 rounds; raises what cannot be converted at all."""
     if array.dtype.kind == "O":
-        return any(isinstance(item, int) and abs(item) > LARGEST for item in array.flat)
+        return _objects_are_beyond(array, name)
     if array.dtype.kind not in "iu" or array.dtype.itemsize < 8:
         return False
     if array.ndim == 0:
         return abs(int(array)) > LARGEST
     blocks = (array[rows] for rows in row_blocks(array) if array[rows].size)
     return any(int(block.max()) > LARGEST or int(block.min()) < -LARGEST for block in blocks)
+
+
+def _objects_are_beyond(array: np.ndarray, name: str) -> bool:
+    beyond = False
+    for item in array.flat:
+        if type(item).__name__ == "NAType":
+            raise ValueError(f"Input {name} contains NaN (pandas.NA).")
+        if isinstance(item, int) and abs(item) > LARGEST:
+            if abs(item) > sys.float_info.max:
+                raise ValueError(f"Input {name} contains an integer too large for float64.")
+            beyond = True
+    return beyond

@@ -80,7 +80,9 @@ class Table:
         return matrix
 
     def labels(self, name: str) -> np.ndarray:
-        """The column as class labels (n,): int64 if every cell is a whole number, float64 if a number, otherwise text.
+        """The column as class labels (n,): whole if every cell is a whole number, float64 if a number, otherwise text.
+
+        Whole numbers beyond 2**53 keep their digits, as text where they are too long for int64.
 
         Raises
         ------
@@ -98,8 +100,16 @@ class Table:
             raise TableError(f"{self.cell(bad, name)} {_complaint(_columns.item(column, bad))}.")
         if values is None:
             return np.array([str(cell) for cell in cells])
-        whole = bool(np.all((values == np.round(values)) & (np.abs(values) < 2.0**53)))
-        return values.astype(np.int64 if whole else np.float64)
+        if np.any(values != np.round(values)):
+            return values.astype(np.float64)
+        if np.all(np.abs(values) < 2.0**53):
+            return values.astype(np.int64)
+        whole = _columns.whole_numbers(column)
+        return values.astype(np.float64) if whole is None else whole
+
+    def rounded(self, names: Sequence[str]) -> list[str]:
+        """Those of the columns whose whole numbers, beyond 2**53, lose digits as floats."""
+        return [name for name in names if _columns.is_rounded(self.columns[name], self.numbers(name))]
 
     def cell(self, row: int, name: str) -> str:
         """Where a cell is, in words: ``file: row 3 (line 4), column 'x'``; `row` counts from 0, the words from 1."""
