@@ -98,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
     queries = read_table(args.queries)
     points = queries.matrix(training.features)
     _refuse_taken(queries, _result_names(training.classes))
+    _warn_of_rounding(args, training, queries)
     h = _resolve_bandwidth(args, training)
     start = time.perf_counter()
     values, log_mass = _pool(args, training, points, h)
@@ -254,6 +255,15 @@ def _refuse_taken(queries: Table, names: list[str]) -> None:
         raise TableError(
             f"{queries.path}: already has {', '.join(map(repr, taken))}, which would be written; rename or drop it."
         )
+
+
+def _warn_of_rounding(args: argparse.Namespace, training: _Training, queries: Table) -> None:
+    """One line for all columns whose whole numbers are too large for floats."""
+    numbers = [*training.features, *([] if args.classify else [args.target]), *([args.weight] if args.weight else [])]
+    there = [(training.table, training.table.rounded(numbers)), (queries, queries.rounded(training.features))]
+    said = [f"{table.path}: {', '.join(map(repr, names))}" for table, names in there if names]
+    if said:
+        _warn(f"whole numbers beyond 2**53 are rounded to float64 ({'; '.join(said)}).")
 
 
 def _resolve_bandwidth(args: argparse.Namespace, training: _Training) -> np.ndarray:
