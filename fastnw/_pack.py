@@ -142,7 +142,8 @@ def are_rows(array: Array, dtype: Any) -> bool:
     size = np.dtype(dtype).itemsize
     step, inner = array.strides
     aligned = array.dtype == dtype and array.flags.aligned and step % size == 0
-    return bool(aligned and (inner == size or array.shape[1] == 1) and step >= size * array.shape[1])
+    apart = size * array.shape[1] <= step < size << 31  # BLAS counts in 32 bits
+    return bool(aligned and (inner == size or array.shape[1] == 1) and apart)
 
 
 def keeps_values(problem: Problem, dtype: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from oracle import naive_pool
@@ -159,3 +161,18 @@ def test_extreme_sizes_without_a_warning(forces, dtype, monkeypatch):
     assert np.isfinite(bound).all()
     f, _ = naive_pool(queries[1:2], keys[1:], values[1:], "gaussian", 8.0)  # the huge key is out of every other's reach
     np.testing.assert_allclose(got[1], f[0], rtol=0, atol=PROMISE[dtype] * np.ptp(values, axis=0).max())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the file is 32 GiB of holes, which would be written there")
+@pytest.mark.parametrize("which", ["keys", "values"])
+def test_rows_further_apart_than_32_bits_say(forced, which, tmp_path):
+    """A few columns of a wide memory map. BLAS counts in 32 bits: of this stride it would see 64."""
+    n, stride = 3, (1 << 32) + 64
+    arrays = dict(zip(("queries", "keys", "values"), problem(6, n, 37, 37, "float32"), strict=True))
+    arrays["values"][1] = -arrays["values"][0]  # near 0, so that they are read where they lie
+    apart = np.memmap(tmp_path / "wide", np.float32, "w+", shape=((n - 1) * stride + 37,))
+    apart = np.lib.stride_tricks.as_strided(apart, (n, 37), (4 * stride, 4))
+    apart[...] = arrays[which]
+    arrays[which] = apart
+    check(arrays.values(), "gaussian", 4.0, "float32")
+    assert forced
