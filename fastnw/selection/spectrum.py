@@ -288,8 +288,8 @@ class Spectrum:
         derivatives = np.empty((1 + problem.c, problem.n))
         derivatives[0] = alpha @ centre - gamma
         derivatives[1:] = alpha.T * half[:, None]
-        log_mass = fit.log_mass.copy()
-        log_mass[tail] = np.inf  # they are taken below
+        log_mass = np.where(np.isfinite(fit.log_mass), fit.log_mass, np.inf)
+        log_mass[tail] = np.inf  # summed below; one over a mass as small as some are would overflow
         derivatives *= np.exp(problem.log_largest_weight - log_mass)
         found = summed.level.adjoint(summed.h, derivatives, self.meter) + loss.by_log_bandwidth
         if len(tail):
