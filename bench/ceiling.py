@@ -71,14 +71,25 @@ def missing() -> str | None:
 
 
 def pipe_cycles(instructions: dict[str, int]) -> float:
-    """Cycles that Zen 4's four vector pipes need at least: each takes a 512-bit instruction every second cycle.
+    """Cycles that Zen's four vector pipes need at least: each takes a 512-bit instruction in `cycles_each` of them.
 
     Two pipes multiply, two others add; a scale is two additions, a shuffle of two registers one and a quarter of any
-    (measured one kind at a time, and in pairs). No pipe can do more, so this is a lower bound.
+    (measured on Zen 4, one kind at a time, and in pairs). No pipe can do more, so this is a lower bound.
     """
     multiply = instructions["multiply"]
     add = instructions["add"] + 2 * instructions["scale"]
-    return max(multiply, add, (multiply + add + 1.25 * instructions["shuffle"] + instructions["integer"]) / 2)
+    busiest = max(multiply, add, (multiply + add + 1.25 * instructions["shuffle"] + instructions["integer"]) / 2)
+    return busiest * cycles_each() / 2
+
+
+@cache
+def cycles_each() -> int:
+    """Two on Zen 4, whose pipes are 256 bits wide; one on Zen 5 (family 26), whose pipes are as wide as the vector."""
+    try:
+        family = re.search(r"^cpu family\s*:\s*(\d+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        family = None
+    return 1 if family and int(family[1]) >= 26 else 2
 
 
 def _run(program: str, seconds: float) -> dict[str, float]:

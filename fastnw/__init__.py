@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from fastnw._config import show_config
     from fastnw._plan import Plan
     from fastnw._pool import density, plan, pool
-    from fastnw._warnings import AccuracyWarning, BandwidthWarning, EmptyWindowWarning
+    from fastnw._warnings import AccuracyWarning, BandwidthWarning, EmptyWindowWarning, VersionWarning
     from fastnw._weights import attention_weights
     from fastnw.estimators import KernelDensity, NadarayaWatsonClassifier, NadarayaWatsonRegressor
     from fastnw.kernels import Kernel
+    from fastnw.persistence import load, save
     from fastnw.relative import relative_representation
     from fastnw.selection.learn import LearnedBandwidth, learn_bandwidth
     from fastnw.selection.result import BandwidthSelection
@@ -37,6 +38,9 @@ _HOMES = {
     "AccuracyWarning": "_warnings",
     "BandwidthWarning": "_warnings",
     "EmptyWindowWarning": "_warnings",
+    "VersionWarning": "_warnings",
+    "load": "persistence",
+    "save": "persistence",
     "NadarayaWatsonRegressor": "estimators",
     "NadarayaWatsonClassifier": "estimators",
     "KernelDensity": "estimators",
@@ -63,16 +67,19 @@ __all__ = [
     "NadarayaWatsonRegressor",
     "NearestNeighbours",
     "Plan",
+    "VersionWarning",
     "attention_weights",
     "bandwidth",
     "d2l",
     "density",
     "kernels",
     "learn_bandwidth",
+    "load",
     "plan",
     "plotting",
     "pool",
     "relative_representation",
+    "save",
     "select_bandwidth",
     "show_config",
     "widths",

@@ -24,7 +24,7 @@ def taken_in(backend: str, *arrays: Any) -> tuple[Any, ...]:
     With one on the device the others are copied there. All come by the host where one lies on another device than the
     current one, or is nothing that kernels read: another number of dimensions than 1 and 2, no numbers. None stays.
     """
-    if backend == "cuda" and any(on_cuda(array) for array in arrays):
+    if any(on_cuda(array) for array in arrays) and backend == "cuda":
         from fastnw.backends import cuda
 
         found = [None if array is None else _on_device(array) for array in arrays] if cuda.missing() is None else []
@@ -91,7 +91,8 @@ def namespace(array: Any) -> Any:
 
 def backend_for(backend: str, *arrays: Any) -> str:
     """The backend asked for; for ``"auto"`` and an array on a CUDA device, CUDA, if it runs here."""
-    if backend != "auto" or not any(on_cuda(array) for array in arrays):
+    # in this order: only a checked backend, later, is sure to be a word that can be compared
+    if not any(on_cuda(array) for array in arrays) or backend != "auto":
         return backend
     from fastnw.backends import cuda
 

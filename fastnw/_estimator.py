@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -11,22 +12,25 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, check_non_negative, validate_data
 
+import fastnw
 from fastnw import bandwidth, kernels
+from fastnw._losses import check_losses
 from fastnw._plan import make_plan
 from fastnw._threads import Meter
 from fastnw._validation import check_bandwidth, trusted
+from fastnw._warnings import VersionWarning, caller_level
 from fastnw.kernels import Kernel
 from fastnw.widths import Abramson, NearestNeighbours
 
 FLOATS = [np.float64, np.float32]
-CRITERIA = ("loo", "aicc")  # of `select_bandwidth`, as bandwidths
+VERSION = "_fastnw_version"  # in a pickle's state; scikit-learn keeps its own for its own classes only
 
 # Names of kernels, methods and backends are left to the functions that know them: their errors say more.
 COMMON_CONSTRAINTS: dict[str, Any] = {
     "kernel": [str, Kernel],
     "bandwidth": [
         Interval(Real, 0, None, closed="neither"),
-        StrOptions({*bandwidth.RULES, *CRITERIA}),
+        StrOptions({*bandwidth.RULES, *bandwidth.CRITERIA}),
         list,
         tuple,
         np.ndarray,
@@ -55,7 +59,7 @@ class KernelEstimator(BaseEstimator):
         self._keys, self._weights, self.key_scale_ = X, weights, None
         adaptive = self.bandwidth if isinstance(self.bandwidth, (Abramson, NearestNeighbours)) else None
         asked = self.bandwidth if adaptive is None else adaptive.bandwidth
-        if isinstance(asked, str) and asked in CRITERIA:
+        if isinstance(asked, str) and asked in bandwidth.CRITERIA:
             h = self._selected(X, weights, kernel, names, asked)
         elif isinstance(asked, str):
             h = bandwidth.rule_bandwidth(X, asked, kernel, weights, feature_names=names)
@@ -109,15 +113,27 @@ class KernelEstimator(BaseEstimator):
         plan.steps.summarise(problem, plan).prepare(Meter(False, 0, ""))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "_problem"}
+        state = {name: value for name, value in super().__getstate__().items() if name != "_problem"}
+        return {**state, VERSION: fastnw.__version__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        written = state.pop(VERSION, "without a number")
+        if written != fastnw.__version__:
+            warnings.warn(
+                f"This {type(self).__name__} was pickled by version {written} of fastnw and is read by version "
+                f"{fastnw.__version__}: it may fail, or predict something else. Fit it again, or keep models with "
+                "fastnw.save, whose files later versions read.",
+                VersionWarning,
+                stacklevel=caller_level(),
+            )
         super().__setstate__(state)
         if "_keys" in state:
             self._remember()
 
     def _check_queries(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
+        check_losses(X=X)
         # no queries, no predictions: not an error, here as in fastnw.pool
         return validate_data(self, X, dtype=FLOATS, reset=False, ensure_min_samples=0)
 

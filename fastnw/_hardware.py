@@ -8,6 +8,7 @@ from functools import lru_cache
 from fastnw._cpu import x86_level
 
 LEVELS = ("v2", "v3", "v4")
+MOST_THREADS = 4096  # more than any machine has cores; a number mistyped starts no more
 
 
 @lru_cache(maxsize=1)
@@ -47,14 +48,14 @@ def n_threads(n_jobs: int | None = None) -> int:
             if text:
                 if not (text.isascii() and text.isdigit() and int(text)):
                     raise ValueError(f"{name} must be a positive integer, got {text!r}.")
-                return int(text)
+                return min(int(text), MOST_THREADS)
         return _cores()
     if isinstance(n_jobs, bool) or not hasattr(n_jobs, "__index__"):
         raise TypeError(f"n_jobs must be an integer or None, got {n_jobs!r}.")
     n_jobs = n_jobs.__index__()
     if n_jobs == 0:
         raise ValueError("n_jobs == 0 has no meaning; use None for every core.")
-    return n_jobs if n_jobs > 0 else max(_cores() + 1 + n_jobs, 1)
+    return min(n_jobs, MOST_THREADS) if n_jobs > 0 else max(_cores() + 1 + n_jobs, 1)
 
 
 @lru_cache(maxsize=1)

@@ -18,6 +18,7 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 DEFAULT_TOL = {np.dtype(np.float64): 1e-8, np.dtype(np.float32): 1e-4}
+LEAST_TOL = 1e-200  # far below all rounding, so that nothing is certified; quotients by it stay finite
 SCAN_BYTES = 1 << 20  # arrays are looked through in blocks of rows, so that no mask or copy of a whole one is made
 
 
@@ -121,7 +122,7 @@ class Problem:
     @property
     def promise(self) -> float:
         """The factor of range(V) that errors may reach."""
-        return self.tol if self.tol else DEFAULT_TOL[self.dtype]
+        return max(self.tol, LEAST_TOL) if self.tol else DEFAULT_TOL[self.dtype]
 
     @property
     def weighted(self) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastnw import kernels
 from fastnw._device import DeviceArray
+from fastnw._losses import check_losses
 from fastnw._problem import Array, Floats, Metric, Problem, result_dtype, row_blocks
 from fastnw.kernels import Kernel
 
@@ -37,6 +38,7 @@ def build(
         With scikit-learn's wording where it has one.
     """
     kernel = kernels.get(kernel)
+    check_losses(queries=queries, keys=keys, values=values, sample_weight=sample_weight, key_scale=key_scale)
     keys = _matrix(keys, "keys", minimum=1)
     queries = _matrix(queries, "queries", minimum=0)
     if queries.shape[1] != keys.shape[1]:
@@ -137,8 +139,8 @@ def check_empty(empty: Any) -> Empty:
     if isinstance(empty, str):
         if empty in EMPTY_POLICIES:
             return empty
-    elif isinstance(empty, (int, float, np.number)) and not isinstance(empty, bool):
-        return float(empty)
+    elif (number := _as_float(empty)) is not None:
+        return number
     raise ValueError(f"empty must be one of {', '.join(map(repr, EMPTY_POLICIES))} or a number, got {empty!r}.")
 
 
@@ -146,9 +148,20 @@ def check_tol(tol: Any) -> float | None:
     """None or a number ≥ 0; raises ValueError otherwise."""
     if tol is None:
         return None
-    if isinstance(tol, (int, float, np.number)) and not isinstance(tol, bool) and math.isfinite(tol) and tol >= 0:
-        return float(tol)
+    number = _as_float(tol)
+    if number is not None and math.isfinite(number) and number >= 0:
+        return number
     raise ValueError(f"tol must be None or a finite number >= 0, got {tol!r}.")
+
+
+def _as_float(number: Any) -> float | None:
+    """None for what is no real number, or an integer beyond float64."""
+    if isinstance(number, (bool, np.complexfloating)) or not isinstance(number, (int, float, np.number)):
+        return None
+    try:
+        return float(number)
+    except OverflowError:
+        return None
 
 
 def _numeric(array: Any, name: str) -> Any:
@@ -174,7 +187,7 @@ def _numeric(array: Any, name: str) -> Any:
         )
     try:
         return array.astype(np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} must be numeric: {error}.") from error
 
 

@@ -10,11 +10,18 @@ class EmptyWindowWarning(UserWarning):
 
 
 class AccuracyWarning(UserWarning):
-    """Some results could not be certified to the promised accuracy; `return_error=True` gives their bounds."""
+    """Some results could not be certified to the promised accuracy; `return_error=True` gives their bounds.
+
+    Or integers of the input are too large to keep all their digits.
+    """
 
 
 class BandwidthWarning(UserWarning):
     """What to know about a chosen bandwidth: a coordinate without relation to the values, an end of the search."""
+
+
+class VersionWarning(UserWarning):
+    """A pickle was written by another version of fastnw."""
 
 
 def caller_level() -> int:

@@ -17,6 +17,7 @@ _RULES: dict[str, Callable[[float, int], float]] = {
     "silverman": lambda n, d: (n * (d + 2) / 4.0) ** (-1.0 / (d + 4)),
 }
 RULES = tuple(_RULES)
+CRITERIA = ("loo", "aicc")  # of `fastnw.select_bandwidth`, which estimators and the command line take beside the rules
 
 # Weights that were divided by their sum, in float32 perhaps, miss 1 by rounding; n − 1 would be that rounding.
 _NORMALISED = 1e-6

@@ -156,6 +156,10 @@ class Kernel:
     def __str__(self) -> str:
         return self.name
 
+    def __reduce__(self) -> Any:
+        """A built-in kernel is pickled by its name: its formulas have none."""
+        return super().__reduce__() if self.facts is None else (get, (self.name,))
+
 
 def _checked(
     name: str, profile: Formula, support: float | None, log_profile: Formula | None

@@ -238,7 +238,7 @@ def test_empty_raise_is_the_datas_fault_and_writes_nothing(here):
 CALL_FAULTS = [
     ("--kernel gausian", "argument --kernel: Unknown kernel 'gausian'. Choose one of 'gaussian'"),
     ("--kernel epanechikov", "'triangular'; the kernel that the field calls Epanechnikov"),
-    ("--bandwidth wide", "argument --bandwidth: 'wide' is neither numbers nor 'scott' nor 'silverman'"),
+    ("--bandwidth wide", "argument --bandwidth: 'wide' is neither numbers nor 'scott' nor 'silverman' nor 'loo' nor"),
     ("--bandwidth 0", "argument --bandwidth: must be positive and finite, got 0"),
     ("--bandwidth=-1,2", "argument --bandwidth: must be positive and finite, got -1"),
     ("--bandwidth nan", "argument --bandwidth: must be positive and finite, got nan"),

@@ -80,6 +80,13 @@ CALLS = {
         "by_query(*a, 2, meter, outer=True)",
         2,
     ),
+    "bandwidths by transforms": ("a = cloud(1, 1_000_000, 2)[1:]", "fastnw.select_bandwidth(*a)", 3),
+    "bandwidths by pairs": ("a = cloud(1, 200_000, 6)[1:]", "fastnw.select_bandwidth(*a)", 2),
+    "bandwidths learnt": (
+        "a = cloud(1, 500_000, 4)[1:]",
+        "fastnw.learn_bandwidth(*a, batch_size=4096, epochs=2)",
+        2,
+    ),
     "nearest for empty windows": (
         "a = cloud(30_000, 1_000_000)",
         "fastnw.pool(a[0] + 50, *a[1:], kernel='boxcar', empty='nearest')",
@@ -87,7 +94,7 @@ CALLS = {
     ),
 }
 # Transforms of up to a second end alone.
-DETACHABLE = ("fourier", "fourier in three coordinates")
+DETACHABLE = ("fourier", "fourier in three coordinates", "bandwidths by transforms")
 
 
 def interrupt(program, seconds, timeout=60):

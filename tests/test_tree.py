@@ -155,7 +155,10 @@ def test_far_tails_are_handed_on():
     queries = np.array([[1e4, 0.0], [-1e6, 1e6], [0.0, 1e9], [0.1, 0.1]])
     values = keys[:, 0] ** 2
     got = fastnw.pool(queries, keys, values, bandwidth=0.5, method="tree")
-    np.testing.assert_array_equal(got, fastnw.pool(queries, keys, values, bandwidth=0.5, method="exact"))
+    wanted = fastnw.pool(queries, keys, values, bandwidth=0.5, method="exact")
+    np.testing.assert_array_equal(got[:3], wanted[:3])
+    # the last one is near, and summed in the tree's order
+    np.testing.assert_allclose(got[3], wanted[3], rtol=0, atol=1e-13 * np.ptp(values))
 
 
 def test_weights_that_differ_by_much():

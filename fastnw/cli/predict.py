@@ -30,9 +30,10 @@ examples:
   fastnw predict train.csv new.csv --target price
   fastnw predict train.csv new.csv --target price --features size,rooms --kernel epanechnikov --bandwidth 20,1.5
   fastnw predict train.npy new.npy --target 3 --out predicted.npy --force
-  fastnw predict train.parquet new.parquet --target species --classify --bandwidth silverman
+  fastnw predict train.parquet new.parquet --target species --classify --bandwidth loo
 """
 
+NAMED = (*bandwidth.RULES, *bandwidth.CRITERIA)  # bandwidths
 MAX_INDICATORS = 2**29  # 4 GiB: far more than classes need, and less than a column of identifiers would
 
 
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weight", metavar="COL", help="column of TRAIN that says how often each row counts")
     of_kernels = f"one of {', '.join(kernels.names())} (default: %(default)s)"
     parser.add_argument("--kernel", type=_kernel, default="gaussian", metavar="K", help=of_kernels)
-    of_bandwidth = f"a number, one for each feature (H1,H2), {' or '.join(bandwidth.RULES)} (default: %(default)s)"
+    of_bandwidth = f"a number, one for each feature (H1,H2), {' or '.join(NAMED)} (default: %(default)s)"
     parser.add_argument("--bandwidth", type=_bandwidth, default="scott", metavar="H", help=of_bandwidth)
     of_empty = (
         f"prediction where no training row is in reach: {', '.join(EMPTY_POLICIES)} or a number (default: %(default)s, "
@@ -97,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
     queries = read_table(args.queries)
     points = queries.matrix(training.features)
     _refuse_taken(queries, _result_names(training.classes))
+    _warn_of_rounding(args, training, queries)
     h = _resolve_bandwidth(args, training)
     start = time.perf_counter()
     values, log_mass = _pool(args, training, points, h)
@@ -127,13 +129,13 @@ def _kernel(text: str) -> Kernel:
 
 
 def _bandwidth(text: str) -> str | np.ndarray:
-    """A rule's name, or an array of shape () or (d,)."""
-    if text in bandwidth.RULES:
+    """The name of a rule or a criterion, or an array of shape () or (d,)."""
+    if text in NAMED:
         return text
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        rules = " nor ".join(map(repr, bandwidth.RULES))
+        rules = " nor ".join(map(repr, NAMED))
         raise argparse.ArgumentTypeError(f"{text!r} is neither numbers nor {rules}") from None
     bad = next((number for number in numbers if not (number > 0 and math.isfinite(number))), None)
     if bad is not None:
@@ -255,6 +257,15 @@ def _refuse_taken(queries: Table, names: list[str]) -> None:
         )
 
 
+def _warn_of_rounding(args: argparse.Namespace, training: _Training, queries: Table) -> None:
+    """One line for all columns whose whole numbers are too large for floats."""
+    numbers = [*training.features, *([] if args.classify else [args.target]), *([args.weight] if args.weight else [])]
+    there = [(training.table, training.table.rounded(numbers)), (queries, queries.rounded(training.features))]
+    said = [f"{table.path}: {', '.join(map(repr, names))}" for table, names in there if names]
+    if said:
+        _warn(f"whole numbers beyond 2**53 are rounded to float64 ({'; '.join(said)}).")
+
+
 def _resolve_bandwidth(args: argparse.Namespace, training: _Training) -> np.ndarray:
     """The bandwidth as an array of shape () or (d,)."""
     given, features = args.bandwidth, training.features
@@ -262,12 +273,37 @@ def _resolve_bandwidth(args: argparse.Namespace, training: _Training) -> np.ndar
         if args.kernel.inner_product:
             raise UsageError(f"--bandwidth {given} is not defined for the kernel {args.kernel}; give a number.")
         try:
+            if given in bandwidth.CRITERIA:
+                return _selected(args, training)
             return bandwidth.rule_bandwidth(training.keys, given, args.kernel, training.weights, feature_names=features)
         except ValueError as error:
             raise TableError(f"{training.table.path}: {error}") from error
     if given.ndim and len(given) != len(features):
         raise UsageError(f"--bandwidth has {len(given)} numbers for {len(features)} features: {', '.join(features)}.")
     return given
+
+
+def _selected(args: argparse.Namespace, training: _Training) -> np.ndarray:
+    """The bandwidth of least leave-one-out loss, or AICc."""
+    from fastnw.selection.select import Progress, selected
+
+    losses = {"loo": "squares" if training.classes is None else "log_loss", "aicc": "aicc"}
+    with warnings.catch_warnings(record=True) as caught, Progress(False if args.quiet else None) as told:
+        warnings.simplefilter("always")
+        found = selected(
+            training.keys,
+            training.values.reshape(len(training.keys), -1),
+            training.weights,
+            kernel=args.kernel,
+            kind=losses[args.bandwidth],
+            backend=args.backend,
+            n_jobs=args.n_jobs,
+            tell=told,
+            feature_names=training.features,
+        )
+    for warning in caught:
+        _warn(str(warning.message))
+    return np.asarray(found.bandwidth)
 
 
 def _pool(args: argparse.Namespace, training: _Training, points: np.ndarray, h: np.ndarray) -> tuple[Any, Any]:

@@ -21,8 +21,10 @@ from fastnw._warnings import BandwidthWarning, caller_level
 from fastnw.bandwidth import RULES, rule_bandwidth
 from fastnw.kernels import Kernel
 from fastnw.selection.criteria import Floats, Loss, Sample
+from fastnw.selection.fits import forward, with_copies
+from fastnw.selection.parameters import Matrix, Widths
 from fastnw.selection.select import LOSSES, Progress, kind_of, random_of
-from fastnw.selection.sums import cotangents, forward, with_copies
+from fastnw.selection.sums import cotangents
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -32,7 +34,6 @@ RATES = {"sgd": 5.0, "adam": 0.1, "lbfgs": 1.0}  # of losses over the values' va
 BATCH, EPOCHS = 256, 20
 MOMENTUM = 0.9
 ADAM = (0.9, 0.999, 1e-8)
-NARROWEST, WIDEST = 1e-6, 1e4  # of where it starts: what is narrower has collapsed, what is wider does not count
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def learn_bandwidth(
     keys, values, sample_weight = (_arrays.to_numpy(array) for array in (keys, values, sample_weight))
     kind, values = kind_of("loo", values)
     learner = _learner(keys, values, kernels.get(kernel), bandwidth, sample_weight, leave_one_out, kind, n_jobs)
-    shape = _Matrix(learner.start) if matrix else _Widths(learner.start, per_coordinate)
+    shape = Matrix(learner.start) if matrix else Widths(learner.start, per_coordinate)
     with Progress(progress) as told:
         steps = _Steps(learner, shape, told, history)
         if optimizer == "lbfgs":
@@ -275,73 +276,6 @@ def _learner(
     counts = None if weights is None else np.asarray(weights, np.float64)
     total = float(problem.n) if counts is None else float(counts.sum())
     return _Learner(problem, Sample(problem.values.astype(np.float64), counts, total), start, LOSSES[kind][0], n_jobs)
-
-
-class _Widths:
-    """θ = log-bandwidths."""
-
-    outer = False
-
-    def __init__(self, start: Floats, per_coordinate: bool) -> None:
-        if start.ndim == 2:
-            raise ValueError("A matrix to start from needs matrix=True.")
-        self.single = start.ndim == 0 or not per_coordinate
-        self.theta = np.atleast_1d(np.log(start).mean() if self.single else np.log(start))
-
-    def bandwidth(self, theta: Floats) -> Any:
-        return float(np.exp(theta[0])) if self.single else np.exp(theta)
-
-    def recorded(self, theta: Floats, d: int) -> Floats:
-        return np.broadcast_to(np.exp(theta), d).copy()
-
-    def pulled_back(self, theta: Floats, squares: Floats) -> Floats:
-        return np.atleast_1d(squares.sum()) if self.single else squares
-
-    def bounded(self, theta: Floats) -> Floats:
-        return np.clip(theta, self.theta + math.log(NARROWEST), self.theta + math.log(WIDEST))
-
-
-class _Matrix:
-    """θ = a lower triangle T, its diagonal as logarithms: u = |T A₀ (q − k)|, with A₀ of the start."""
-
-    outer = True
-
-    def __init__(self, start: Floats) -> None:
-        if start.ndim < 2:
-            raise_to = np.square(np.atleast_1d(start))
-            start = np.diag(raise_to)
-        d = len(start)
-        self.first = np.linalg.inv(np.linalg.cholesky(start))
-        self.places = np.tril_indices(d)
-        self.theta = np.zeros(d * (d + 1) // 2)
-
-    def _factor(self, theta: Floats) -> Floats:
-        triangle = np.zeros_like(self.first)
-        triangle[self.places] = theta
-        np.fill_diagonal(triangle, np.exp(np.diag(triangle)))
-        return triangle
-
-    def bandwidth(self, theta: Floats) -> Floats:
-        back = np.linalg.inv(self._factor(theta) @ self.first)
-        found = back @ back.T
-        return (found + found.T) / 2
-
-    def recorded(self, theta: Floats, d: int) -> Floats:
-        return self.bandwidth(theta)
-
-    def pulled_back(self, theta: Floats, outer: Floats) -> Floats:
-        """With u = |A δ|, A = T A₀, ∂L/∂A = −A Σ E δ δᵀ; sums come whitened, δ = L z."""
-        triangle = self._factor(theta)
-        a, whole = triangle @ self.first, np.linalg.cholesky(self.bandwidth(theta))
-        by_triangle = -a @ whole @ outer @ whole.T @ self.first.T
-        np.fill_diagonal(by_triangle, np.diag(by_triangle) * np.diag(triangle))
-        found: Floats = by_triangle[self.places]
-        return found
-
-    def bounded(self, theta: Floats) -> Floats:
-        diagonal = self.places[0] == self.places[1]
-        within = np.clip(theta, -math.log(WIDEST), -math.log(NARROWEST))
-        return np.where(diagonal, within, theta)
 
 
 class _Steps:

@@ -16,6 +16,7 @@ from fastnw.kernels import Kernel
 from fastnw.selection.criteria import INFINITE, Criterion, Floats, Loss, Sample
 
 STEP = 1.6  # of the scan's bandwidths
+SHORT_STEP, VERY_FEW = 1.25, 700  # the losses of very few keys have more than one valley more often
 # The loss of a compact kernel has a kink at each distance of two keys, so that small samples have many minima: these
 # are looked at closely.
 CLOSE_STEP, FEW = 1.05, 10_000
@@ -33,6 +34,9 @@ FIRST_STEP = 0.2  # of a descent, in log-bandwidths
 # A loss that falls by less than this part of it is at its least; that of a large sample takes long and says no more.
 PRECISE, PRECISE_LARGE = 1e-10, 3e-8
 NEAR = 0.1  # of log-bandwidths: the same minimum
+UNLIKELY = 3.0  # what stands for an infinite loss on a line search, of the largest that was met
+# Looks at a line with many minima: how many of them, at how many places to each side, and close to an edge.
+LOOKS, FINER, AT_THE_EDGE = (8, 6, 4), 6, (1e-9, 1e-6, 1e-4, 1e-3, 1e-2)
 ZOOMS, ZOOM = 5, 24  # of a line, where the loss has no derivative
 
 
@@ -64,8 +68,10 @@ class Objective:
         sample: Sample,
         kernel: Kernel,
         tell: Callable[[float], None],
+        narrowest: Callable[[Floats], float] = lambda unit: 0.0,
     ) -> None:
         self.sums_for, self.criterion, self.sample, self.kernel, self.tell = sums, criterion, sample, kernel, tell
+        self.narrowest = narrowest  # the factor of bandwidths below which some window is empty
         self.path = Path()
         self._last: tuple[Any, Loss, Any] = (None, INFINITE, None)
 
@@ -115,7 +121,9 @@ def step_for(objective: Objective) -> float:
     n = len(objective.sample.values)
     if not is_smooth(objective.kernel) and n <= FEWEST:
         return CLOSEST_STEP
-    return CLOSE_STEP if objective.kernel.support is not None and n <= FEW else STEP
+    if objective.kernel.support is not None and n <= FEW:
+        return CLOSE_STEP
+    return STEP if n > VERY_FEW else SHORT_STEP
 
 
 def line(objective: Objective, unit: Floats) -> list[tuple[float, float]]:
@@ -123,21 +131,48 @@ def line(objective: Objective, unit: Floats) -> list[tuple[float, float]]:
     if len(objective.sample.values) > MANY:
         return valley(objective, unit)
     step = math.log(step_for(objective))
-    places = [k * step for k in range(round(math.log(LAST) / step), round(math.log(FIRST) / step) - 1, -1)]
-    found = dict(zip(places, objective.many(unit, [math.exp(t) for t in places]), strict=True))
+    found: dict[float, float] = {}
 
-    def look(t: float) -> None:
-        found[t] = objective(unit * math.exp(t))
+    def look(first: float, count: int) -> None:
+        """From there down."""
+        places = [first - k * step for k in range(count)]
+        found.update(zip(places, objective.many(unit, [math.exp(t) for t in places]), strict=True))
 
-    step = math.log(STEP)
+    look(math.log(LAST), math.ceil(math.log(LAST / FIRST) / step) + 1)
+    further = round(math.log(STEP) / step)
     while True:
         best = min(found, key=lambda t: (found[t], -t))
         if best == min(found) and best > math.log(NARROWEST) and math.isfinite(found[best]):
-            look(min(found) - step)
+            look(min(found) - step, further)
         elif best == max(found) and best < math.log(WIDEST):
-            look(max(found) + step)
+            look(max(found) + further * step, further)
         else:
             return sorted(found.items())
+
+
+def has_kinks(objective: Objective) -> bool:
+    """Whether the line has to be looked at closely."""
+    return len(objective.sample.values) <= FEW and (objective.kernel.support is not None or objective.kernel.is_rough)
+
+
+def closely(objective: Objective, unit: Floats, places: list[tuple[float, float]]) -> tuple[list[float], float]:
+    """Ever finer looks at the best places of a line with many minima; returns these, best first, and the last step.
+
+    One of them may be where the loneliest key's window is about to become empty, beyond which the loss is infinite.
+    """
+    found, width = dict(places), math.log(step_for(objective))
+    edge = objective.narrowest(unit)
+    some = [math.log(edge) + by for by in AT_THE_EDGE] if edge > 0 else []
+    for looks in LOOKS:
+        best = [t for t, loss in minima(sorted(found.items()))[:looks] if math.isfinite(loss)]
+        some += [t + by for t in best for by in np.linspace(-width, width, 2 * FINER + 1) if by]
+        some = sorted({t for t in some if math.log(NARROWEST) <= t <= math.log(WIDEST)}, reverse=True)
+        if not some:
+            break
+        losses = objective.many(unit, [math.exp(t) for t in some])
+        found.update(zip(some, losses, strict=True))
+        some, width = [], width / FINER
+    return [t for t, loss in minima(sorted(found.items())) if math.isfinite(loss)][:STARTS], width
 
 
 def valley(objective: Objective, unit: Floats) -> list[tuple[float, float]]:
@@ -172,7 +207,9 @@ def descend(
             raise _Known
         value = objective(directions.bandwidth(t), with_gradient=True)
         if not math.isfinite(value):
-            return 1e300, np.zeros(len(t))
+            return UNLIKELY * (scale or [1.0])[0] * max(
+                map(abs, filter(math.isfinite, objective.path.score))
+            ), np.zeros(len(t))
         gradient = directions.basis @ objective.gradient()
         if not scale:  # L-BFGS-B first goes as far as the gradient is long, which without a scale may be nowhere
             scale.append(FIRST_STEP / max(float(np.linalg.norm(gradient)), 1e-12 * abs(value), 1e-300))
@@ -241,50 +278,50 @@ def distinct(starts: list[tuple[float, Floats]]) -> list[tuple[float, Floats]]:
 
 
 def remarks(objective: Objective, free: Directions, unit: Floats, kind: str) -> list[str]:
-    """Try each coordinate as good as left out: where that costs nothing it is, and said to be. Then the ends."""
-    d, notes = len(unit), []
-    path = objective.path
-    wide = math.log(WIDEST)
-    best = int(np.argmin(path.score))
-    at, value = np.log(path.bandwidth[best] / unit), path.score[best]
-    flat = []
-    for j in range(d) if len(free.basis) == d else []:
-        other = at.copy()
-        other[j] = wide
-        if d == 1 and seen_wide(path, unit) > value + CLEARLY * abs(value):
-            continue
-        without = objective(unit * np.exp(other)) if at[j] < wide else value
-        if kind != "likelihood" and without <= value + FLAT * abs(value):
-            at, value = other, min(without, value)
-            flat.append(j)
-    if len(free.basis) < d and at[0] >= wide - 1e-9:
-        flat = list(range(d))
-    if flat and len(flat) < d and is_smooth(objective.kernel):
-        rest = [j for j in range(d) if j not in flat]
-        others = Directions(np.log(unit) + np.where(np.isin(np.arange(d), flat), wide, 0.0), np.eye(d)[rest])
-        bound = np.full(len(rest), math.log(NARROWEST)), np.full(len(rest), wide)
-        descend(objective, others, at[rest], *bound, [])
+    """What to say of the best: coordinates as good as left out, which then they are, and the ends of the search."""
+    flat, notes = without_relation(objective, free, unit, kind), []
     if flat:
-        names = ", ".join(map(str, flat))
         notes.append(
-            f"No relation to coordinate{'s' * (len(flat) > 1)} {names}: the loss is least where "
+            f"No relation to coordinate{'s' * (len(flat) > 1)} {', '.join(map(str, flat))}: the loss is least where "
             f"{'its bandwidth is' if len(flat) == 1 else 'their bandwidths are'} so wide that it does not count."
         )
         settle(objective, unit, flat)
-    best = path.best
-    if math.isinf(path.score[best]):
-        notes.append("The fit is exact: equal rows have equal values, and any narrow bandwidth interpolates.")
-        return notes
-    narrow = np.flatnonzero(np.log(path.bandwidth[best] / unit) < math.log(NARROWEST) + 1e-6)
+    path = objective.path
+    if math.isinf(path.score[path.best]):
+        return [*notes, "The fit is exact: equal rows have equal values, and any narrow bandwidth interpolates."]
+    narrow = np.flatnonzero(np.log(path.bandwidth[path.best] / unit) < math.log(NARROWEST) + 1e-6)
     if len(narrow):
-        why = (
-            "equal rows or values let the likelihood grow without bound" if kind == "likelihood" else "it does not rise"
-        )
+        endless = "equal rows or values let the likelihood grow without bound"
         notes.append(
             f"The loss is least at the narrow end of the search for coordinate {', '.join(map(str, narrow))}, "
-            f"{NARROWEST:g} of the reference rule: {why}."
+            f"{NARROWEST:g} of the reference rule: {endless if kind == 'likelihood' else 'it does not rise'}."
         )
     return notes
+
+
+def without_relation(objective: Objective, free: Directions, unit: Floats, kind: str) -> list[int]:
+    """Coordinates that cost nothing to leave out; the others are searched again without them."""
+    d, path, wide = len(unit), objective.path, math.log(WIDEST)
+    best = int(np.argmin(path.score))
+    at, value = np.log(path.bandwidth[best] / unit), path.score[best]
+    if len(free.basis) < d:
+        return list(range(d)) if at[0] >= wide - 1e-9 else []
+    if kind == "likelihood" or (d == 1 and seen_wide(path, unit) > value + CLEARLY * abs(value)):
+        return []
+    flat = []
+    for j in range(d):
+        other = at.copy()
+        other[j] = wide
+        without = objective(unit * np.exp(other)) if at[j] < wide else value
+        if without <= value + FLAT * abs(value):
+            at, value = other, min(without, value)
+            flat.append(j)
+    if flat and len(flat) < d and is_smooth(objective.kernel):
+        rest = [j for j in range(d) if j not in flat]
+        others = Directions(np.log(unit) + np.where(np.isin(np.arange(d), flat), wide, 0.0), np.eye(d)[rest])
+        low, high = np.full(len(rest), math.log(NARROWEST)), np.full(len(rest), wide)
+        descend(objective, others, at[rest], low, high, [])
+    return flat
 
 
 def seen_wide(path: Path, unit: Floats) -> float:

@@ -9,6 +9,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from fastnw import _arrays, _integrals, kernels
 from fastnw._problem import Problem
@@ -199,7 +200,8 @@ def selected(
     total = float(len(keys)) if counts is None else float(counts.sum())
     log_norm = _integrals.log_integral(kernel, d) if kind == "likelihood" else 0.0
     sample = Sample(problem.values.astype(np.float64), counts, total, log_norm)
-    objective = Objective(_sums(problem, sample, backend, n_jobs), loss, sample, kernel, tell or (lambda value: None))
+    sums, told = _sums(problem, sample, backend, n_jobs), tell or (lambda value: None)
+    objective = Objective(sums, loss, sample, kernel, told, lambda unit: _narrowest(problem, unit))
     if candidates is not None:
         notes: list[str] = []
         _look(objective, candidates)
@@ -277,18 +279,39 @@ def _search(
     starts = [(value, np.full(p, t)) for t, value in search.minima(places)]
     if p > 1:
         starts += search.scattered(objective, free, starts[0][1], rng)
+    if p == 1 and search.has_kinks(objective):
+        _descend_closely(objective, free, *search.closely(objective, unit, places))
+        return search.remarks(objective, free, unit, kind)
     starts.sort(key=lambda start: start[0])
     low, high = np.full(p, math.log(search.NARROWEST)), np.full(p, math.log(search.WIDEST))
     known: list[Floats] = []
     for _, start in search.distinct(starts):
+        step = math.log(search.STEP)
         if p == 1:  # the line's neighbours are no better
-            step = math.log(search.step_for(objective))
             low, high = start - step, start + step
         if search.is_smooth(kernel):
             search.descend(objective, free, start, low, high, known)
         else:
-            search.zoom(objective, free, start, math.log(search.STEP) if p > 1 else step)
+            search.zoom(objective, free, start, step)
     return search.remarks(objective, free, unit, kind)
+
+
+def _descend_closely(objective: Objective, free: Directions, places: list[float], step: float) -> None:
+    if search.is_smooth(objective.kernel):
+        for t in places:
+            start = np.array([t])
+            search.descend(objective, free, start, start - step, start + step, [])
+
+
+def _narrowest(problem: Problem, unit: Floats) -> float:
+    """The factor of `unit` below which some key has no other in its window; 0 if none does."""
+    if problem.kernel.support is None or not problem.exclude_self:
+        return 0.0
+    places = problem.keys / unit
+    alone = cKDTree(places).query(places, k=2)[0][:, 1]
+    if problem.weights is not None:
+        alone[problem.weights > 1] = 0.0  # what is left of it is in its own window
+    return float(alone.max()) / problem.kernel.support
 
 
 class Progress:

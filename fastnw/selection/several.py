@@ -15,7 +15,7 @@ from fastnw._threads import Meter, check_stop, run
 from fastnw._validation import metric
 from fastnw.methods import exact
 from fastnw.selection.criteria import Fit
-from fastnw.selection.sums import forward
+from fastnw.selection.fits import forward
 
 FLOAT64 = np.dtype(np.float64)
 TILE = 256  # queries a task

@@ -28,7 +28,8 @@ from fastnw._threads import Meter, run
 from fastnw._validation import metric
 from fastnw.methods import fourier, tree
 from fastnw.selection.criteria import Fit, Floats, Loss, Sample
-from fastnw.selection.sums import Summed, cotangents, with_copies
+from fastnw.selection.fits import with_copies
+from fastnw.selection.sums import Summed, cotangents
 
 Modes = NDArray[np.complex128]
 
@@ -287,8 +288,9 @@ class Spectrum:
         derivatives = np.empty((1 + problem.c, problem.n))
         derivatives[0] = alpha @ centre - gamma
         derivatives[1:] = alpha.T * half[:, None]
-        derivatives *= np.exp(problem.log_largest_weight - np.where(np.isfinite(fit.log_mass), fit.log_mass, np.inf))
-        derivatives[:, tail] = 0.0
+        log_mass = np.where(np.isfinite(fit.log_mass), fit.log_mass, np.inf)
+        log_mass[tail] = np.inf  # summed below; one over a mass as small as some are would overflow
+        derivatives *= np.exp(problem.log_largest_weight - log_mass)
         found = summed.level.adjoint(summed.h, derivatives, self.meter) + loss.by_log_bandwidth
         if len(tail):
             sums = _gradients.by_query(

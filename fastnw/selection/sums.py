@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastnw import _gradients
-from fastnw._plan import Plan, make_plan
+from fastnw._plan import make_plan
 from fastnw._problem import Problem
 from fastnw._threads import Meter
 from fastnw._validation import metric
+from fastnw.selection import several
 from fastnw.selection.criteria import Fit, Floats, Loss, Sample
+from fastnw.selection.fits import forward, with_copies
 
 STEP = 1e-3  # of log h, where a gradient is taken from differences of sums that are certified to 1e-8
 SLOPE_NS = 2.0  # a pair of gradient sums, on one thread
@@ -66,10 +66,8 @@ class Sums:
         ]
         if problem.c > 1 or any(plan.method != "exact" for plan in plans) or hasattr(plans[0].tiles, "sweep"):
             return None
-        from fastnw.selection.several import fits
-
         factors = [float(h[0] / bandwidths[-1][0]) for h in bandwidths]
-        found = fits(problem, plans[-1], factors, self.meter)
+        found = several.fits(problem, plans[-1], factors, self.meter)
         return [with_copies(self.sample, fit, problem) for fit in found]
 
     def gradient(self, summed: Summed, loss: Loss) -> Floats:
@@ -116,38 +114,3 @@ def cotangents(fit: Fit, loss: Loss) -> tuple[Floats, Floats]:
     if loss.by_mean is None:
         return np.zeros((len(gamma), fit.mean.shape[1])), gamma
     return loss.by_mean, gamma + np.einsum("ij,ij->i", loss.by_mean, np.nan_to_num(fit.mean))
-
-
-def forward(problem: Problem, plan: Plan, positions: NDArray[np.intp] | None, meter: Meter) -> Fit:
-    """Means in the values' own units and log masses, certified, at those keys or at all."""
-    positions = np.arange(problem.m) if positions is None else positions
-    summary = plan.steps.summarise(problem, plan)
-    mean, log_mass = np.empty((len(positions), problem.c)), np.empty(len(positions))
-    centre, half = problem.values_centre
-    step = plan.steps.panel(problem)
-    for start in range(0, len(positions), step):
-        rows = slice(start, min(start + step, len(positions)))
-        state = plan.steps.accumulate(summary, positions[rows], meter)
-        if problem.c:
-            mean[rows] = centre + half * state.finalise()[0]
-        log_mass[rows] = state.log_mass() + problem.log_largest_weight
-    return Fit(mean, log_mass)
-
-
-def with_copies(sample: Sample, fit: Fit, problem: Problem, positions: Any = slice(None)) -> Fit:
-    """The fit with what is left of keys that count for more than one observation: w − 1 of them stay where they are."""
-    if sample.weights is None or not problem.exclude_self:
-        return fit
-    copies = np.maximum(sample.weights[positions] - 1.0, 0.0)
-    rows = np.flatnonzero(copies)
-    if not len(rows):
-        return fit
-    at_zero = float(problem.kernel.profile(np.zeros(1))[0])
-    logs = np.log(copies[rows] * at_zero)
-    log_mass = fit.log_mass.copy()
-    log_mass[rows] = np.logaddexp(fit.log_mass[rows], logs)
-    mean = fit.mean.copy()
-    share = np.exp(logs - log_mass[rows])[:, None]
-    values = sample.values[positions][rows]
-    mean[rows] = np.where(share < 1.0, (1.0 - share) * np.nan_to_num(fit.mean[rows]), 0.0) + share * values
-    return Fit(mean, log_mass)

@@ -80,7 +80,9 @@ class Table:
         return matrix
 
     def labels(self, name: str) -> np.ndarray:
-        """The column as class labels (n,): int64 if every cell is a whole number, float64 if a number, otherwise text.
+        """The column as class labels (n,): whole if every cell is a whole number, float64 if a number, otherwise text.
+
+        Whole numbers beyond 2**53 keep their digits, as text where they are too long for int64.
 
         Raises
         ------
@@ -98,8 +100,16 @@ class Table:
             raise TableError(f"{self.cell(bad, name)} {_complaint(_columns.item(column, bad))}.")
         if values is None:
             return np.array([str(cell) for cell in cells])
-        whole = bool(np.all((values == np.round(values)) & (np.abs(values) < 2.0**53)))
-        return values.astype(np.int64 if whole else np.float64)
+        if np.any(values != np.round(values)):
+            return values.astype(np.float64)
+        if np.all(np.abs(values) < 2.0**53):
+            return values.astype(np.int64)
+        whole = _columns.whole_numbers(column)
+        return values.astype(np.float64) if whole is None else whole
+
+    def rounded(self, names: Sequence[str]) -> list[str]:
+        """Those of the columns whose whole numbers, beyond 2**53, lose digits as floats."""
+        return [name for name in names if _columns.is_rounded(self.columns[name], self.numbers(name))]
 
     def cell(self, row: int, name: str) -> str:
         """Where a cell is, in words: ``file: row 3 (line 4), column 'x'``; `row` counts from 0, the words from 1."""
@@ -165,8 +175,11 @@ def write_table(table: Table | Mapping[str, Column], path: str | os.PathLike[str
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise TableError(f"{path}: columns of unequal length: {lengths}.")
-    with _atomically(path, force) as file:
-        _formats.format_of(path).write(columns, file)
+    try:
+        with atomically(path, force=force) as file:
+            _formats.format_of(path).write(columns, file)
+    except OSError as error:
+        raise TableError(f"{path}: cannot be written: {error.strerror or error}.") from error
 
 
 def check_writable(path: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -187,7 +200,7 @@ def _refuse_existing(path: Path) -> None:
 
 
 @contextmanager
-def _atomically(path: Path, force: bool) -> Iterator[IO[bytes]]:
+def atomically(path: Path, *, force: bool) -> Iterator[IO[bytes]]:
     """A temporary file beside `path` that takes its place at the end, or is removed on any failure."""
     target = Path(os.path.realpath(path))  # a link stays a link
     # not tempfile: its files are private to the user, and stay so after the renaming
@@ -200,8 +213,6 @@ def _atomically(path: Path, force: bool) -> Iterator[IO[bytes]]:
         if not force:
             _refuse_existing(path)  # it may have come while this was written
         os.replace(temporary, target)
-    except BaseException as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise TableError(f"{path}: cannot be written: {error.strerror or error}.") from error
         raise

@@ -51,6 +51,33 @@ def _parsed(cells: np.ndarray) -> np.ndarray | None:
     return None if first_not_number(cells, only_underscores=True) is not None else values
 
 
+def whole_numbers(column: Column) -> np.ndarray | None:
+    """The column as int64 or uint64 with all digits, as text if it needs more; None if these are not whole numbers.
+
+    Its cells are numbers: `as_floats` has seen to that.
+    """
+    if not isinstance(column, np.ndarray):
+        column = column.to_numpy()
+    if column.dtype.kind in "iu":
+        return column
+    if column.dtype != object:
+        return None
+    try:
+        whole = [int(cell) for cell in column]
+    except ValueError:  # fractions
+        return None
+    fits = all(-(2**63) <= number < 2**63 for number in whole)
+    return np.array(whole, np.int64) if fits else np.array([str(number) for number in whole])
+
+
+def is_rounded(column: Column, values: np.ndarray) -> bool:
+    """Whether `values`, the column's floats, lost digits of whole numbers beyond 2**53."""
+    if not len(values) or np.abs(values).max() < 2.0**53:
+        return False
+    whole = whole_numbers(column)
+    return whole is not None and any(int(a) != int(b) for a, b in zip(whole.tolist(), values.tolist(), strict=True))
+
+
 def first_not_number(column: Column, *, only_underscores: bool = False) -> int | None:
     """Position of the first cell of a CSV column that is not a number; None if there is none, or in other columns.
 
