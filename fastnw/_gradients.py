@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw._pack import aligned_rows, coordinates, pack_inverse, pack_scale
+from fastnw._pack import aligned_rows, coordinates, pack_inverse, pack_scale, readable
 from fastnw._problem import Problem
 from fastnw._threads import Meter, run
 from fastnw.backends.gradients import Keys, Queries, tiles
@@ -191,7 +191,7 @@ def _keys(problem: Problem, rows: slice, with_values: bool) -> Keys:
     points = coordinates(problem, problem.keys[rows])
     coords = aligned_rows(problem.d, len(points), np.float64)
     coords[...] = points.T
-    values = np.ascontiguousarray(problem.values[rows, : None if with_values else 0].T, np.float64)
+    values = readable(problem.values[rows, : None if with_values else 0].T, np.float64)
     log_weights = problem.log_weights_at(rows)
     if log_weights is not None:
         log_weights += problem.log_largest_weight

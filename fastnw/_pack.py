@@ -102,7 +102,12 @@ def pack_inverse(problem: Problem, dtype: Any) -> Array:
 
 def pack_queries(problem: Problem, rows: Rows, dtype: Any) -> Array:
     """(m, d) Coordinates of those queries, on the host."""
-    return np.ascontiguousarray(coordinates(problem, problem.queries[rows]), dtype=dtype)
+    return readable(coordinates(problem, problem.queries[rows]), dtype)
+
+
+def readable(array: Array, dtype: Any) -> Array:
+    """The array if compiled code can read it, else a copy: `ascontiguousarray` lets unaligned ones pass; C does not."""
+    return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
 
 
 def pack_keys(problem: Problem, start: int, stop: int, dtype: Any) -> KeyBlock:
@@ -129,7 +134,7 @@ def pack_rows(problem: Problem, start: int, stop: int, dtype: Any) -> RowBlock:
     weights = problem.weights_at(rows)
     if weights is not None:
         weights = weights.astype(dtype)
-    keys = problem.keys[rows] if are_rows(problem.keys, dtype) else np.ascontiguousarray(problem.keys[rows], dtype)
+    keys = problem.keys[rows] if are_rows(problem.keys, dtype) else readable(problem.keys[rows], dtype)
     if keeps_values(problem, dtype):
         centre, half = problem.values_centre
         return RowBlock(start, keys, problem.values[rows], weights, centre, np.where(half > 0, half, 1.0))

@@ -19,10 +19,10 @@ source=$PWD
 
 # Every file that calls an extension at all levels or through threads, without the tests of the reference backend; not those
 # that look at time, memory or text.
-most=(parity density several products tree moments weights tails tails_arithmetic extremes certificates gradients slopes
+most=(parity sizes density several products tree moments weights tails tails_arithmetic extremes certificates gradients slopes
     selection fourier widths bandwidth largest exp threads properties relative estimators kernel_density inputs errors
     arrays state warnings doubledouble)
-few=(density several products tails_arithmetic gradients slopes largest exp weights threads relative properties)
+few=(sizes density several products tails_arithmetic gradients slopes largest exp weights threads relative properties)
 of_numba=(numba)
 
 quick= parts=()

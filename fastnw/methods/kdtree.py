@@ -10,7 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw._pack import KeyBlock, aligned_rows, coordinates, empty_values, normalised_values, pack_inverse, pack_scale
+from fastnw._pack import (
+    KeyBlock,
+    aligned_rows,
+    coordinates,
+    empty_values,
+    normalised_values,
+    pack_inverse,
+    pack_scale,
+    readable,
+)
 from fastnw._problem import Problem
 from fastnw._threads import Meter, check_stop, run
 from fastnw.methods._tree import split
@@ -54,7 +63,7 @@ class Tree:
 
 def build(problem: Problem, n_threads: int) -> Tree | None:
     """The tree of a problem's keys; None if none has a weight."""
-    points = np.ascontiguousarray(coordinates(problem, problem.keys), np.float64)
+    points = readable(coordinates(problem, problem.keys), np.float64)
     weights = problem.weights_at(slice(None))
     kept = None if weights is None else np.flatnonzero(weights > 0)
     n = problem.n if kept is None else len(kept)
