@@ -13,7 +13,6 @@ html_theme = "alabaster"
 html_theme_options = {"description": "Kernel-weighted prediction", "page_width": "1100px", "sidebar_width": "240px"}
 html_sidebars = {"**": ["about.html", "searchbox.html", "navigation.html"]}
 html_show_sourcelink = False
-exclude_patterns = ["out"]
 
 default_role = "py:obj"  # a name in single backticks is a link where there is something to link to
 autodoc_typehints = "none"  # docstrings say shapes, which types do not
