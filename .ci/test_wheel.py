@@ -1,6 +1,6 @@
 """A part of the test suite, a fraction of a minute, on the fastnw that is installed: at each of its instruction sets.
 
-Run it by the interpreter that has fastnw and what REQUIRES names, from anywhere but the source tree.
+Run it by the interpreter that has fastnw and what they import, from anywhere but the source tree.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import fastnw
 from fastnw.backends import compiled
 
 ROOT = Path(__file__).resolve().parent.parent
-# pytest pytest-timeout hypothesis mpmath pandas are what these import
+# They import pytest, pytest-timeout, hypothesis, mpmath and pandas.
 TESTS = (
     "test_import.py::test_every_public_name_is_there",
     "test_import.py::test_no_openmp_runtime_is_linked",
@@ -31,6 +31,7 @@ TESTS = (
     "test_gradients.py::test_every_gradient_is_a_derivative",
     "test_gradients.py::test_tails",
     "test_tree.py::test_far_tails_are_handed_on",
+    "test_moments.py::test_against_the_naive_loops",
     "test_fourier.py",
     "test_kernel_density.py",
 )

@@ -180,7 +180,7 @@ def density(
 ) -> Any:
     """Kernel density estimate at each query (Rosenblatt, 1956; Parzen, 1962).
 
-    p(q) = Σ_i w_i κ(u_i) λ_i^(−d) / (C_d √det H Σ_i w_i), C_d = ∫ κ(|x|) dx over ℝ^d; h^d or Π h_j stand for √det H.
+    p(q) = Σ_i w_i κ(u_i) λ_i^(−d) / (C_d √det H Σ_i w_i), C_d = ∫ κ(‖x‖) dx over ℝ^d; h^d or Π h_j stand for √det H.
 
     Parameters
     ----------
@@ -271,6 +271,15 @@ def plan(
     n_jobs: int | None = None,
 ) -> Plan:
     """What `pool` would do with these arguments, without doing it.
+
+    Parameters
+    ----------
+    queries : array of shape (m, d)
+    keys : array of shape (n, d)
+    values : array of shape (n,) or (n, c), optional
+        None: as for `density`.
+    kernel, bandwidth, sample_weight, key_scale, method, backend, tol, exclude_self, n_jobs
+        As in `pool`.
 
     Returns
     -------

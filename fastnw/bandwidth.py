@@ -64,6 +64,13 @@ def rule_bandwidth(
     ----------
     .. [1] Scott (1992), Multivariate Density Estimation, Wiley.
     .. [2] Silverman (1986), Density Estimation for Statistics and Data Analysis, Chapman & Hall.
+
+    Examples
+    --------
+    >>> from fastnw.bandwidth import rule_bandwidth
+    >>> X = [[0.0, 0.0], [1.0, 20.0], [2.0, 10.0]]
+    >>> rule_bandwidth(X, "scott").round(3)
+    array([0.833, 8.327])
     """
     if rule not in _RULES:
         choices = " or ".join(map(repr, RULES))

@@ -103,6 +103,16 @@ epanechikov = ChapterKernel("triangular", _epanechikov)
 def gaussian_with_width(sigma: float) -> ChapterKernel:
     """The chapter's Gaussian of width σ: exp(−x²/(2σ²)).
 
+    Parameters
+    ----------
+    sigma : float
+        The width, positive.
+
+    Returns
+    -------
+    ChapterKernel
+        A function of signed distances.
+
     Raises
     ------
     ValueError

@@ -147,7 +147,12 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
         return self._values
 
     def predict(self, X: Any) -> np.ndarray:
-        """Weighted means of the training targets at `X`, an array-like of shape (m, d).
+        """Weighted means of the training targets.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d)
+            Where to predict.
 
         Returns
         -------
@@ -233,7 +238,12 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Most probable classes at `X`, an array-like of shape (m, d); of equals, the first in `classes_`.
+        """Most probable classes; of equals, the first in `classes_`.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d)
+            Where to predict.
 
         Returns
         -------
@@ -244,7 +254,12 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
         return np.column_stack(labels) if isinstance(self.classes_, list) else labels[0]
 
     def predict_proba(self, X: Any) -> Any:
-        """Probabilities of the classes at `X`, an array-like of shape (m, d).
+        """Probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d)
+            Where to predict.
 
         Returns
         -------

@@ -146,7 +146,12 @@ class KernelDensity(KernelEstimator):
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Logarithm of the density at `X`, an array-like of shape (m, d).
+        """Logarithm of the density.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d)
+            Where to evaluate it.
 
         Returns
         -------
@@ -159,7 +164,19 @@ class KernelDensity(KernelEstimator):
         return log_density(problem, self.method, self.backend, self.n_jobs, progress=None, log=True)
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Total log-likelihood of `X`, an array-like of shape (m, d); `y` is ignored."""
+        """Total log-likelihood.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d)
+            Samples whose log-densities are added.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        float
+        """
         return float(np.sum(self.score_samples(X), dtype=np.float64))
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:

@@ -380,7 +380,18 @@ _BY_NAME = {alias: kernel for kernel in _KERNELS.values() for alias in (kernel.n
 
 
 def names() -> list[str]:
-    """The built-in kernels' names, without their aliases."""
+    """The built-in kernels' names, without their aliases.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> import fastnw
+    >>> fastnw.kernels.names()[:3]
+    ['gaussian', 'boxcar', 'triangular']
+    """
     return list(_KERNELS)
 
 
@@ -391,6 +402,14 @@ def built_in() -> Iterator[tuple[str, Kernel]]:
 
 def get(kernel: str | Kernel) -> Kernel:
     """The kernel of that name or alias; a `Kernel` is returned as it is.
+
+    Parameters
+    ----------
+    kernel : str or Kernel
+
+    Returns
+    -------
+    Kernel
 
     Raises
     ------

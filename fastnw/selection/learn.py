@@ -78,7 +78,16 @@ class LearnedBandwidth:
     leave_one_out: bool
 
     def plot(self, ax: Any = None) -> Figure | SubFigure:
-        """Loss and bandwidths against steps; `ax` are two matplotlib Axes, by default of a new figure.
+        """Loss and bandwidths against steps.
+
+        Parameters
+        ----------
+        ax : two matplotlib Axes, optional
+            None: those of a new figure.
+
+        Returns
+        -------
+        Figure
 
         Raises
         ------
