@@ -93,6 +93,8 @@ CALLS = {
         3,
     ),
 }
+# What others of the quick suite nearly are; each takes three seconds.
+SLOW = ("gradients on one thread", "gradients by a matrix", "bandwidths by pairs")
 # Transforms of up to a second end alone.
 DETACHABLE = ("fourier", "fourier in three coordinates", "bandwidths by transforms")
 
@@ -117,7 +119,7 @@ def interrupt(program, seconds, timeout=60):
     return out.splitlines(), err, sent
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CALLS])
 def test_a_long_call(call):
     setup, expression, seconds = CALLS[call]
     program = f"""{PREAMBLE}

@@ -113,7 +113,7 @@ def check_many(seed, count):
 
 @pytest.mark.filterwarnings("ignore::fastnw.EmptyWindowWarning")
 def test_sizes(level):
-    check_many(0, 25)
+    check_many(0, 12)
 
 
 @pytest.mark.slow
