@@ -127,6 +127,7 @@ def test_errors(options, message):
         fastnw.learn_bandwidth(x, options.pop("values"), **options)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")  # the oldest, of names that pyparsing has changed
 def test_its_picture():
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
