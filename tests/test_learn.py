@@ -38,7 +38,7 @@ def test_gradients_are_those_of_the_loss(kernel, shape, weighted):
     start = 0.3 if kernels.get(kernel).support is None else 1.2
     learner = learn._learner(x, y, kernels.get(kernel), start, weights, True, "squares", 1)
     if shape == "matrix":
-        form = Matrix(start**2 * np.array([[1.0, 0.3], [0.3, 2.0]]))
+        form = Matrix(start**2 * np.array([[1.0, 0.3], [0.3, 2.0]]), 2)
     else:
         form = Widths(np.array([start, 1.5 * start]), shape == "each")
     steps = learn._Steps(learner, form, lambda value: None, False)
@@ -91,6 +91,15 @@ def test_a_metric_finds_a_direction():
     np.testing.assert_allclose(np.abs(axes[:, 0]), np.sqrt(0.5), atol=0.02)  # narrow along (1, 1)
     q = rng.normal(size=(5, 2))
     assert np.all(np.isfinite(fastnw.pool(q, z, y, bandwidth=found.bandwidth)))
+
+
+@pytest.mark.parametrize("start", [0.3, [0.3, 0.3], np.diag([0.09, 0.09]), "silverman"])
+def test_a_metric_starts_from_any_bandwidth(start):
+    x, y = sample(150)
+    found = fastnw.learn_bandwidth(x, y, bandwidth=start, optimizer="lbfgs", matrix=True, epochs=40)
+    assert found.bandwidth.shape == (2, 2)
+    assert found.score == pytest.approx(naive_loss(x, y, found.bandwidth), rel=1e-6)
+    assert found.score <= 1.02 * fastnw.learn_bandwidth(x, y, optimizer="lbfgs", epochs=40).score
 
 
 def test_classes_are_learnt_by_the_log_loss():

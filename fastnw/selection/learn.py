@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -205,7 +204,7 @@ def learn_bandwidth(
     keys, values, sample_weight = (_arrays.to_numpy(array) for array in (keys, values, sample_weight))
     kind, values = kind_of("loo", values)
     learner = _learner(keys, values, kernels.get(kernel), bandwidth, sample_weight, leave_one_out, kind, n_jobs)
-    shape = Matrix(learner.start) if matrix else Widths(learner.start, per_coordinate)
+    shape = Matrix(learner.start, learner.problem.d) if matrix else Widths(learner.start, per_coordinate)
     with Progress(progress) as told:
         steps = _Steps(learner, shape, told, history)
         if optimizer == "lbfgs":
@@ -318,7 +317,7 @@ def _by_lbfgs(steps: _Steps, epochs: int) -> Floats:
             best = value, steps.shape.bounded(theta)
         return value, gradient
 
-    with suppress(FloatingPointError), one_blas_thread:
+    with one_blas_thread:
         optimize.minimize(
             loss, steps.shape.theta, jac=True, method="L-BFGS-B", options={"maxiter": epochs, "ftol": 1e-9}
         )

@@ -41,11 +41,9 @@ class Matrix:
 
     outer = True
 
-    def __init__(self, start: Floats) -> None:
+    def __init__(self, start: Floats, d: int) -> None:
         if start.ndim < 2:
-            raise_to = np.square(np.atleast_1d(start))
-            start = np.diag(raise_to)
-        d = len(start)
+            start = np.diag(np.square(np.broadcast_to(start, d)))
         self.first = np.linalg.inv(np.linalg.cholesky(start))
         self.places = np.tril_indices(d)
         self.theta = np.zeros(d * (d + 1) // 2)
