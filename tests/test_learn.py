@@ -102,6 +102,16 @@ def test_a_metric_starts_from_any_bandwidth(start):
     assert found.score <= 1.02 * fastnw.learn_bandwidth(x, y, optimizer="lbfgs", epochs=40).score
 
 
+def test_keys_of_no_weight_are_left_out():
+    x, y = sample(120)
+    weights = np.random.default_rng(0).integers(0, 3, len(x))
+    options = {"optimizer": "adam", "epochs": 3, "batch_size": 8}
+    found = fastnw.learn_bandwidth(x, y, sample_weight=weights, **options)
+    counted = weights > 0
+    expected = fastnw.learn_bandwidth(x[counted], y[counted], sample_weight=weights[counted], **options)
+    np.testing.assert_array_equal(found.bandwidth, expected.bandwidth)
+
+
 def test_classes_are_learnt_by_the_log_loss():
     x, y = sample(300)
     found = fastnw.learn_bandwidth(x, np.where(y > 0.5, "up", "down"), optimizer="lbfgs")

@@ -275,7 +275,10 @@ def _learner(
     problem = build(
         keys, keys, values, kernel=kernel, bandwidth=1.0, sample_weight=sample_weight, exclude_self=leave_one_out
     )
-    keys, weights = np.ascontiguousarray(problem.keys, np.float64), problem.weights
+    keys, values, weights = np.ascontiguousarray(problem.keys, np.float64), problem.values, problem.weights
+    if weights is not None and not np.all(weights > 0):  # they neither count nor are they predicted
+        counted = weights > 0
+        keys, values, weights = keys[counted], values[counted], weights[counted]
     if isinstance(bandwidth, str) and bandwidth in RULES:
         start = rule_bandwidth(keys, bandwidth, kernel, weights)
     else:
