@@ -54,29 +54,33 @@ def to_numpy(array: Any) -> Any:
 
 
 def restorer(*arrays: Any) -> Restore:
-    """A function that turns results into the kind, and onto the device, of the first framework array among `arrays`."""
+    """A function that turns results into the kind, and onto the device, of the first framework array among `arrays`.
+
+    Numba's array on the device becomes PyTorch's or CuPy's, or stays what it is, without a copy.
+    """
     for array in arrays:
         kind = framework(array)
         if kind == "torch":
             torch, device = sys.modules["torch"], array.device
-            return lambda result: torch.from_numpy(np.ascontiguousarray(result)).to(device)
+            return lambda result: _on_torch(torch, device, result)
         if kind == "cupy":
             cupy, device = sys.modules["cupy"], array.device
             return lambda result: _on_cupy(cupy, device, result)
         if kind == "jax":
             jax, device = sys.modules["jax"], next(iter(array.devices()))
-            return lambda result: jax.device_put(result, device)
+            # by the host: of the interface JAX takes the pointer alone, and nothing would keep its owner
+            return lambda result: jax.device_put(to_numpy(result), device)
         if kind == "tensorflow":
             tensorflow, device = sys.modules["tensorflow"], array.device
-            return lambda result: _on_tensorflow(tensorflow, device, result)
+            return lambda result: _on_tensorflow(tensorflow, device, to_numpy(result))
         if kind == "mxnet":
             mxnet, context = sys.modules["mxnet"], array.ctx
             old = not isinstance(array, mxnet.np.ndarray)
-            return lambda result: _on_mxnet(mxnet, context, old, result)
+            return lambda result: _on_mxnet(mxnet, context, old, to_numpy(result))
         if kind in ("numba", "cuda", "dlpack"):
             cuda = _numba_cuda(array)
-            return lambda result: cuda.to_device(np.ascontiguousarray(result))
-    return lambda result: result
+            return lambda result: result if framework(result) == "numba" else _placed(cuda, result)
+    return lambda result: to_numpy(result)
 
 
 def namespace(array: Any) -> Any:
@@ -175,6 +179,16 @@ def _numba_cuda(array: Any) -> Any:
     from numba import cuda
 
     return cuda
+
+
+def _placed(cuda: Any, result: Any) -> Any:
+    return cuda.to_device(np.ascontiguousarray(result))
+
+
+def _on_torch(torch: Any, device: Any, result: Any) -> Any:
+    if framework(result) == "numba":
+        return torch.as_tensor(result, device=device)  # keeps numba's array, which owns the memory
+    return torch.from_numpy(np.ascontiguousarray(result)).to(device)
 
 
 def _on_cupy(cupy: Any, device: Any, result: Any) -> Any:

@@ -108,6 +108,58 @@ class DeviceArray:
         return np.asarray(_kernels().sizes(self.rows, factors, False))
 
 
+class DeviceRows:
+    """(m, c) numbers on a CUDA device that are written there: totals, and the means that are made of them.
+
+    Rows are read and replaced as those of an array are; a slice of them is a view, any others are a copy on the device.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        self.dtype = np.dtype(array.dtype)
+        self.shape: tuple[int, int] = (int(array.shape[0]), int(array.shape[1]))
+
+    @classmethod
+    def empty(cls, m: int, c: int, dtype: Any) -> DeviceRows:
+        return cls(_kernels().room(m, c, np.dtype(dtype)))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(_kernels().on_host(self.array), dtype)
+
+    def __getitem__(self, rows: slice | NDArray[Any]) -> DeviceRows:
+        if isinstance(rows, slice):
+            return DeviceRows(self.array[rows])
+        return DeviceRows(_kernels().taken(self.array, self._positions(rows), self.dtype))
+
+    def __setitem__(self, rows: slice | NDArray[Any], numbers: Any) -> None:
+        """`numbers`: rows as these, on the device or the host, or what broadcasts to them."""
+        positions = self._positions(rows)
+        if not isinstance(numbers, DeviceRows):
+            numbers = np.broadcast_to(numbers, (len(positions), self.shape[1]))
+        _kernels().put(self.array, positions, numbers.array if isinstance(numbers, DeviceRows) else numbers)
+
+    def _positions(self, rows: slice | NDArray[Any]) -> NDArray[np.intp]:
+        return np.arange(len(self))[rows]
+
+    def largest(self) -> Floats:
+        """(m,) Largest absolute value of each row, on the host."""
+        return np.asarray(_kernels().largest(self.array))
+
+    def put_means(
+        self, totals: DeviceRows, mass: Floats, low: Floats, high: Floats, centre: Floats, half: Floats
+    ) -> None:
+        """Become centre + half · totals/mass within [low, high] (each (c,)); NaN without mass."""
+        _kernels().put_means(self.array, totals.array, mass, np.array([low, high, centre, half], np.float64))
+
+    def finished(self, flat: bool) -> Any:
+        """The array, (m,) if `flat`, once all is written that has been started: who reads it may use another stream."""
+        _kernels().synchronise()
+        return self.array.reshape(self.shape[0]) if flat else self.array
+
+
 def relative_weights(
     weights: DeviceArray | None, key_scale: DeviceArray | None, power: int
 ) -> tuple[DeviceArray, float, float]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw._device import DeviceRows
 from fastnw._pack import normalised_values, pack_inverse, pack_keys, pack_queries
 from fastnw._plan import Plan
 from fastnw._problem import Problem, row_blocks
@@ -34,7 +35,7 @@ class Tally:
         return ", ".join(map(str, self.first)) + (", …" if self.count > len(self.first) else "")
 
 
-def fill(problem: Problem, plan: Plan, mean: NDArray[Any], rows: NDArray[np.intp], empty: Empty) -> None:
+def fill(problem: Problem, plan: Plan, mean: NDArray[Any] | DeviceRows, rows: NDArray[np.intp], empty: Empty) -> None:
     """Put what `empty` asks for into those rows of `mean` (m, c)."""
     if empty == "mean":
         mean[rows] = _overall_mean(problem)

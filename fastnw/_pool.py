@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw import _arrays, _empty
+from fastnw._device import DeviceRows
 from fastnw._empty import Tally
 from fastnw._plan import Plan, make_plan
 from fastnw._problem import Problem
@@ -146,20 +147,26 @@ def pooled(
     return_error: bool = False,
     out: Array | None = None,
     progress: bool | None = None,
-) -> tuple[Array, ...]:
-    """`pool` of a checked problem: the means, (m,) if `flat`, and what else was asked for."""
+) -> tuple[Any, ...]:
+    """`pool` of a checked problem: the means, (m,) if `flat`, and what else was asked for. The means are the CUDA
+    device's array where the problem lies there."""
     plan = make_plan(problem, method, backend, n_jobs)
+    log_mass = np.empty(problem.m, problem.dtype) if return_mass else None
+    error = np.empty(problem.m) if return_error else None
+    extras = tuple(extra for extra in (log_mass, error) if extra is not None)
+    if out is None and problem.on_device:
+        there = DeviceRows.empty(problem.m, problem.c, problem.dtype)
+        run(problem, plan, progress, there, empty=empty, log_mass=log_mass, error=error)
+        return (there.finished(flat), *extras)
     result = _output(out, (problem.m,) if flat else (problem.m, problem.c), problem.dtype)
     # results are written while later ones are computed: never over what is still read
     read = (problem.queries, problem.keys, problem.values, problem.weights, problem.key_scale)
     overlaps = out is not None and any(isinstance(a, np.ndarray) and np.may_share_memory(out, a) for a in read)
     mean = result.copy() if overlaps else result
-    log_mass = np.empty(problem.m, problem.dtype) if return_mass else None
-    error = np.empty(problem.m) if return_error else None
     run(problem, plan, progress, mean.reshape(problem.m, problem.c), empty=empty, log_mass=log_mass, error=error)
     if overlaps:
         result[...] = mean
-    return (result, *(extra for extra in (log_mass, error) if extra is not None))
+    return (result, *extras)
 
 
 def density(
@@ -310,7 +317,7 @@ def run(
     problem: Problem,
     plan: Plan,
     progress: bool | None,
-    mean: Array,
+    mean: Array | DeviceRows,
     *,
     empty: Empty | None = None,
     log_mass: Array | None = None,
@@ -352,15 +359,18 @@ def _check_masses(problem: Problem, state: PoolState, start: int) -> None:
         raise ValueError(f"kernel {problem.kernel.name!r} is not finite at every key of query {bad[0] + start}.")
 
 
-def _finalise(problem: Problem, state: PoolState, out: Array) -> NDArray[np.float64]:
+def _finalise(problem: Problem, state: PoolState, out: Array | DeviceRows) -> NDArray[np.float64]:
     """Means in the values' own units into `out`, clipped to their range; the bound (m,) on their error."""
-    means, bound = state.finalise()
+    bound = state.bound()
     if problem.c == 0:
         return np.where(np.isnan(bound), np.nan, state.relative_mass_error())
     (low, high), (centre, half) = problem.values_range, problem.values_centre
     if problem.dtype == np.float32 and problem.values.dtype.kind != "f":
         low, high = low.astype(np.float32), high.astype(np.float32)
-    out[:] = np.clip(centre + half * means, low, high)
+    if isinstance(out, DeviceRows) and isinstance(state.total, DeviceRows):
+        out.put_means(state.total, state.mass, low, high, centre, half)
+    else:
+        out[:] = np.clip(centre + half * state.means(), low, high)
     return bound * half.max()
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastnw._device import DeviceRows
 
 Floats = NDArray[np.float64]
 Rows = slice | NDArray[np.intp]
@@ -26,14 +29,14 @@ class PoolState:
     mass : (m,) float64
         Σ w κ / exp(shift).
     total : (m, c) float64
-        Σ w κ t / exp(shift).
+        Σ w κ t / exp(shift). As `DeviceRows` where a device holds keys and values.
     mass_error, total_error : (m,) float64
         Bounds on the errors of `mass` and of each column of `total`.
     """
 
     shift: Floats
     mass: Floats
-    total: Floats
+    total: Any
     mass_error: Floats
     total_error: Floats
 
@@ -91,19 +94,28 @@ class PoolState:
         return np.where(certified, bound, np.where(self.mass == 0, 0.0, np.inf))
 
     def finalise(self) -> tuple[Floats, Floats]:
-        """Normalised means t̂ (m, c) and the bound (m,) on their error; NaN where empty.
+        """Normalised means t̂ (m, c) and the bound (m,) on their error; NaN where empty."""
+        return self.means(), self.bound()
+
+    def means(self) -> Floats:
+        """(m, c) t̂ on the host; NaN where empty."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = np.asarray(self.total) / self.mass[:, None]
+        mean[self.is_empty] = np.nan
+        return mean
+
+    def bound(self) -> Floats:
+        """(m,) On the error of the means; NaN where empty.
 
         With e_D, e_N the errors of mass D and total N: |t̂ − t| ≤ (|t̂| e_D + e_N)/(D − e_D) if D > e_D, and never
         more than 2, the range of t.
         """
+        total = self.total
+        largest = total.largest() if isinstance(total, DeviceRows) else np.abs(total).max(axis=1, initial=0.0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            mean = self.total / self.mass[:, None]
-            largest = np.abs(mean).max(axis=1, initial=0.0)
-            bound = (largest * self.mass_error + self.total_error) / (self.mass - self.mass_error)
+            bound = (largest / self.mass * self.mass_error + self.total_error) / (self.mass - self.mass_error)
         bound = np.where(self.mass > self.mass_error, np.minimum(bound, 2.0), 2.0)
-        empty = self.is_empty
-        mean[empty] = np.nan
-        return mean, np.where(empty, np.nan, bound)
+        return np.where(self.is_empty, np.nan, bound)
 
 
 _NAMES = tuple(field.name for field in fields(PoolState))  # `fields` takes microseconds

@@ -257,6 +257,10 @@ def test_what_reads_arrays_on_the_device_compiles_for_every_type(kind, contiguou
         arrays._place_scales: (rows, whole, whole, flag, double, whole, table),
         arrays._place_values: (rows, whole, whole, column, flag, column, whole, whole, table),
         arrays._turn: (table, numbers, numbers, flag, whole, table),
+        arrays._split: (double[:, :, ::1], column, column),
+        arrays._largest: (column, numbers),
+        arrays._put: (column, whole[::1], table),
+        arrays._put_means: (column, numbers, column, table),
     }
     for kernel, types_of in signatures.items():
         signature = types.void(*types_of)

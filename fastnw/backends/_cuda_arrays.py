@@ -109,6 +109,46 @@ def exponentials(logs: Any, largest: float) -> Any:
     return out
 
 
+def room(m: int, c: int, dtype: np.dtype[Any]) -> Any:
+    """(m, c), not written yet."""
+    return cuda.device_array((m, c), dtype)
+
+
+def put(out: Any, positions: NDArray[np.intp], rows: Any) -> None:
+    """Replace the rows at those positions by `rows`, which may be a host array."""
+    if len(positions) and out.shape[1]:
+        rows = cuda.to_device(np.ascontiguousarray(rows)) if isinstance(rows, np.ndarray) else rows
+        _put[_over(len(positions) * out.shape[1])](rows, cuda.to_device(positions.astype(np.int64)), out)
+
+
+def largest(rows: Any) -> Floats:
+    """(m,) Largest absolute value of each row; 0 without columns."""
+    out = cuda.device_array((max(rows.shape[0], 1),), np.float64)
+    _largest[_over(out.size)](rows, out)
+    return np.asarray(out.copy_to_host())[: rows.shape[0]]
+
+
+def put_means(out: Any, totals: Any, mass: Floats, facts: Floats) -> None:
+    """Means in the values' own units; `facts` (4, c): least, largest, centre and half the range."""
+    if out.size:
+        _put_means[_over(out.size)](totals, cuda.to_device(mass), cuda.to_device(facts), out)
+
+
+def split(found: Any, leading: int, c: int, stream: Any) -> tuple[Floats, Any]:
+    """The first columns of the first state (states, m, columns) on the host, and the `c` after them on the device."""
+    m = found.shape[1]
+    first, totals = cuda.device_array((m, leading), np.float64), cuda.device_array((m, c), np.float64)
+    grid = (*_over(m * (leading + c)), stream)
+    _split[grid](found, first, totals)
+    head = first.copy_to_host(stream=stream)
+    stream.synchronize()
+    return np.asarray(head), totals
+
+
+def synchronise() -> None:
+    cuda.synchronize()
+
+
 def table(shape: Shape, problem: Any, inverse: Array, start: int, count: int, out: Any, stream: Any) -> None:
     """Write `count` keys of a problem on the device as `_cuda_stream.table_of` writes a block from the host."""
 
@@ -192,6 +232,49 @@ def _take(rows, positions, out):  # type: ignore[no-untyped-def]
     if i < out.size:
         row, column = i // out.shape[1], i % out.shape[1]
         out[row, column] = rows[positions[row], column]
+
+
+@cuda.jit
+def _put(rows, positions, out):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    if i < positions.shape[0] * out.shape[1]:
+        row, column = i // out.shape[1], i % out.shape[1]
+        out[positions[row], column] = rows[row, column]
+
+
+@cuda.jit
+def _largest(rows, out):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    if i < rows.shape[0]:
+        found = 0.0
+        for j in range(rows.shape[1]):
+            value = abs(rows[i, j])
+            found = value if value > found or value != value else found
+        out[i] = found
+
+
+@cuda.jit
+def _put_means(totals, mass, facts, out):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    if i < out.size:
+        row, v = i // out.shape[1], i % out.shape[1]
+        if mass[row] > 0.0:
+            x = facts[2, v] + facts[3, v] * (totals[row, v] / mass[row])
+            out[row, v] = min(max(x, facts[0, v]), facts[1, v])
+        else:
+            out[row, v] = np.nan
+
+
+@cuda.jit
+def _split(found, first, totals):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    leading, columns = first.shape[1], first.shape[1] + totals.shape[1]
+    if i < first.shape[0] * columns:
+        row, column = i // columns, i % columns
+        if column < leading:
+            first[row, column] = found[0, row, column]
+        else:
+            totals[row, column - leading] = found[0, row, column]
 
 
 @cuda.jit

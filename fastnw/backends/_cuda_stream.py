@@ -14,7 +14,7 @@ import numpy as np
 from numba import cuda
 from numpy.typing import NDArray
 
-from fastnw._device import DeviceArray
+from fastnw._device import DeviceArray, DeviceRows
 from fastnw._pack import KeyBlock
 from fastnw._problem import Problem
 from fastnw._state import PoolState
@@ -192,7 +192,8 @@ def sums(kernel: Kernel, shape: Shape, queries: Queries, stream: Keys, done: Cal
 
 def _shifted(kernel: Kernel, shape: Shape, queries: Queries, stream: Keys, done: Callable[[float], None]) -> PoolState:
     bare = replace(shape, c=0)
-    largest = _launched(kernel, bare, queries, stream, done, "max", np.zeros(len(queries.points)))[:, 0]
+    logs = _launched(kernel, bare, queries, stream, done, "max", np.zeros(len(queries.points)))
+    largest = _fetched(logs, stream)[:, 0]
     known = np.isfinite(largest)
     state = _pass(kernel, shape, queries, stream, done, "shifted", np.where(known, largest, 0.0))
     state.put(~known, PoolState.empty(int((~known).sum()), shape.c))
@@ -209,13 +210,27 @@ def _pass(
     shift: Floats,
 ) -> PoolState:
     found = _launched(kernel, shape, queries, stream, done, task, shift)
-    error = np.zeros(len(found))
+    error = np.zeros(len(shift))
     bounded = kernel.facts is None or kernel.window_sensitivity > 0
+    leading = 1 + bounded
+    total: Any
+    if isinstance(stream, Resident) and shape.c:  # then results belong there as well
+        head, there = _cuda_arrays.split(found, leading, shape.c, stream.summing)
+        total = DeviceRows(there)
+    else:
+        head = _fetched(found, stream)
+        total = np.ascontiguousarray(head[:, leading : leading + shape.c])
     if bounded:
-        error = found[:, 1] * (queries.error * kernel.window_sensitivity if kernel.facts is not None else 1.0)
-    total = np.ascontiguousarray(found[:, 1 + bounded : 1 + bounded + shape.c])
+        error = head[:, 1] * (queries.error * kernel.window_sensitivity if kernel.facts is not None else 1.0)
     real = np.dtype(shape.dtype).type
-    return PoolState(shift.astype(real).astype(np.float64), found[:, 0].copy(), total, error, np.zeros(len(found)))
+    return PoolState(shift.astype(real).astype(np.float64), head[:, 0].copy(), total, error, np.zeros(len(shift)))
+
+
+def _fetched(found: Any, stream: Keys) -> Floats:
+    """(m, columns) The first of the states, on the host."""
+    copied = found[0].copy_to_host(stream=stream.summing)
+    stream.summing.synchronize()
+    return np.asarray(copied)
 
 
 def _launched(
@@ -226,8 +241,8 @@ def _launched(
     done: Callable[[float], None],
     task: str,
     shift: Floats,
-) -> Floats:
-    """(m, columns) sums, or largest logarithms, of all keys: one pass over them."""
+) -> Any:
+    """On the device, (states, m, columns), in the first state: sums, or largest logarithms, of all keys: one pass."""
     m, real, on = len(queries.points), np.dtype(shape.dtype).type, stream.summing
     function, leading, spec = made(kernel, shape, m, task)
     largest = task == "max"
@@ -251,9 +266,7 @@ def _launched(
         function[grid, threads, on](*arguments, per_split, out)
         done(float(m) * block.count)
     _over(m * width, on, merge)(out, largest)
-    found = out[0].copy_to_host(stream=on)
-    on.synchronize()
-    return np.asarray(found)
+    return out
 
 
 def _over(size: int, stream: Any, kernel: Any) -> Any:

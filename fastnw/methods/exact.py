@@ -265,7 +265,7 @@ def exponent_limit(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) 
 
 
 def accurate(problem: Problem, state: PoolState, limit: Any) -> NDArray[np.bool_]:
-    bound = np.where(state.is_empty, 0.0, state.finalise()[1] / 2) if problem.c else 0.0
+    bound = np.where(state.is_empty, 0.0, state.bound() / 2) if problem.c else 0.0
     # No mass: certainly empty only if no key of a compact kernel is near its edge. Else it may have underflowed.
     lost = state.is_empty & ((problem.kernel.support is None) | (state.mass_error > 0))
     return (np.maximum(state.relative_mass_error(), bound) <= limit) & ~lost

@@ -1,4 +1,5 @@
-"""Arrays on a (simulated) device are read where they lie: the same answers and errors, and only results leave it."""
+"""Arrays on a (simulated) device are read where they lie: the same answers and errors, and
+results are made there."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from parity import check
 
 import fastnw
 from fastnw import _arrays
+from fastnw._device import DeviceRows
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastnw.EmptyWindowWarning")
 
@@ -23,7 +25,7 @@ PROMISE = {"float32": 1e-4, "float64": 1e-8}
 Simulated = type(cuda.device_array(1))
 RNG = np.random.default_rng(5)
 QUERIES, KEYS, VALUES = RNG.normal(size=(9, 2)), RNG.normal(size=(300, 2)), RNG.normal(size=(300, 2))
-ANSWERS = 6 * len(QUERIES)  # numbers of a copy: a mass, the bound of its error and up to four totals a query
+ANSWERS = 2 * len(QUERIES)  # numbers of a copy: of each query its mass and the bound of its error
 WEIGHTS, SCALE = RNG.gamma(1.0, size=300), RNG.uniform(0.5, 2.0, size=300)
 
 
@@ -107,6 +109,70 @@ def test_no_input_leaves_the_device(kernel, bandwidth, traffic):
         traffic.clear()
         fastnw.density(*arrays[:2], **options)
         assert max(traffic) <= ANSWERS
+
+
+def both_ways(monkeypatch):
+    """Sizes of what goes to the device, an entry a copy."""
+    sizes, to_device = [], cuda.to_device
+
+    def counted(array, *arguments, **options):
+        sizes.append(np.size(array))
+        return to_device(array, *arguments, **options)
+
+    monkeypatch.setattr(cuda, "to_device", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov", "dot"])
+def test_means_are_made_on_the_device(kernel, dtype, traffic, monkeypatch):
+    """Neither totals nor means pass through the host, however many values: 40 for each of 9 queries."""
+    values = RNG.normal(size=(300, 40))
+    arrays = [placed(a.astype(dtype)) for a in (QUERIES, KEYS, values)]
+    there = both_ways(monkeypatch)
+    got = fastnw.pool(*arrays, kernel=kernel, empty="raise")
+    assert max(traffic) <= max(ANSWERS, 3 * 2 * 40)  # least, largest and sum of the values' columns
+    assert traffic.count(got.size) == 0
+    assert max(there) < got.size
+    f, _ = naive_pool(*(a.copy_to_host().astype(float) for a in arrays), kernel)
+    assert got.dtype == dtype
+    assert np.all(abs(got.copy_to_host() - f) <= PROMISE[dtype] * np.ptp(values, axis=0))
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_some_rows_from_the_host(flat):
+    """Far queries are summed there and their rows put among those that the device has made."""
+    values = VALUES[:, 0] if flat else VALUES
+    far, near = np.array([[1e7, -1e7], [2e7, 0.0]]), QUERIES
+    queries = np.concatenate([near[:4], far, near[4:]])
+    got = pool_there(queries, KEYS, values, return_mass=True, return_error=True)
+    expected = fastnw.pool(queries, KEYS, values, backend="cuda", return_mass=True, return_error=True)
+    for mine, theirs in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert got[0].shape == ((11,) if flat else (11, 2))
+
+
+def test_out_on_the_host():
+    out = np.empty(QUERIES.shape)
+    assert fastnw.pool(*map(placed, (QUERIES, KEYS, VALUES)), out=out) is out
+    np.testing.assert_array_equal(out, fastnw.pool(QUERIES, KEYS, VALUES, backend="cuda"))
+
+
+def test_rows_that_are_written_on_the_device():
+    """As NumPy's own: slices, positions, masks, broadcasting; −0, NaN and infinity as they are."""
+    start, rng = RNG.normal(size=(7, 3)), np.random.default_rng(0)
+    for rows in (slice(None), slice(2, 5), np.array([6, 0, 3]), np.array([], int), rng.random(7) < 0.5):
+        for numbers in (np.nan, np.array([-0.0, np.inf, 5.0]), rng.normal(size=(7, 3))[rows]):
+            mine, expected = DeviceRows(placed(start)), start.copy()
+            mine[rows] = numbers
+            expected[rows] = numbers
+            np.testing.assert_array_equal(np.asarray(mine), expected)
+            np.testing.assert_array_equal(np.asarray(mine[rows]), expected[rows])
+            np.testing.assert_array_equal(mine.largest(), abs(expected).max(axis=1))
+            mine[rows] = DeviceRows(placed(start))[rows]
+            np.testing.assert_array_equal(np.asarray(mine), start)
+    view = DeviceRows(placed(start))
+    view[1:3][:] = 0.0  # a slice is a view
+    assert np.all(np.asarray(view)[1:3] == 0)
 
 
 def test_keys_leave_the_device_once_for_queries_that_it_cannot_certify(traffic):
@@ -324,11 +390,13 @@ def test_frameworks_arrays_come_back_as_such(framework, monkeypatch, interfaces,
     kind = type("Tensor", (Tensor,), {"__module__": framework, "requires_grad": framework == "torch"})
     stream = types.SimpleNamespace(synchronize=lambda: synchronised.append(True))
     module.cuda = types.SimpleNamespace(current_stream=lambda device: stream)
-    module.bfloat16, module.from_numpy, module.asarray = object(), kind, kind
+    module.bfloat16, module.asarray = object(), kind
+    module.as_tensor = lambda array, device: kind(array)
     monkeypatch.setitem(sys.modules, framework, module)
     got = fastnw.pool(*map(kind, (QUERIES, KEYS, VALUES)), sample_weight=kind(WEIGHTS))
     assert isinstance(got, kind)
     assert max(traffic) <= ANSWERS
     assert bool(synchronised) == (framework == "torch")
     expected = fastnw.pool(QUERIES, KEYS, VALUES, sample_weight=WEIGHTS, backend="cuda")
-    np.testing.assert_array_equal(got.array, expected)
+    assert isinstance(got.array, Simulated)  # what the device wrote, not a copy
+    np.testing.assert_array_equal(got.array.copy_to_host(), expected)
