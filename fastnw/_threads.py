@@ -76,12 +76,19 @@ def run(task: Callable[[int], float], n_tasks: int, n_threads: int, meter: Meter
             with suppress(queue.Empty):
                 wake.get(timeout=0.1)  # a bounded wait lets Ctrl-C through on every platform
 
-    n_workers = min(n_threads, n_tasks)
+    outer, n_workers = getattr(_current, "stop", None), 0
     try:
-        for _ in range(n_workers):
-            _thread.start_new_thread(work, ())
+        while n_workers < min(n_threads, n_tasks):
+            try:
+                _thread.start_new_thread(work, ())
+            except RuntimeError:  # no more of them are allowed here: fewer change no bit
+                break
+            n_workers += 1
+        if n_workers == 0:
+            work()
         wait(lambda: n_workers)
     finally:
+        _current.stop = outer
         stop.set()
         if not detachable:
             wait(lambda: len(begun))  # whoever begins later finds the run stopped

@@ -132,6 +132,28 @@ def test_every_task_runs_once():
     assert counts == [4] * 1000
 
 
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_fewer_threads_than_asked_for(allowed, monkeypatch):
+    """Where a limit on processes lets no more start, those that have do the work, or else the caller."""
+    start, left = _thread.start_new_thread, []
+
+    def limited(*arguments):
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        return start(*arguments)
+
+    monkeypatch.setattr(_thread, "start_new_thread", limited)
+    arrays = cloud(1500, 1500)
+    expected = fastnw.pool(*arrays, n_jobs=1)
+    for _ in range(2):
+        left[:] = [None] * allowed
+        np.testing.assert_array_equal(fastnw.pool(*arrays, n_jobs=4), expected)
+        left[:] = [None] * allowed
+        with pytest.raises(ZeroDivisionError):
+            run(lambda i: 1 / (i - 5), 1000, 4, SILENT)
+
+
 def test_an_exception_in_a_users_kernel():
     armed = threading.Event()
 
