@@ -100,6 +100,41 @@ def test_concurrent_calls():
                 np.testing.assert_array_equal(got, expected)
 
 
+def test_first_transforms_at_once_leave_filters_of_warnings_alone():
+    """Those belong to the process: a thread must not restore what it found while another one had changed them."""
+    program = """
+    import sys, threading, time, warnings
+    import numpy as np
+    import fastnw
+    rng = np.random.default_rng(0)
+    queries, keys, values = rng.normal(size=(500, 1)), rng.normal(size=(500, 1)), rng.normal(size=500)
+    begun = threading.Event()
+
+    class Slow:
+        def find_spec(self, name, path=None, target=None):
+            if name == "finufft":
+                begun.set()
+                time.sleep(1)
+
+    def work():
+        fastnw.pool(queries, keys, values, bandwidth=0.5, method="fourier")
+
+    fastnw.pool(queries, keys, values, bandwidth=0.5, method="exact")
+    sys.meta_path.insert(0, Slow())
+    first, second = threading.Thread(target=work), threading.Thread(target=work)
+    first.start()
+    assert begun.wait(30)
+    second.start()
+    first.join()
+    second.join()
+    try:
+        warnings.warn("an error, as this process was told to take it", DeprecationWarning)
+    except DeprecationWarning:
+        print("told")
+    """
+    assert fresh.run(program) == "told"
+
+
 def test_the_first_exception_surfaces_once_and_stops_the_rest():
     done = []
 
