@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import _thread
 import os
+import pickle
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +49,7 @@ SHAPES = {
     "far tails": {"m": 300, "n": 4000, "columns": 2, "far": 1e7},
 }
 KERNELS = ["gaussian", "laplacian", "epanechnikov", "cauchy", "dot"]
+IN_ONE_COORDINATE = [("moments", "epanechnikov", 1), ("moments", "laplacian", 1), ("fourier", "gaussian", 1)]
 
 
 @pytest.mark.filterwarnings("ignore::fastnw.EmptyWindowWarning")
@@ -97,6 +100,35 @@ def test_concurrent_calls():
     with ThreadPoolExecutor(8) as pool:
         for expected, repeated in zip(alone, pool.map(work, range(8)), strict=True):
             for got in repeated:
+                np.testing.assert_array_equal(got, expected)
+
+
+@pytest.fixture
+def often_switched():
+    """The interpreter goes from thread to thread every 10 µs, where it has a lock to do so."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize(
+    ("method", "kernel", "d"), [("exact", "gaussian", 3), ("tree", "gaussian", 3), *IN_ONE_COORDINATE]
+)
+def test_one_model_asked_by_many_threads(often_switched, method, kernel, d):
+    """What a method keeps of the keys is not there yet in a pickle: whoever comes first makes it, or several do."""
+    queries, keys, values = cloud(500, 100_000, d=d)
+    model = fastnw.NadarayaWatsonRegressor(kernel=kernel, bandwidth=0.2, method=method, n_jobs=2).fit(keys, values)
+    data, expected = pickle.dumps(model), model.predict(queries)
+    for _ in range(3):
+        fresh_model, barrier = pickle.loads(data), threading.Barrier(6)
+
+        def ask(i, model=fresh_model, barrier=barrier):
+            barrier.wait(30)
+            return model.predict(queries)
+
+        with ThreadPoolExecutor(6) as pool:
+            for got in pool.map(ask, range(6)):
                 np.testing.assert_array_equal(got, expected)
 
 
