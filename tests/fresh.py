@@ -18,8 +18,9 @@ def environment(**variables):
 
 def command(program):
     """Warnings are errors, as they are in the tests; isolated, so that what is installed is imported, not a source tree
-    that happens to be the current folder."""
-    return [sys.executable, "-I", "-W", "error", "-c", textwrap.dedent(program)]
+    that happens to be the current folder. An isolated one would not read PYTHON_GIL, for a free-threaded build."""
+    gil = ["-X", f"gil={os.environ['PYTHON_GIL']}"] if os.environ.get("PYTHON_GIL") else []
+    return [sys.executable, "-I", *gil, "-W", "error", "-c", textwrap.dedent(program)]
 
 
 def run(program, timeout=120, **variables):

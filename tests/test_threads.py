@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import _thread
 import os
+import pickle
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +49,7 @@ SHAPES = {
     "far tails": {"m": 300, "n": 4000, "columns": 2, "far": 1e7},
 }
 KERNELS = ["gaussian", "laplacian", "epanechnikov", "cauchy", "dot"]
+IN_ONE_COORDINATE = [("moments", "epanechnikov", 1), ("moments", "laplacian", 1), ("fourier", "gaussian", 1)]
 
 
 @pytest.mark.filterwarnings("ignore::fastnw.EmptyWindowWarning")
@@ -98,6 +101,70 @@ def test_concurrent_calls():
         for expected, repeated in zip(alone, pool.map(work, range(8)), strict=True):
             for got in repeated:
                 np.testing.assert_array_equal(got, expected)
+
+
+@pytest.fixture
+def often_switched():
+    """The interpreter goes from thread to thread every 10 µs, where it has a lock to do so."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize(
+    ("method", "kernel", "d"), [("exact", "gaussian", 3), ("tree", "gaussian", 3), *IN_ONE_COORDINATE]
+)
+def test_one_model_asked_by_many_threads(often_switched, method, kernel, d):
+    """What a method keeps of the keys is not there yet in a pickle: whoever comes first makes it, or several do."""
+    queries, keys, values = cloud(500, 100_000, d=d)
+    model = fastnw.NadarayaWatsonRegressor(kernel=kernel, bandwidth=0.2, method=method, n_jobs=2).fit(keys, values)
+    data, expected = pickle.dumps(model), model.predict(queries)
+    for _ in range(3):
+        fresh_model, barrier = pickle.loads(data), threading.Barrier(6)
+
+        def ask(i, model=fresh_model, barrier=barrier):
+            barrier.wait(30)
+            return model.predict(queries)
+
+        with ThreadPoolExecutor(6) as pool:
+            for got in pool.map(ask, range(6)):
+                np.testing.assert_array_equal(got, expected)
+
+
+def test_first_transforms_at_once_leave_filters_of_warnings_alone():
+    """Those belong to the process: a thread must not restore what it found while another one had changed them."""
+    program = """
+    import sys, threading, time, warnings
+    import numpy as np
+    import fastnw
+    rng = np.random.default_rng(0)
+    queries, keys, values = rng.normal(size=(500, 1)), rng.normal(size=(500, 1)), rng.normal(size=500)
+    begun = threading.Event()
+
+    class Slow:
+        def find_spec(self, name, path=None, target=None):
+            if name == "finufft":
+                begun.set()
+                time.sleep(1)
+
+    def work():
+        fastnw.pool(queries, keys, values, bandwidth=0.5, method="fourier")
+
+    fastnw.pool(queries, keys, values, bandwidth=0.5, method="exact")
+    sys.meta_path.insert(0, Slow())
+    first, second = threading.Thread(target=work), threading.Thread(target=work)
+    first.start()
+    assert begun.wait(30)
+    second.start()
+    first.join()
+    second.join()
+    try:
+        warnings.warn("an error, as this process was told to take it", DeprecationWarning)
+    except DeprecationWarning:
+        print("told")
+    """
+    assert fresh.run(program) == "told"
 
 
 def test_the_first_exception_surfaces_once_and_stops_the_rest():

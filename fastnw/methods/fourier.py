@@ -14,9 +14,8 @@ the box, go to `exact`.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -206,7 +205,7 @@ class Summary:
 
 
 def summarise(problem: Problem, plan: Plan) -> Summary:
-    _finufft()  # before threads begin: filters of warnings are the process's
+    transforms()  # before threads begin
     return Summary(problem, plan)
 
 
@@ -251,20 +250,17 @@ def _angles(problem: Problem, box: Box, points: NDArray[Any]) -> list[Floats]:
     return [np.ascontiguousarray(x[:, j]) for j in range(problem.d)]
 
 
-@lru_cache(maxsize=1)
-def _finufft() -> Any:
-    """The library, imported when it is first needed. Old ones find their binary with the help of numpy.distutils, which
-    old versions of NumPy warn of."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        import finufft
-    return finufft
+def transforms() -> Any:
+    """The library, loaded when it is first needed."""
+    from fastnw.methods import _finufft
+
+    return _finufft
 
 
 def _transform(kind: int, box: Box) -> Any:
     """A plan of finufft for one thread: its own threads do not survive a fork, and ours share out blocks."""
     sign = -1 if kind == 1 else 1
-    return _finufft().Plan(
+    return transforms().Plan(
         kind, box.modes, 1, box.epsilon, sign, "complex128", nthreads=1, upsampfac=box.upsampling, showwarn=0
     )
 

@@ -138,7 +138,7 @@ class Level:
         if (kind, part, block, pair) not in self.plans:
             d, here, sign = self.owner.problem.d, self.parts[part], -1 if kind == 1 else 1
             options = {"nthreads": 1, "upsampfac": UPSAMPLING[d], "showwarn": 0}
-            plan = fourier._finufft().Plan(kind, here.modes, 1, EPSILON[d], sign, "complex128", **options)
+            plan = fourier.transforms().Plan(kind, here.modes, 1, EPSILON[d], sign, "complex128", **options)
             plan.setpts(*(x[self.blocks[block]] for x in here.angles))
             self.plans[kind, part, block, pair] = plan
         return self.plans[kind, part, block, pair]
@@ -231,7 +231,7 @@ class Spectrum:
     """Sums at all keys for any bandwidths h (d,), where `seconds` is finite."""
 
     def __init__(self, problem: Problem, sample: Sample, backend: str, n_jobs: int | None, meter: Meter) -> None:
-        fourier._finufft()  # before threads begin: filters of warnings are the process's
+        fourier.transforms()  # before threads begin
         self.problem, self.sample, self.meter = problem, sample, meter
         self.plan: Plan = make_plan(problem, "exact", backend, n_jobs)
         self.n_threads = self.plan.n_threads
