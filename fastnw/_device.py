@@ -5,12 +5,13 @@ Nothing of numba is imported before there is such an array; the kernels are in `
 
 from __future__ import annotations
 
-from functools import cached_property
 from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastnw._lazily import cached_property
 
 Floats = NDArray[np.float64]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastnw._device import DeviceArray, relative_weights
+from fastnw._lazily import cached_property
 from fastnw.kernels import Kernel
 
 Array = NDArray[Any]

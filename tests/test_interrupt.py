@@ -143,6 +143,45 @@ print(np.array_equal(fastnw.pool(*small), expected))
     assert delay <= 1  # the promise
 
 
+TWENTY = ("compiled", "fourier", "tree", "moments", "numba", "reference", "far tails", "many coordinates", "weights")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "call", [pytest.param(name, marks=() if name == "compiled" else pytest.mark.slow) for name in TWENTY]
+)
+def test_twenty_times_at_random_moments(call):
+    """As the data are checked, summaries made, pairs summed: in the first half a second. The slowest of 20 is p99."""
+    setup, expression, _ = CALLS[call]
+    program = f"""{PREAMBLE}
+import os, random, signal, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever this process was told about it
+random.seed(0)
+{setup}
+delays, sent, right = [], [], 0
+
+def interrupt():
+    sent.append(time.perf_counter())
+    os.kill(os.getpid(), signal.SIGINT)
+
+for _ in range(20):
+    timer = threading.Timer(random.uniform(0, 0.5), interrupt)
+    try:
+        timer.start()
+        {expression}
+        print("finished", flush=True)
+    except KeyboardInterrupt:
+        delays.append(time.perf_counter() - sent[-1])
+    timer.join()
+    right += np.array_equal(fastnw.pool(*small), expected)
+print(len(delays), right, max(delays))
+"""
+    interrupted, right, slowest = fresh.run(program, timeout=280).split()
+    print(f"{call}: {float(slowest):.3f} s")
+    assert (interrupted, right) == ("20", "20")
+    assert float(slowest) <= 1  # the promise
+
+
 def test_an_interrupt_that_is_not_caught_ends_the_program():
     program = f"""{PREAMBLE}
 a = cloud(100_000, 2_000_000)

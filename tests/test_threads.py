@@ -1,11 +1,9 @@
-"""Threads change no bit, may be many and overlap, fail once, leave no thread behind and work in child processes."""
+"""Threads change no bit, may be many and overlap, fail once and leave no thread behind."""
 
 from __future__ import annotations
 
 import _thread
 import os
-import pickle
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import fresh
 import numpy as np
 import pytest
+from by_method import SIZES, WAYS, options
+from by_method import cloud as cloud_of
 
 import fastnw
 from fastnw import _hardware
@@ -49,7 +49,6 @@ SHAPES = {
     "far tails": {"m": 300, "n": 4000, "columns": 2, "far": 1e7},
 }
 KERNELS = ["gaussian", "laplacian", "epanechnikov", "cauchy", "dot"]
-IN_ONE_COORDINATE = [("moments", "epanechnikov", 1), ("moments", "laplacian", 1), ("fourier", "gaussian", 1)]
 
 
 @pytest.mark.filterwarnings("ignore::fastnw.EmptyWindowWarning")
@@ -86,6 +85,18 @@ def test_the_number_of_threads_changes_no_bit_of_the_rest(backend, dtype):
             np.testing.assert_array_equal(single, call(n_jobs=n_jobs))
 
 
+@pytest.mark.filterwarnings("ignore::fastnw.EmptyWindowWarning")
+@pytest.mark.parametrize("runs", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_method_gives_the_same_bits_run_after_run(way, runs):
+    arrays = cloud_of(way, *SIZES[way])
+    asked = options(way) | {"return_mass": True, "return_error": True}
+    expected = [part.tobytes() for part in fastnw.pool(*arrays, **asked, n_jobs=1)]
+    for n_jobs in (2, 4, 1)[: 2 if runs == 1 else 3]:
+        for _ in range(runs):
+            assert [part.tobytes() for part in fastnw.pool(*arrays, **asked, n_jobs=n_jobs)] == expected
+
+
 def test_concurrent_calls():
     """Eight Python threads, each with a problem, a backend and a number of threads of its own."""
     problems = [cloud(1100 + i, 1000, 1 + i % 3, far=(0.0, 300.0)[i % 2]) for i in range(8)]
@@ -100,35 +111,6 @@ def test_concurrent_calls():
     with ThreadPoolExecutor(8) as pool:
         for expected, repeated in zip(alone, pool.map(work, range(8)), strict=True):
             for got in repeated:
-                np.testing.assert_array_equal(got, expected)
-
-
-@pytest.fixture
-def often_switched():
-    """The interpreter goes from thread to thread every 10 µs, where it has a lock to do so."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
-
-
-@pytest.mark.parametrize(
-    ("method", "kernel", "d"), [("exact", "gaussian", 3), ("tree", "gaussian", 3), *IN_ONE_COORDINATE]
-)
-def test_one_model_asked_by_many_threads(often_switched, method, kernel, d):
-    """What a method keeps of the keys is not there yet in a pickle: whoever comes first makes it, or several do."""
-    queries, keys, values = cloud(500, 100_000, d=d)
-    model = fastnw.NadarayaWatsonRegressor(kernel=kernel, bandwidth=0.2, method=method, n_jobs=2).fit(keys, values)
-    data, expected = pickle.dumps(model), model.predict(queries)
-    for _ in range(3):
-        fresh_model, barrier = pickle.loads(data), threading.Barrier(6)
-
-        def ask(i, model=fresh_model, barrier=barrier):
-            barrier.wait(30)
-            return model.predict(queries)
-
-        with ThreadPoolExecutor(6) as pool:
-            for got in pool.map(ask, range(6)):
                 np.testing.assert_array_equal(got, expected)
 
 
@@ -236,52 +218,6 @@ def test_an_exception_in_a_users_kernel():
         fastnw.pool(*arrays, kernel=kernel, n_jobs=4)
     armed.clear()
     np.testing.assert_array_equal(fastnw.pool(*arrays, kernel=kernel, n_jobs=4), before)
-
-
-PROCESSES = """
-import multiprocessing, os, sys, threading
-import numpy as np
-import fastnw
-
-def answers(seed):
-    rng = np.random.default_rng(seed)
-    queries, keys, values = rng.normal(size=(1100, 2)), rng.normal(size=(1000, 2)), rng.normal(size=1000)
-    return [fastnw.pool(queries, keys, values, backend=b, n_jobs=2) for b in ("compiled", "reference")]
-
-def busy(stop):
-    while not stop.is_set():
-        answers(0)
-
-if __name__ == "__main__":
-    expected = answers(3)  # threads, and the BLAS guard of the reference backend, have been used
-    stop = threading.Event()
-    background = threading.Thread(target=busy, args=(stop,), daemon=True)
-    if sys.argv[2] == "busy":  # and may be in use, locks held, at the very moment of a fork
-        background.start()
-    if sys.argv[1] == "loky":
-        import joblib
-        got = joblib.Parallel(n_jobs=2)(joblib.delayed(answers)(3) for _ in range(3))
-    else:
-        with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
-            got = [job.get(60) for job in [pool.apply_async(answers, (3,)) for _ in range(6)]]
-    stop.set()
-    assert all(np.array_equal(a, b) for child in got for a, b in zip(child, expected))
-    print("done", len(got))
-"""
-
-
-@pytest.mark.parametrize("state", ["idle", "busy"])
-@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn", "loky"])
-def test_child_processes(start, state, tmp_path):
-    if start in ("fork", "forkserver") and not hasattr(os, "fork"):
-        pytest.skip(f"this system has no {start}")
-    if state == "busy" and start != "fork":
-        pytest.skip("only a fork copies what its parent is doing")
-    program = tmp_path / "program.py"  # children by spawn import the main module
-    program.write_text(PROCESSES)
-    # Python warns of forks beside threads; that they work all the same is what is tested
-    call = f"import runpy, sys, warnings; warnings.simplefilter('ignore'); sys.argv = ['', {start!r}, {state!r}]"
-    assert fresh.run(f"{call}\nrunpy.run_path({str(program)!r}, run_name='__main__')").startswith("done")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,10 @@ OTHERS = {"absolute": "abs", "maximum": "max", "minimum": "min", "power": "pow"}
 CAPS = {"float32": (1e6, 1e30), "float64": (1e8, 1e150)}  # of u²: where exp is clamped, and for all else
 
 _lock = threading.RLock()  # Numba's compiler is not for two threads at once; whoever comes later finds it done
+if hasattr(os, "register_at_fork"):
+    # a fork waits for who compiles: the child would find this lock, and Numba's own, held by nobody who could release
+    # them, and a compiler halfway
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def tiles(kernel: Kernel, dtype: Any, d: int) -> ModuleType:

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastnw._device import DeviceArray
+from fastnw._lazily import cached_property
 from fastnw._pack import KeyBlock, coordinates, keys_there, pack_inverse, pack_keys, pack_queries, queries_there
 from fastnw._problem import Problem, row_blocks
 from fastnw._state import PoolState, Rows

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw._lazily import cached_property
 from fastnw._pack import coordinates, normalised_values
 from fastnw._problem import Problem, row_blocks
 from fastnw._state import PoolState

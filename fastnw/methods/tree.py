@@ -23,12 +23,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw._lazily import cached_property
 from fastnw._pack import pack_inverse, pack_queries
 from fastnw._problem import Problem
 from fastnw._state import PoolState

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from fastnw import _gradients
+from fastnw._lazily import cached_property
 from fastnw._plan import make_plan
 from fastnw._problem import Problem
 from fastnw._threads import Meter

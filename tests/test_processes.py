@@ -1,0 +1,260 @@
+"""Beside other processes and libraries: children of every kind, imports in any order, nothing left behind, no leak."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+
+import frameworks
+import fresh
+import pytest
+from by_method import WAYS
+
+PREAMBLE = f"""
+import os, sys, threading, time, warnings
+import numpy as np
+import fastnw
+
+WAYS = {WAYS!r}
+
+def answer(way, n_jobs=2, m=1100, n=1000):
+    options = dict(WAYS[way])
+    rng, d = np.random.default_rng(3), options.pop("d")
+    queries, keys, values = rng.normal(size=(m, d)), rng.normal(size=(n, d)), rng.normal(size=n)
+    return fastnw.pool(queries, keys, values, empty=0.0, n_jobs=n_jobs, **options)
+"""
+
+CHILDREN = f"""{PREAMBLE}
+import multiprocessing
+
+def answers(_=None):
+    return [answer(way) for way in WAYS]
+
+def busy(stop):
+    while not stop.is_set():
+        answers()
+
+if __name__ == "__main__":
+    expected = answers()  # every method and backend, with threads and the BLAS guard, has been used
+    stop = threading.Event()
+    background = threading.Thread(target=busy, args=(stop,), daemon=True)
+    if sys.argv[2] == "busy":  # and may be in use, locks held, at the very moment of a fork
+        background.start()
+    if sys.argv[1] == "loky":
+        import joblib
+        got = joblib.Parallel(n_jobs=2)(joblib.delayed(answers)() for _ in range(3))
+    else:
+        with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
+            got = [job.get(60) for job in [pool.apply_async(answers) for _ in range(4)]]
+    stop.set()
+    assert all(np.array_equal(a, b) for child in got for a, b in zip(child, expected))
+    print("done", len(got))
+"""
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+
+@pytest.mark.parametrize("state", ["idle", "busy"])
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn", "loky"])
+def test_children(start, state, tmp_path):
+    if start in ("fork", "forkserver") and not hasattr(os, "fork"):
+        pytest.skip(f"this system has no {start}")
+    if state == "busy" and start != "fork":
+        pytest.skip("only a fork copies what its parent is doing")
+    program = tmp_path / "program.py"  # children by spawn import the main module
+    program.write_text(CHILDREN, encoding="utf-8")
+    # Python warns of forks beside threads; that they work all the same is what is tested
+    call = f"import runpy, sys, warnings; warnings.simplefilter('ignore'); sys.argv = ['', {start!r}, {state!r}]"
+    assert fresh.run(f"{call}\nrunpy.run_path({str(program)!r}, run_name='__main__')").startswith("done")
+
+
+FORK = """
+def in_child(call):
+    # whether a child that is forked now can do that within 30 s
+    warnings.simplefilter("ignore")  # of forks beside threads
+    child = os.fork()
+    if child == 0:
+        call()
+        os._exit(0)
+    for _ in range(300):
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return True
+        time.sleep(0.1)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return False
+"""
+
+
+@needs_fork
+def test_a_fork_while_another_thread_makes_what_is_kept():
+    """In the child nobody would ever finish it, nor release a lock that is held meanwhile."""
+    program = f"""{PREAMBLE}{FORK}
+from fastnw._lazily import cached_property
+
+entered, release = threading.Event(), threading.Event()
+
+class Kept:
+    def __init__(self, slow):
+        self.slow = slow
+
+    @cached_property
+    def summary(self):
+        if self.slow:
+            entered.set()
+            release.wait(60)
+        return object()
+
+maker = threading.Thread(target=lambda: Kept(True).summary)
+maker.start()
+entered.wait(30)
+print(in_child(lambda: Kept(False).summary))
+release.set()
+maker.join()
+kept = Kept(False)
+print(kept.summary is kept.summary)
+"""
+    assert fresh.run(program).split() == ["True", "True"]
+
+
+@needs_fork
+def test_a_fork_while_another_thread_compiles():
+    program = f"""{PREAMBLE}{FORK}
+from fastnw.backends import _numba_build
+
+entered = threading.Event()
+
+def compile():
+    with _numba_build._lock:  # as whoever compiles holds it
+        entered.set()
+        time.sleep(1)
+
+threading.Thread(target=compile).start()
+entered.wait(30)
+print(in_child(lambda: answer("numba")))
+"""
+    assert fresh.run(program) == "True"
+
+
+def test_first_uses_leave_the_process_as_it_was():
+    """Beside what other libraries change: they are loaded before. Worker threads keep denormals as well."""
+    program = f"""{PREAMBLE}
+import decimal, locale, random, signal
+import numba, scipy.optimize, scipy.spatial, sklearn.neighbors, threadpoolctl, tqdm
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # an old one's own
+    import finufft
+
+def state():
+    return {{
+        "random numbers": repr((np.random.get_state(), random.getstate())),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "folder": os.getcwd(),
+        "environment": dict(os.environ),
+        "path": list(sys.path),
+        "locale": locale.setlocale(locale.LC_ALL),
+        "errors": np.geterr(),
+        "warnings": list(warnings.filters),
+        "limits": (sys.getswitchinterval(), sys.getrecursionlimit()),
+        "decimals": str(decimal.getcontext()),
+        # without what `threading` makes up, and before 3.12 keeps, of threads that were not started by itself
+        "threads": [thread for thread in threading.enumerate() if not isinstance(thread, threading._DummyThread)],
+    }}
+
+def denormals():
+    return bool(np.nextafter(0, 1) > 0 and np.float64(1e-310) * np.float64(0.5) > 0)
+
+kept = []
+
+def profile(u2):
+    kept.append(denormals())
+    return 1 / (1 + u2) ** 2
+
+before = state()
+for way in WAYS:
+    answer(way)
+    kept.append(denormals())
+rng = np.random.default_rng(0)
+X, y = rng.normal(size=(300, 2)), rng.normal(size=300)
+fastnw.NadarayaWatsonRegressor().fit(X, y).predict(X)
+fastnw.NadarayaWatsonClassifier().fit(X, y > 0).predict(X)
+fastnw.KernelDensity(bandwidth=0.5).fit(X).score_samples(X)
+fastnw.select_bandwidth(X, np.sin(3 * X).sum(axis=1))
+fastnw.attention_weights(X, X, top_k=3)
+fastnw.pool(X, X, y, method="exact", kernel=fastnw.Kernel("own", profile), backend="reference", n_jobs=2)
+other = threading.Thread(target=lambda: kept.append(denormals()))
+other.start()
+other.join()
+after = state()
+print(all(kept), len(kept) > 12, *(name for name in before if after[name] != before[name]))
+"""
+    done = fresh.attempt(program)
+    assert done.stderr == ""
+    assert done.stdout.split() == ["True", "True"]
+
+
+USES = {
+    "fastnw": "assert np.array_equal(answer('exact'), answer('exact', 1)); answer('numba'); answer('fourier')",
+    "sklearn": "from sklearn.ensemble import HistGradientBoostingRegressor as Model; Model(max_iter=5).fit(A, A[:, 0])",
+    "torch": "T = torch.from_numpy(A); torch.set_num_threads(2); assert torch.allclose(T @ T, torch.from_numpy(A @ A))",
+}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(USES)), ids="-".join)
+def test_with_torch_and_scikit_learn_in_every_order(order):
+    """Each is used when it has been imported and again at the end, in a forked child, too."""
+    frameworks.module("torch")
+    program = [
+        "import warnings; warnings.simplefilter('ignore')",
+        "import numpy as np",
+        "A = np.ones((400, 400)) / 400",
+    ]
+    for name in order:
+        program += [PREAMBLE if name == "fastnw" else f"import {name}", USES[name]]
+    program += [USES[name] for name in USES]
+    if hasattr(os, "fork"):
+        program += [FORK, "assert in_child(lambda: [answer(way) for way in WAYS])"]
+    assert fresh.run("\n".join([*program, "print('done')"])) == "done"
+
+
+GROWTH = f"""{PREAMBLE}
+warnings.simplefilter("ignore")
+kind, way, cycles = sys.argv[1:]
+make = {{"regressor": fastnw.NadarayaWatsonRegressor, "classifier": fastnw.NadarayaWatsonClassifier}}.get(kind)
+make = make or fastnw.KernelDensity
+options = dict(WAYS[way]) if way != "defaults" else {{"d": 2}}
+rng, d = np.random.default_rng(0), options.pop("d")
+X, y = rng.normal(size=(500, d)), rng.normal(size=500)
+target = y > 0 if kind == "classifier" else y
+
+def cycle():
+    model = make(**options).fit(X, target)
+    return model.score_samples(X[:50]) if kind == "density" else model.predict(X[:50])
+
+def mebibytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+for _ in range(100):
+    cycle()
+before = mebibytes()
+for _ in range(int(cycles)):
+    cycle()
+print(mebibytes() - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's /proc")
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [
+        pytest.param(kind, way, marks=[] if (kind, way) == ("regressor", "defaults") else pytest.mark.slow)
+        for kind in ("regressor", "classifier", "density")
+        for way in ("defaults", *WAYS)
+    ],
+)
+def test_two_thousand_cycles_of_fit_and_predict(kind, way):
+    grown = float(fresh.run(f"import sys; sys.argv = ['', {kind!r}, {way!r}, '2000']\n{GROWTH}", timeout=280))
+    print(f"{kind}, {way}: {grown:.1f} MiB", file=sys.stderr)
+    assert grown <= 20
