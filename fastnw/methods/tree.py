@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 UNIT = 2.0**-53
 SHARE = 0.5  # of the promise, for what is left out; rounding takes the rest
 QUERIES = 1 << 11  # a task
-TASK_PAIRS = 2e8  # after which Ctrl-C is heard: about 0.2 s
+TASK_PAIRS = 2e7  # after which Ctrl-C is heard: 0.1 s in six coordinates, more where others take the cores
 PANEL_BYTES = 128 << 20  # of the queries worked on at a time: coordinates and states, sorted and not
 
 MANY_PAIRS = 2e7  # fewer than these, 10 ms, are not worth a look at the data
