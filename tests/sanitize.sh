@@ -20,7 +20,7 @@ source=$PWD
 # Every file that calls an extension at all levels or through threads, without the tests of the reference backend; not those
 # that look at time, memory or text.
 most=(parity sizes density several products tree moments weights tails tails_arithmetic extremes certificates gradients slopes
-    selection fourier widths bandwidth largest exp threads properties relative estimators kernel_density inputs errors
+    selection fourier widths bandwidth largest exp threads shared_estimators properties relative estimators kernel_density inputs errors
     arrays state warnings doubledouble)
 few=(sizes density several products tails_arithmetic gradients slopes largest exp weights threads relative properties)
 of_numba=(numba)
