@@ -14,6 +14,8 @@ import numpy as np
 from scipy import integrate, special
 
 LONG = np.longdouble
+# Not on macOS with arm64, nor with MSVC: naive sums are then no oracle of float64's last digits and whole range.
+LONGER = bool(np.finfo(LONG).eps < 1e-18)
 
 
 def _inside(kappa):
@@ -152,7 +154,13 @@ def naive_log_density(queries, keys, kernel="gaussian", bandwidth=1.0, sample_we
     n, d = np.shape(keys)
     w = np.ones(n, LONG) if sample_weight is None else np.asarray(sample_weight).astype(LONG)
     scale = np.ones(n, LONG) if key_scale is None else np.asarray(key_scale).astype(LONG)
-    _, log_mass = naive_weights(queries, keys, kernel, bandwidth, w / scale**d, key_scale)
+    scaled = naive_scaled(queries, keys, kernel, bandwidth, key_scale)
+    with np.errstate(divide="ignore"):
+        log_kappa = LOG_KAPPA[kernel](scaled) if kernel in LOG_KAPPA else np.log(KAPPA[kernel](scaled))
+        logs = log_kappa + np.log(w) - d * np.log(scale)  # scale**d may be no number
+    shift = np.maximum(logs.max(axis=1), np.finfo(LONG).min)[:, None]
+    with np.errstate(divide="ignore"):
+        log_mass = shift[:, 0] + np.log(np.exp(logs - shift).sum(axis=1))
     log_volume = -np.log(np.diag(inverse_factor(bandwidth, d))).sum()
     return log_mass - np.log(LONG(normalising_constant(kernel, d))) - log_volume - np.log(w.sum())
 

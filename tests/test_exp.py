@@ -10,6 +10,7 @@ import sys
 import mpmath
 import numpy as np
 import pytest
+from oracle import LONGER
 
 import fastnw
 from fastnw.methods.exact import CLAMP
@@ -71,7 +72,7 @@ def test_relative_error(level, kind):
     x = arguments(kind)
     got = exponential(level, kind)(x)
     assert got.dtype == dtype
-    if np.finfo(np.longdouble).eps > 1e-18:
+    if not LONGER:
         pytest.skip("long double has no more digits than double here")
     exact = power(kind, x)
     assert np.max(abs(got / exact - 1)) <= promise

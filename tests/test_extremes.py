@@ -168,7 +168,12 @@ def test_a_key_of_vanishing_weight_counts_where_only_it_reaches(kernel, backend)
     keys = np.array([[0.0], [0.5], [1e4], [1e4 + 0.3]])
     values, weights = np.array([1.0, 2.0, 5.0, 9.0]), np.array([1e-320, 3e-320, 1e-20, 1e300])
     queries = np.array([[0.2], [0.4], [1e4 + 0.2]])
-    f, log_mass = naive_pool(queries, keys, values, kernel, sample_weight=weights)
+    # Each cluster for itself, the other's weight in any kernel being less than 1e-3000 of its own; and the first one's
+    # weights as numbers of full precision, for where long double is no longer than double.
+    up = 2.0**1000
+    f, log_mass = naive_pool(queries[:2], keys[:2], values[:2], kernel, sample_weight=up * weights[:2])
+    far = naive_pool(queries[2:], keys[2:], values[2:], kernel, sample_weight=weights[2:])
+    f, log_mass = np.append(f, far[0]), np.append(log_mass - np.log(up), far[1])
     got, got_log_mass = fastnw.pool(
         queries, keys, values, kernel=kernel, sample_weight=weights, return_mass=True, backend=backend
     )

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::fastnw.EmptyWindowWarning")
 WINDOWS, DECAYING = list(moments.WINDOWS), list(moments.DECAYING)
 KERNELS = WINDOWS + DECAYING
 EPS = np.finfo(np.float64).eps
+UNIT = 8 * np.finfo(np.longdouble).eps  # 16 roundings
 
 
 def pooled(queries, keys, values, **options):
@@ -280,10 +281,10 @@ def certificate_holds(problem):
     if kernel in WINDOWS:
         kept &= ~on_a_rim(queries, keys, bandwidth)
     f, got, bound = f[kept], got[kept], bound[kept]
-    # what long double, of 64 bits, does to a far tail; Matérn's logarithm loses more of it than Laplacian's
-    oracle = 2.0**-60 * (64 + np.minimum(abs(log_mass[kept]), 1e12)) if kernel in DECAYING else 1e-15
+    # what long double does to a far tail; Matérn's logarithm loses more of it than Laplacian's
+    oracle = UNIT * (64 + np.minimum(abs(log_mass[kept]), 1e12)) if kernel in DECAYING else 1e-15 + UNIT
     if kernel in WINDOWS and len(f):  # beside the rim long double is no better than an error of u in its last digits
-        oracle = 2.0**-60 * len(keys) / np.maximum(np.exp(log_mass[kept]), 1e-300)
+        oracle = UNIT * len(keys) / np.maximum(np.exp(log_mass[kept]), 1e-300)
     error = abs(got - f).max(axis=1, initial=0.0) - oracle * np.ptp(values) - 4 * EPS * abs(values).max()
     assert np.all(error <= bound)
 

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 from cases import CASES, CENTRED, CENTRED_FAR, COMPACT_KERNELS, KERNELS
-from oracle import KAPPA, LOG_KAPPA, naive_pool
+from oracle import KAPPA, LOG_KAPPA, LONGER, naive_pool
 from parity import PROMISE, check, expected_and_plain, worst
 
 import fastnw
@@ -55,6 +55,8 @@ def test_tol_0(kernel, case, dtype, backend):
 @pytest.mark.parametrize("d", [1, 3])
 def test_windows_with_keys_at_their_rim_only(kernel, gap, d, dtype, backend):
     """Where 1 - u is small, a rounding of u is a large relative error of κ: certified all the same, or said so."""
+    if dtype == "float64" and not LONGER:
+        pytest.skip("long double has no more digits than double here")
     rng = np.random.default_rng(7)
     h = 0.3
     directions = rng.normal(size=(6, d))

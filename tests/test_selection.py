@@ -39,10 +39,19 @@ def pairs(x, kernel, h):
     return kappa(kernel, np.sqrt((((x[:, None] - x[None]).astype(np.longdouble) / h) ** 2).sum(axis=2)))
 
 
+def others(x, kernel, h):
+    """(n, n) κ of every pair, 0 of a row with itself, each row over its largest; that one's logarithm (n,)."""
+    u = np.sqrt((((x[:, None] - x[None]).astype(np.longdouble) / h) ** 2).sum(axis=2))
+    with np.errstate(divide="ignore"):
+        logs = LOG_KAPPA[kernel](u) if kernel in LOG_KAPPA else np.log(KAPPA[kernel](u))
+    np.fill_diagonal(logs, -np.inf)
+    top = np.maximum(logs.max(axis=1), np.finfo(logs.dtype).min)
+    return np.exp(logs - top[:, None]), top
+
+
 def naive_loo(x, y, kernel, h):
     """Mean squared error of leave-one-out means, outputs summed."""
-    k = pairs(x, kernel, h)
-    np.fill_diagonal(k, 0)
+    k, _ = others(x, kernel, h)
     mass = k.sum(axis=1)
     if np.any(mass == 0):
         return np.inf
@@ -72,15 +81,14 @@ def naive_likelihood(x, kernel, h):
     """Mean −log of leave-one-out densities; the constant by quadrature on a fine grid of the radius."""
     from scipy import integrate
 
-    k = pairs(x, kernel, h)
-    np.fill_diagonal(k, 0)
+    k, top = others(x, kernel, h)
     d = x.shape[1]
     surface = {1: 2.0, 2: 2 * np.pi}[d]
     constant = integrate.quad(
         lambda r: surface * r ** (d - 1) * float(kappa(kernel, np.array(r))), 0, 1 if kernel in COMPACT else np.inf
     )[0]
-    p = k.sum(axis=1) / ((len(x) - 1) * constant * np.prod(np.broadcast_to(h, d)))
-    return float(-np.log(p).mean())
+    volume = (len(x) - 1) * constant * np.prod(np.broadcast_to(h, d))
+    return float(np.log(volume) - (top + np.log(k.sum(axis=1))).mean())
 
 
 def score_at(h, x, y=None, **options):

@@ -20,7 +20,7 @@ from clouds import Cloud
 from oracle import LOG_KAPPA, LONG, mp_pool, mp_squares
 
 EPS = float(np.finfo(np.float64).eps)
-UNIT = LONG(2) ** -60  # 16 roundings of long double: no chain here is longer
+UNIT = 8 * np.finfo(LONG).eps  # 16 roundings of long double: no chain here is longer
 DOUBT = 1e-13  # of the range: certificates are some 1e-12 at least
 REACH = 70.0  # nats below the leading key: all keys further down weigh less than 1e-25
 PATIENCE = 500  # keys that mpmath sums for a query
