@@ -71,16 +71,21 @@ def test_children(start, state, tmp_path):
 
 FORK = """
 def in_child(call):
-    # whether a child that is forked now can do that within 30 s
+    # whether a child that is forked now can do that, and does not fail, within 30 s
     warnings.simplefilter("ignore")  # of forks beside threads
     child = os.fork()
     if child == 0:
-        call()
-        os._exit(0)
-    for _ in range(300):
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return True
-        time.sleep(0.1)
+        try:
+            call()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status == 0
+        time.sleep(0.005)
     os.kill(child, 9)
     os.waitpid(child, 0)
     return False
@@ -135,6 +140,39 @@ entered.wait(30)
 print(in_child(lambda: answer("numba")))
 """
     assert fresh.run(program) == "True"
+
+
+@needs_fork
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=() if way in ("tree", "fourier", "numba") else pytest.mark.slow) for way in WAYS]
+)
+def test_forks_while_another_thread_sums(way):
+    """At 60 moments: what another thread holds then, a lock of a library's own included, the child never gets."""
+    program = f"""{PREAMBLE}{FORK}
+sizes = {{"m": 1500, "n": 4000}} if {way!r} != "reference" else {{}}
+expected = answer({way!r}, **sizes)
+stop, wrong = threading.Event(), []
+
+def busy():
+    while not stop.is_set():
+        answer({way!r}, **sizes)
+
+def check():
+    if not np.array_equal(answer({way!r}, **sizes), expected):
+        os._exit(1)
+
+background = threading.Thread(target=busy)
+background.start()
+for k in range(60):
+    time.sleep(0.002 + 0.0007 * (k % 13))
+    if not in_child(check):
+        wrong.append(k)
+        break
+stop.set()
+background.join()
+print(wrong)
+"""
+    assert fresh.run(program) == "[]"
 
 
 def test_first_uses_leave_the_process_as_it_was():
