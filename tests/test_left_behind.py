@@ -47,8 +47,8 @@ import joblib, numba, scipy.optimize, scipy.spatial, sklearn.neighbors, threadpo
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # an old one's own
     import finufft
-with contextlib.suppress(ImportError):
-    import matplotlib.pyplot
+    with contextlib.suppress(ImportError):
+        import matplotlib.pyplot
 
 def state():
     plots = sys.modules.get("matplotlib")
