@@ -80,7 +80,7 @@ def restorer(*arrays: Any) -> Restore:
         if kind in ("numba", "cuda", "dlpack"):
             cuda = _numba_cuda(array)
             return lambda result: result if framework(result) == "numba" else _placed(cuda, result)
-    return lambda result: to_numpy(result)
+    return to_numpy
 
 
 def namespace(array: Any) -> Any:
