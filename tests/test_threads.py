@@ -149,6 +149,34 @@ def test_first_transforms_at_once_leave_filters_of_warnings_alone():
     assert fresh.run(program) == "told"
 
 
+def test_transforms_at_once_leave_filters_of_warnings_alone():
+    """finufft sets them aside whenever it plans one, and that takes long here."""
+    program = """
+    import itertools, time, warnings
+    import numpy as np
+    import fastnw
+    from finufft import _interfaces
+
+    class Slow:
+        catch_warnings, warn = warnings.catch_warnings, warnings.warn
+
+        def simplefilter(*arguments):
+            warnings.simplefilter(*arguments)
+            time.sleep(next(seconds))
+
+    seconds = itertools.count(0, 0.02)
+    _interfaces.warnings = Slow
+    rng = np.random.default_rng(0)
+    points, values = rng.normal(size=(2_000_000, 1)), np.ones(2_000_000)
+    fastnw.pool(points, points, values, bandwidth=0.5, method="fourier", n_jobs=4)
+    try:
+        warnings.warn("an error, as this process was told to take it", DeprecationWarning)
+    except DeprecationWarning:
+        print("told")
+    """
+    assert fresh.run(program) == "told"
+
+
 def test_the_first_exception_surfaces_once_and_stops_the_rest():
     done = []
 
