@@ -110,11 +110,11 @@ def readable(array: Array, dtype: Any) -> Array:
     return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
 
 
-def pack_keys(problem: Problem, start: int, stop: int, dtype: Any) -> KeyBlock:
-    """The keys from `start` up to `stop`."""
+def pack_keys(problem: Problem, start: int, stop: int, dtype: Any, room: Array | None = None) -> KeyBlock:
+    """The keys from `start` up to `stop`; their coordinates in `room` (d, stop − start or more), if that is given."""
     rows = slice(start, stop)
     points = coordinates(problem, problem.keys[rows])
-    coords = aligned_rows(problem.d, len(points), dtype)
+    coords = aligned_rows(problem.d, len(points), dtype) if room is None else room[:, : len(points)]
     coords[...] = points.T
     weights, values = _weights_and_values(problem, rows, dtype)
     return KeyBlock(start, coords, pack_scale(problem, rows, dtype), weights, problem.weighted, values)

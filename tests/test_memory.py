@@ -1,7 +1,7 @@
 """``method="exact"`` takes at most 64 MiB over inputs and outputs, whatever grows: queries, keys, coordinates, values.
 
-Each case runs in a fresh process, so that no memory freed earlier hides what it takes. Small calls of the same kind
-come first: modules, thread stacks and the allocator's arenas are there by then.
+Each case runs in a fresh process, so that no memory freed earlier hides what it takes. Small calls of the same kind,
+in at most 100 coordinates, come first: modules and thread stacks are there by then, and no memory that would hide more.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ class Case:
     def program(self):
         return f"""{PREAMBLE}
 dtype = np.{self.dtype}
-def problem(m, n, arranged=True):
-    queries, keys = normal(m, {self.d}), normal(n, {self.d})
+def problem(m, n, arranged=True, d={self.d}):
+    queries, keys = normal(m, d), normal(n, d)
     if arranged:
         {self.arrange or "pass"}
     return queries, keys, normal({f"n, {self.columns}" if self.columns else "n"})
 
 for m, n, arranged in ((3, 5, True), (4000, 300, False), (2, 2000, False)):
-    fastnw.pool(*problem(m, n, arranged), method="exact", {self.options})
+    fastnw.pool(*problem(m, n, arranged, {min(self.d, 100)}), method="exact", {self.options})
 arrays = problem({self.m}, {self.n})
 out = np.zeros({f"({self.m}, {self.columns})" if self.columns else self.m}, dtype)
 taken = peak(lambda: fastnw.pool(*arrays, out=out, method="exact", {self.options}))
@@ -80,6 +80,9 @@ MATRIX = "bandwidth=np.diag(np.arange(1.0, {d} + 1))"
 CASES = [
     Case("very many coordinates", m=33, n=80, d=30_000),
     Case("very many coordinates float64", m=33, n=40, d=30_000, dtype="float64", options='kernel="laplacian"'),
+    Case("spans of many coordinates", m=300, n=3_000, d=3_000, dtype="float64", options='kernel="laplacian"'),
+    Case("products, very many coordinates", m=500, n=600, d=30_000, options="bandwidth=170.0"),
+    Case("twice, very many coordinates", m=500, n=600, d=30_000),
     Case("very many values", m=300, n=900, columns=10_000),
     Case("products, very many values", m=300, n=900, d=64, columns=10_000),
     Case("products, one query", m=1, n=300_000, d=64, columns=64, options="bandwidth=4.0"),

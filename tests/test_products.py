@@ -78,6 +78,20 @@ def test_more_coordinates_than_a_panel(dtype):
     np.testing.assert_allclose(got[:3], f, rtol=0, atol=PROMISE[dtype] * np.ptp(values, axis=0).max())
 
 
+def test_very_many_coordinates_are_summed_once(dtype, monkeypatch):
+    """Norms are added up in parts: in a row, float32 would lose too many digits for the promise."""
+    again = []
+    monkeypatch.setattr(exact, "sweep", lambda *arguments: again.append(1))
+    d = 20_011
+    queries, keys, values = problem(6, 20, d, 2, dtype)
+    got, bound = fastnw.pool(queries, keys, values, bandwidth=140.0, return_error=True)
+    weights = np.exp(-np.square((queries[:, None].astype(np.longdouble) - keys) / 140).sum(axis=2) / 2)
+    error = abs(got - weights @ values / weights.sum(axis=1, keepdims=True)).max(axis=1)
+    assert np.all(error <= bound)
+    assert bound.max() <= PROMISE[dtype] * np.ptp(values, axis=0).max()
+    assert not again
+
+
 def test_several_tiles_and_groups(dtype):
     """600 queries are three tiles; 5,000 keys fall to several groups of blocks."""
     queries, keys, values = problem(600, 5_000, 40, 2, dtype)

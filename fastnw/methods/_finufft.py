@@ -66,7 +66,7 @@ _gate = _Gate()
 
 
 class Plan(finufft.Plan):
-    """finufft's, step by step through the gate; one made at a time, since it sets filters of warnings aside for that."""
+    """finufft's, step by step through the gate; one is made at a time, since that sets filters of warnings aside."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         with _gate, _gate.planning:  # 0.1 to 0.5 ms

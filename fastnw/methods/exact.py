@@ -21,7 +21,17 @@ from numpy.typing import NDArray
 
 from fastnw._device import DeviceArray
 from fastnw._lazily import cached_property
-from fastnw._pack import KeyBlock, coordinates, keys_there, pack_inverse, pack_keys, pack_queries, queries_there
+from fastnw._pack import (
+    Array,
+    KeyBlock,
+    aligned_rows,
+    coordinates,
+    keys_there,
+    pack_inverse,
+    pack_keys,
+    pack_queries,
+    queries_there,
+)
 from fastnw._problem import Problem, row_blocks
 from fastnw._state import PoolState, Rows
 from fastnw._threads import Meter, check_stop, run
@@ -95,7 +105,8 @@ def layout(problem: Problem, m: int, dtype: np.dtype[Any]) -> Layout:
     block = min(max(BLOCK_BYTES // per_key // 32 * 32, 32), 32768, problem.n)
     span = max(SPAN_BYTES // (per_key * block), 1)
     panel = max(PANEL_BYTES // (per_query + 24 * problem.d), 4)
-    panel = panel // TILE * TILE or panel
+    # of a tile at most, coordinates take four times as much: for 5 queries at a time (d = 30,000), packing took half
+    panel = max(panel // TILE * TILE or panel, min(PANEL_BYTES // (per_query + 6 * problem.d), TILE))
     tiles = max(math.ceil(min(m, panel) / TILE), 1)
     groups = min(MAX_GROUPS if tiles > 2 else 4 * MAX_GROUPS, max(STATE_BYTES // (tiles * TILE * per_query), 1))
     groups = 1 if tiles >= FEW_TILES else min(span, math.ceil(problem.n / block), groups)
@@ -153,8 +164,18 @@ class Summary:
     def prepare(self, meter: Meter) -> None:
         """Blocks are packed when their turn comes."""
 
-    def span(self, shape: Layout, start: int, dtype: np.dtype[Any]) -> list[KeyBlock]:
-        """The blocks from key `start` on, `shape.span` of them."""
+    def room(self, shape: Layout, dtype: np.dtype[Any]) -> Array | None:
+        """(blocks, d, keys) for the coordinates of one span after another; None where a single one holds all keys.
+
+        Blocks of their own, made by many threads, left the allocator with 30 MiB more than what was in use.
+        """
+        if shape.span * shape.block >= self.problem.n:
+            return None
+        d = self.problem.d
+        return aligned_rows(shape.span * d, shape.block, dtype).reshape(shape.span, d, shape.block)
+
+    def span(self, shape: Layout, start: int, dtype: np.dtype[Any], room: Array | None) -> list[KeyBlock]:
+        """The blocks from key `start` on, `shape.span` of them, in `room`."""
         key = (dtype.name, shape.block)
         if key in self._kept:
             return self._kept[key]
@@ -163,7 +184,8 @@ class Summary:
         blocks: list[KeyBlock] = [None] * len(starts)  # type: ignore[list-item]
 
         def pack(i: int) -> float:
-            blocks[i] = pack_keys(self.problem, starts[i], min(starts[i] + shape.block, n), dtype)
+            stop = min(starts[i] + shape.block, n)
+            blocks[i] = pack_keys(self.problem, starts[i], stop, dtype, None if room is None else room[i])
             return 0.0
 
         # a matrix whitens in float64: fewer at a time, so that its copies stay small for any number of threads
@@ -309,8 +331,9 @@ def sweep(
     if not problem.kernel.works_on_logs:
         for state in states:
             state.shift[:] = 0.0
+    room = summary.room(shape, dtype)
     for start in range(0, problem.n, shape.span * shape.block):
-        blocks = summary.span(shape, start, dtype)
+        blocks = summary.span(shape, start, dtype, room)
         per_group = math.ceil(len(blocks) / shape.groups)
 
         def tile(task: int, blocks: list[KeyBlock] = blocks, per_group: int = per_group) -> float:

@@ -31,6 +31,7 @@ LOG2E = 1.4426950408889634
 TILE = 256  # queries a tile: BLAS needs that many (of 64, 128, 256: 0.28, 0.29, 0.31 Gp/s at d = c = 64)
 STRIP = 256  # keys a product: what float32 adds up one after another, and 256 KiB of exponents
 PANEL = 128  # coordinates a product adds up; _products.pxi
+FOLD = 2048  # coordinates of a norm that are added up in one go; _rows_body.h
 FEW = 4  # queries up to which differences are taken; _products.pxi
 LEAST_D = 32  # in fewer coordinates errors exceed twice those of differences, whose sums still are short
 TASK_FLOPS = 2e8  # 2 to 5 ms
@@ -91,7 +92,8 @@ def exponent_error(problem: Problem, query_norm: Any, key_norm: Any, dtype: np.d
         product = product / float(inverse.min())
         return unit * (min(problem.d, PANEL) + problem.d / PANEL + 12) * product
     norms = (query_norm + key_norm) / 2
-    return unit * ((min(problem.d, PANEL) + problem.d / PANEL + 12) * product + (problem.d / 16 + 16) * norms)
+    of_norms = min(problem.d, FOLD) / 16 + problem.d / FOLD + 16
+    return unit * ((min(problem.d, PANEL) + problem.d / PANEL + 12) * product + of_norms * norms)
 
 
 def promising(problem: Problem, dtype: np.dtype[Any], limit: float) -> bool:

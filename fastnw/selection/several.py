@@ -54,8 +54,9 @@ def _sum(problem: Problem, plan: Plan, factors: Sequence[float], states: Sequenc
     if not problem.kernel.works_on_logs:
         for state in states:
             state.shift[:] = 0.0
+    room = summary.room(shape, FLOAT64)
     for start in range(0, problem.n, shape.span * shape.block):
-        blocks = summary.span(shape, start, FLOAT64)
+        blocks = summary.span(shape, start, FLOAT64, room)
 
         def task(i: int, blocks: list[KeyBlock] = blocks) -> float:
             rows = slice(i * TILE, min((i + 1) * TILE, problem.n))
