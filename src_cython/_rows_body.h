@@ -29,7 +29,7 @@ static inline REAL N(fastnw_row_square)(const REAL *row, const REAL *q, const RE
     return N(sum)((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
 }
 
-/* out[b] = factor sum_j (row_b,j - q_j)^2 v_j, of FOLD coordinates after another, so that float32 keeps its digits */
+/* out[b] = factor sum_j (row_b,j - q_j)^2 v_j, FOLD coordinates at a time, so that float32 keeps its digits */
 static void N(fastnw_row_squares)(const REAL *rows, ptrdiff_t stride, ptrdiff_t d, ptrdiff_t n, const REAL *q,
                                   const REAL *v, REAL factor, REAL *out)
 {
