@@ -65,6 +65,7 @@ cdef enum:
 
 cdef double NEAR = 2.0**-60  # a mass above this needs no shift: what exp's clamp adds or takes is far below it
 
+include "_flush.pxi"
 include "_staged.pxi"
 
 
@@ -180,6 +181,7 @@ def sum_tile(
     cdef const real* scales = NULL
     cdef const int64_t* owns = NULL
     cdef int status
+    cdef uint64_t before
     if m == 0 or n == 0:
         return
     # without values the fused loops read something of their length instead: there are fewer of them that way
@@ -190,10 +192,12 @@ def sum_tile(
     if own is not None:
         owns = &own[0]
     with nogil:
+        before = _flush(&inv[0], d, scales, n)
         status = _sum_tile(
             kernel, &queries[0, 0], m, &inv[0], scales, &keys[0, 0], keys.strides[0] // size, d, &weights[0], weighted,
             &values[0, 0] if c > 0 else &weights[0], values.strides[1] // size if c > 1 else 0, c, n, owns, &shift[0], &mass[0],
             &total[0, 0] if c > 0 else &nothing, &mass_error[0], &error[0], sensitivity)
+        fastnw_restore(before)
     if status:
         raise MemoryError("no memory for a tile")
 
