@@ -114,12 +114,14 @@ cdef double _weights(
         for k in range(n):
             s[k] = 0
         return 0
-    if self_at >= 0:
-        s[self_at] = z - add - bias[self_at]
-    gained = _powers(s, bias, <real>(add - shift[0] / LOG2), weights, n)
-    if self_at >= 0:
-        gained -= s[self_at]
+    add = <real>(add - shift[0] / LOG2)
+    if self_at < 0:
+        gained = _powers(s, bias, add, weights, n)
+    else:  # the keys before the one left out, and those after it: it never enters a sum, from which nothing would take it
         s[self_at] = 0
+        gained = _powers(s, bias, add, weights, self_at)
+        k = self_at + 1
+        gained += _powers(s + k, bias + k, add, weights + k if weights != NULL else NULL, n - k)
     mass[0] += gained
     return gained
 

@@ -70,6 +70,33 @@ def test_weights_widths_and_own_keys(kernel, dtype):
     check((keys, keys, values), kernel, 7.0, dtype, sample_weight=weights, exclude_self=True)
 
 
+@pytest.mark.parametrize("kernel", ["gaussian", "dot"])
+@pytest.mark.parametrize("ratio", [1e5, 1e9, 1e17])
+def test_a_heavy_key_leaves_no_trace_in_its_own_sum(kernel, ratio, dtype):
+    """At the start and the end of strips; what would be left after subtracting it again is rounding."""
+    _, keys, values = problem(0, 260, 37, 2, dtype)
+    weights = np.ones(260)
+    for own in (0, 255):
+        weights[own] = ratio
+        check((keys, keys, values), kernel, 3.5, dtype, sample_weight=weights, exclude_self=True)
+        weights[own] = 1.0
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "dot"])
+@pytest.mark.parametrize("tightness", [1.0, 0.3, 0.1, 0.03])
+def test_masked_copies_beside_the_own_key(kernel, tightness, dtype):
+    """Every second key is a copy of weight 0, nearer to its twin than any key that counts."""
+    rng = np.random.default_rng(3)
+    keys = np.repeat(rng.normal(size=(100, 40)), 2, axis=0)
+    keys[1::2] += 1e-3 * rng.normal(size=(100, 40))
+    if kernel == "dot":
+        keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+    keys, values = keys.astype(dtype), rng.normal(size=200).astype(dtype)
+    bandwidth = tightness * (8.0 if kernel == "gaussian" else 0.3)
+    weights = np.tile([1.0, 0.0], 100)
+    check((keys, keys, values), kernel, bandwidth, dtype, sample_weight=weights, exclude_self=True)
+
+
 def test_more_coordinates_than_a_panel(dtype):
     """300 coordinates are added in three products."""
     queries, keys, values = problem(30, 200, 300, 2, dtype)
