@@ -217,3 +217,24 @@ def test_rows_further_apart_than_32_bits_say(forced, which, tmp_path):
     arrays[which] = apart
     check(arrays.values(), "gaussian", 4.0, "float32")
     assert forced
+
+
+@pytest.mark.parametrize("d", [64, 200, 400])
+@pytest.mark.parametrize("bandwidth", ["number", "matrix"])
+def test_inner_products_are_summed_once(d, bandwidth, monkeypatch):
+    """Of standard normal points with bandwidth √d: where float32 cannot keep the promise, float64 is the first try."""
+    rng = np.random.default_rng(d)
+    queries, keys = (rng.normal(size=(rows, d)).astype(np.float32) for rows in (50, 400))
+    values = rng.normal(size=400).astype(np.float32)
+    swept = []
+    sweep, by_products = exact.sweep, products.sweep
+    monkeypatch.setattr(exact, "sweep", lambda *arguments: swept.append(1) or sweep(*arguments))
+    monkeypatch.setattr(products, "sweep", lambda *arguments: swept.append(1) or by_products(*arguments))
+    h = np.sqrt(d) if bandwidth == "number" else np.sqrt(d) * np.eye(d)
+    got, bound = fastnw.pool(queries, keys, values, kernel="dot", bandwidth=h, return_error=True)
+    assert len(swept) == 1
+    scores = queries.astype(np.longdouble) @ keys.T / np.sqrt(d)
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    error = abs(got - weights @ values / weights.sum(axis=1))
+    assert np.all(error <= bound + np.spacing(abs(got)))
+    assert bound.max() <= PROMISE["float32"] * np.ptp(values)
