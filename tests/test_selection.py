@@ -187,11 +187,10 @@ def test_gradients(kind, kernel, weighted):
 def objectives(x, y, weights, kernel, kind, h):
     """One for each way of summing."""
     problem = build(x, x, y, kernel=kernel, bandwidth=h, sample_weight=weights, exclude_self=kind != "aicc")
-    counts = None if weights is None else weights.astype(float)
-    data = Sample(problem.values.astype(float), counts, float(len(x) if counts is None else counts.sum()))
+    data = Sample.of(problem)
     ways = [Sums, Spectrum] if kernel == "gaussian" else [Sums]
     for way in ways:
-        sums = way(problem, data, "auto", 1, Meter(False, 0, ""))
+        sums = way(problem, "auto", 1, Meter(False, 0, ""))
         yield search.Objective(
             lambda _, __, sums=sums: sums, select.LOSSES[kind][0], data, kernels.get(kernel), lambda _: None
         )
@@ -306,8 +305,7 @@ def test_the_spectrum_is_the_sum_of_every_pair(n):
         y = np.sin(3 * x[:, 0])
         h = np.full(d, 0.02 if d == 1 else 0.1)
         problem = build(x, x, y, kernel="gaussian", bandwidth=h, exclude_self=True)
-        data = Sample(problem.values, None, float(n))
-        fit = Spectrum(problem, data, "auto", None, Meter(False, 0, "")).at(h).fit
+        fit = Spectrum(problem, "auto", None, Meter(False, 0, "")).at(h).fit
         some = np.concatenate([np.argsort(np.abs(x).max(axis=1))[-40:], rng.integers(0, n, 40)])
         k = -((((x[some][:, None] - x[None]) / h) ** 2).sum(axis=2)) / 2
         k[np.arange(len(some)), some] = -np.inf
