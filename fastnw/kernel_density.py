@@ -29,7 +29,8 @@ class KernelDensity(KernelEstimator):
     bandwidth : float, {"scott", "silverman", "loo"}, array-like, Abramson or NearestNeighbours, default=1.0
         As in :class:`fastnw.NadarayaWatsonRegressor`. Unlike in scikit-learn, the rules include each feature's spread
         and the kernel's canonical bandwidth (:func:`fastnw.bandwidth.rule_bandwidth`), and take the effective
-        number of rows of `sample_weight`. "loo" has the largest leave-one-out likelihood (:func:`fastnw.select_bandwidth`).
+        number of rows of `sample_weight`. "loo" has the largest leave-one-out likelihood
+        (:func:`fastnw.select_bandwidth`).
     algorithm : {"kd_tree", "ball_tree", "auto"}, default="auto"
         Accepted for compatibility, as are `breadth_first` and `leaf_size`: `method` is what chooses here.
     kernel : str or fastnw.Kernel, default="gaussian"

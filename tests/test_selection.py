@@ -196,39 +196,10 @@ def objectives(x, y, weights, kernel, kind, h):
         )
 
 
-@pytest.mark.parametrize("criterion", ["loo", "aicc"])
-def test_weights_are_repetitions(criterion):
-    x, y = sample(n=60, d=1, seed=2)
-    weights = np.random.default_rng(0).integers(0, 4, len(x))
-    repeated = np.repeat(x, weights, axis=0), np.repeat(y, weights)
-    h = np.geomspace(0.01, 1.0, 9)
-    for kernel, factor in (("gaussian", 1.0), ("laplacian", 1.0), ("cauchy", 0.1)):
-        a = fastnw.select_bandwidth(
-            x, y, kernel=kernel, sample_weight=weights, criterion=criterion, candidates=h * factor
-        )
-        b = fastnw.select_bandwidth(*repeated, kernel=kernel, criterion=criterion, candidates=h * factor)
-        np.testing.assert_allclose(a.path.score, b.path.score, rtol=1e-7)
-    if criterion == "loo":  # AICc falls without end where equal rows have equal values
-        a = fastnw.select_bandwidth(x, y, sample_weight=weights)
-        b = fastnw.select_bandwidth(*repeated)
-        assert a.score == pytest.approx(b.score, rel=1e-6)
-
-
 def test_an_exact_fit_has_no_finite_aicc():
     x, y = sample(n=30, d=1)
     found = fastnw.select_bandwidth(np.repeat(x, 2, axis=0), np.repeat(y, 2), criterion="aicc", candidates=[1e-9, 0.1])
     assert found.path.score[0] == -np.inf
-
-
-def test_weights_are_repetitions_for_densities_and_classes():
-    x, y = sample(n=60, d=2, seed=2)
-    weights = np.random.default_rng(0).integers(0, 3, len(x))
-    rows = np.repeat(np.arange(len(x)), weights)
-    h = np.array([0.1, 0.3])
-    assert score_at(h, x, sample_weight=weights) == pytest.approx(score_at(h, x[rows]), rel=1e-7)
-    labels = y > 0.5
-    found = score_at(h, x, labels, sample_weight=weights)
-    assert found == pytest.approx(score_at(h, x[rows], labels[rows]), rel=1e-7)
 
 
 def test_a_coordinate_without_relation_is_reported():
