@@ -9,6 +9,7 @@ import numpy as np
 
 from fastnw import _integrals
 from fastnw import kernels as _kernels
+from fastnw._row_weights import other_weights, relative_weights
 from fastnw.kernels import Kernel
 
 # Factors of the spread σ_j for n observations in d coordinates, for the Gaussian kernel.
@@ -99,41 +100,6 @@ def rule_bandwidth(
     return h
 
 
-def relative_weights(sample_weight: Any) -> tuple[slice | np.ndarray, np.ndarray | None]:
-    """Which rows have a weight, and their weights in a unit of no consequence.
-
-    Parameters
-    ----------
-    sample_weight : (n,) array or None
-        Non-negative numbers, of which a constant factor means nothing.
-
-    Returns
-    -------
-    rows : slice or (k,) int array
-        An index of the rows with a positive weight.
-    weights : (k,) float64 array or None
-        None where all of these are equal. Otherwise multiplied by a power of two, so that the largest lies in [½, 1):
-        a power of two as a factor changes no bit. Where the smallest would leave float64's range, as they are.
-    """
-    if sample_weight is None:
-        return slice(None), None
-    weights = np.asarray(sample_weight, dtype=np.float64)
-    positive = weights > 0
-    rows: slice | np.ndarray = slice(None) if positive.all() else np.flatnonzero(positive)
-    weights = weights[rows]
-    if not weights.size or weights.min() == weights.max():
-        return rows, None
-    least, largest = (int(np.frexp(weight)[1]) for weight in (weights.min(), weights.max()))
-    return rows, weights if least - largest <= np.finfo(np.float64).minexp else np.ldexp(weights, -largest)
-
-
-def geometric_mean(bandwidths: np.ndarray) -> float:
-    """Of positive numbers; a power of two as their factor is one of the mean, to the last bit."""
-    mantissas, exponents = np.frexp(bandwidths)
-    whole, rest = divmod(int(exponents.sum()), len(bandwidths))
-    return float(np.ldexp(np.exp(np.log(mantissas).mean() + rest / len(bandwidths) * np.log(2.0)), whole))
-
-
 def _relative_to_gaussian(kernel: Kernel, d: int) -> float:
     canonical = _integrals.canonical_bandwidth(kernel, d)
     gaussian = _integrals.canonical_bandwidth(_kernels.get("gaussian"), d)
@@ -168,14 +134,6 @@ def _spread(X: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
             "Give the bandwidth as a number."
         )
     return np.where(scale > 0, unit * np.sqrt(squares / count), 0.0)
-
-
-def other_weights(weights: np.ndarray) -> np.ndarray:
-    """(n,) Σ w of all rows but each one, without cancellation where one row has most of it."""
-    others = weights.sum() - weights
-    largest = int(np.argmax(weights))
-    others[largest] = weights[:largest].sum() + weights[largest + 1 :].sum()
-    return others
 
 
 def _blocks(X: np.ndarray, weights: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:

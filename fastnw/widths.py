@@ -13,8 +13,9 @@ from fastnw import _arrays
 from fastnw._hardware import n_threads
 from fastnw._pool import pooled
 from fastnw._problem import Array, Floats, Metric, Problem
+from fastnw._row_weights import relative_weights
 from fastnw._validation import build, check_bandwidth, metric
-from fastnw.bandwidth import relative_weights, rule_bandwidth
+from fastnw.bandwidth import rule_bandwidth
 from fastnw.kernels import Kernel
 
 _BLOCK_ELEMENTS = 2**20  # neighbours found at a time: 16 MiB of distances and positions

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fastnw._lazily import cached_property
 from fastnw._problem import Problem
-from fastnw.bandwidth import other_weights
+from fastnw._row_weights import other_weights
 
 Floats = NDArray[np.float64]
 

@@ -14,10 +14,11 @@ from scipy import optimize
 from fastnw import _arrays, _gradients, kernels
 from fastnw._plan import make_plan
 from fastnw._problem import Problem
+from fastnw._row_weights import relative_weights
 from fastnw._threads import Meter, one_blas_thread
 from fastnw._validation import build, check_bandwidth, metric
 from fastnw._warnings import BandwidthWarning, caller_level
-from fastnw.bandwidth import RULES, relative_weights, rule_bandwidth
+from fastnw.bandwidth import RULES, rule_bandwidth
 from fastnw.kernels import Kernel
 from fastnw.selection.criteria import Floats, Loss, Sample
 from fastnw.selection.fits import forward

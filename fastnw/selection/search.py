@@ -295,7 +295,8 @@ def remarks(objective: Objective, free: Directions, unit: Floats, kind: str) -> 
         settle(objective, unit, flat)
     path = objective.path
     if math.isinf(path.score[path.best]):
-        return [*notes, "The fit is exact: equal rows have equal values, and any narrow bandwidth interpolates."]
+        few = "" if objective.sample.weights is None else ", or few rows have nearly all the weight"
+        return [*notes, f"The fit is exact: equal rows have equal values{few}, and any narrow bandwidth interpolates."]
     narrow = np.flatnonzero(np.log(path.bandwidth[path.best] / unit) < math.log(NARROWEST) + 1e-6)
     if len(narrow):
         endless = "equal rows or values let the likelihood grow without bound"

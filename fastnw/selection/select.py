@@ -14,10 +14,11 @@ from scipy.spatial import cKDTree
 
 from fastnw import _arrays, _integrals, kernels
 from fastnw._problem import Problem
+from fastnw._row_weights import relative_weights
 from fastnw._threads import PROGRESS_AFTER, Meter
 from fastnw._validation import build, check_bandwidth
 from fastnw._warnings import BandwidthWarning, caller_level
-from fastnw.bandwidth import RULES, geometric_mean, relative_weights, rule_bandwidth
+from fastnw.bandwidth import RULES, rule_bandwidth
 from fastnw.kernels import Kernel
 from fastnw.selection import criteria, search
 from fastnw.selection.criteria import Floats, Sample
@@ -25,7 +26,7 @@ from fastnw.selection.result import BandwidthSelection, SearchPath
 from fastnw.selection.search import Directions, Objective
 from fastnw.selection.spectrum import Spectrum, seconds
 from fastnw.selection.sums import Sums
-from fastnw.selection.units import Units, normalised
+from fastnw.selection.units import Units, geometric_mean, normalised
 
 CRITERIA = ("loo", "aicc", "log_loss", *RULES)
 

@@ -50,3 +50,10 @@ def normalised(problem: Problem, kind: str) -> tuple[Floats, Units]:
     else:
         units = Units(offset=2.0 * math.log(2.0) * float(exponents.sum()))
     return np.ldexp(values - centre, -exponents), units
+
+
+def geometric_mean(bandwidths: np.ndarray) -> float:
+    """Of positive numbers; a power of two as their factor is one of the mean, to the last bit."""
+    mantissas, exponents = np.frexp(bandwidths)
+    whole, rest = divmod(int(exponents.sum()), len(bandwidths))
+    return float(np.ldexp(np.exp(np.log(mantissas).mean() + rest / len(bandwidths) * np.log(2.0)), whole))
