@@ -26,7 +26,7 @@ MAX_PLAIN_ERROR = 2e-11  # relative error of u² from a float64 factor up to whi
 MIN_MEASURED_D = 16  # coordinates from which a float64 factor's error is measured before a better one is made
 MAX_EXACT_D = 128  # coordinates up to which decimal factors are made: 0.5 s there, 1 ms for ten
 DIGITS = 80  # of the decimal factors that float64 pairs are made of
-SOLVED = 64  # coordinates that one sum adds up in a triangular solve
+SOLVED = 128  # coordinates that one sum adds up in a triangular solve
 SLICES, SLICE_BITS = 4, 20  # of a number; products of two, added up over 2^10 coordinates, are exact
 SPLIT_BITS = 20  # the same for a residual, over up to 2^12 coordinates
 ROWS = 1 << 14  # numbers whitened at a time: temporaries stay in L2
@@ -61,7 +61,7 @@ class Whitening:
         """(rows, d) The points less the origin, whitened; not finite where a coordinate leaves float64's range."""
         found, step = np.empty(points.shape), max(ROWS // points.shape[1], 1)
         start = np.ldexp(origin, -self.exponents)
-        with np.errstate(all="ignore"), one_blas_thread:
+        with np.errstate(all="ignore"):
             for first in range(0, len(points), step):
                 rows = slice(first, first + step)
                 found[rows] = self._rows(dd.two_sum(np.ldexp(points[rows], -self.exponents), -start))
@@ -107,9 +107,10 @@ class Factor:
 
     def whitened(self, points: Floats, origin: Floats) -> Floats:
         """(rows, d) L⁻¹(x − origin)."""
-        if self.whitening is not None:
-            return self.whitening(points, origin)
-        return solved(self.lower, points - origin)
+        with one_blas_thread:  # callers share out the work themselves
+            if self.whitening is not None:
+                return self.whitening(points, origin)
+            return solved(self.lower, points - origin)
 
 
 def lower_factor(h: Floats) -> Floats:

@@ -220,6 +220,10 @@ class Summary:
         there = self.problem.on_device and _sweeps(self.plan.tiles)
         return (queries_there if there else pack_queries)(self.problem, rows, dtype)
 
+    def nats(self, queries: Any, depth: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(m,) Bound on the float64 error of log κ of each query's keys down to so deep below the kernel's peak."""
+        return nats(self.problem, self.score_error(queries, FLOAT64), depth)
+
     def score_error(self, queries: Any, dtype: np.dtype[Any]) -> NDArray[np.float64]:
         """(m,) Bound on the relative error of u² (the absolute one for u < 1), or that of an inner product.
 
@@ -306,7 +310,7 @@ def exponent_limit(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) 
 def accurate(problem: Problem, state: PoolState, limit: Any) -> NDArray[np.bool_]:
     bound = np.where(state.is_empty, 0.0, state.bound() / 2) if problem.c else 0.0
     # No mass: certainly empty only if no key of a compact kernel is near its edge. Else it may have underflowed.
-    lost = state.is_empty & ((problem.kernel.support is None) | (state.mass_error > 0))
+    lost = state.is_empty & ((problem.kernel.support is None) | ~(state.mass_error <= 0))
     return (np.maximum(state.relative_mass_error(), bound) <= limit) & ~lost
 
 
@@ -445,8 +449,16 @@ def _exponent_error(
     facts = problem.kernel.facts
     if facts is not None and facts.sensitivity == 0 and problem.kernel.support is None:
         return np.zeros(len(error))
-    a, b, log_peak = problem.kernel.steepness
+    log_peak = problem.kernel.steepness[2]
     depth = np.maximum(math.log(problem.total_weight or 1.0) + log_peak - log_mass, 0.0)
+    return nats(problem, error, depth, dtype)
+
+
+def nats(
+    problem: Problem, error: NDArray[np.float64], depth: NDArray[np.float64], dtype: np.dtype[Any] = FLOAT64
+) -> NDArray[np.float64]:
+    """(rows,) Bound on the error of log κ of keys that lie, in the mean, so deep below the kernel's peak."""
+    facts, (a, b, _) = problem.kernel.facts, problem.kernel.steepness
     with np.errstate(over="ignore", invalid="ignore"):  # such a query goes to `tails`
         if problem.metric.factor is not None and facts is not None and b:
             relative = _relative_error(problem, dtype)

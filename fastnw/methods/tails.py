@@ -262,11 +262,14 @@ def _leaders(
         top = logs[np.arange(len(rows)), at]
         leading = np.where(top > best, at + block.start, leading)
         best = np.maximum(best, top)
-    error: Floats = np.full(len(rows), view.square_error)
-    if not view.power:
-        error = summary.score_error(pack_queries(problem, rows, np.float64), np.dtype(np.float64))
-    if not problem.kernel.inner_product:  # relative: log κ errs by at most that much of itself
-        error = error * (2.0 + _reach(problem) - np.maximum(best, LOWEST))
+    queries, depth = pack_queries(problem, rows, np.float64), 2.0 + _reach(problem) - np.maximum(best, LOWEST)
+    if view.power:  # relative: log κ errs by at most that much of itself
+        error = view.square_error * depth
+    elif problem.kernel.works_on_logs and not problem.kernel.inner_product:
+        error = summary.nats(queries, depth)
+    else:
+        error = summary.score_error(queries, np.dtype(np.float64))
+        error = error if problem.kernel.inner_product else error * depth
     leaders = [lead(view, int(row), int(k)) if k >= 0 else None for row, k in zip(rows, leading, strict=True)]
     unsure = ~(error < 0.5) & (leading >= 0)
     lowest = best - _reach(problem) - 2 * error
