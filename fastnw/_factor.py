@@ -122,7 +122,7 @@ def lower_factor(h: Floats) -> Floats:
         With the first coordinate whose leading minor fails, found only then.
     """
     try:
-        return np.linalg.cholesky(h)
+        return np.asarray(np.linalg.cholesky(h), np.float64)
     except np.linalg.LinAlgError:
         return _rescued(h)
 

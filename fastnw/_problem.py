@@ -135,13 +135,13 @@ class Problem:
         """Whether bandwidths and key scales leave squares of ordinary distances within float64's range."""
         inverse = self.metric.inverse if self.metric.factor is None else 1 / np.diag(self.metric.factor.lower)
         least, most = (float(x) for x in (inverse.min(), inverse.max()))
-        return LEAST_INVERSE <= least and most <= MOST_INVERSE and self.scales_in_range
+        return least >= LEAST_INVERSE and most <= MOST_INVERSE and self.scales_in_range
 
     @cached_property
     def scales_in_range(self) -> bool:
         """The same of key scales alone."""
         scale = self.key_scale
-        return scale is None or bool(LEAST_SCALE <= scale.min() and scale.max() <= MOST_SCALE)
+        return scale is None or bool(scale.min() >= LEAST_SCALE and scale.max() <= MOST_SCALE)
 
     @property
     def whitening_errors(self) -> tuple[float, float]:

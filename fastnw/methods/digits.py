@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw import _factor
 from fastnw import _doubledouble as dd
+from fastnw import _factor
 from fastnw._problem import Metric, Problem
 from fastnw._threads import check_stop
 
@@ -40,8 +40,10 @@ def whitening(metric: Metric) -> dd.Pair:
 def deltas(problem: Problem, row: int, leading: int, positions: Positions) -> Floats:
     """u of those keys less that of the key `leading`, or the differences of their scores; rounded once."""
     with localcontext(_factor.decimal_context(30)):
-        size = abs(_scores(problem, row, 30)(leading))
-        precision = KEPT + max(size.adjusted(), 0)
+        # of an inner product the terms may be large where their sum is not
+        of_size = _scores(problem, row, 30, sizes=True)
+        sized = [leading, *map(int, positions)] if problem.kernel.inner_product else [leading]
+        precision = KEPT + max(max(map(of_size, sized)).adjusted(), 0)
     with localcontext(_factor.decimal_context(precision)):
         score = _scores(problem, row, precision)
         first = score(leading)
@@ -75,18 +77,20 @@ def edge_distances(problem: Problem, row: int, positions: Positions) -> Floats:
         return found
 
 
-def _scores(problem: Problem, row: int, precision: int) -> Callable[[int], Decimal]:
-    """u², or the scaled inner product, of a key; to be called in a context of that precision."""
+def _scores(problem: Problem, row: int, precision: int, sizes: bool = False) -> Callable[[int], Decimal]:
+    """u², or the scaled inner product (with `sizes` the sum of its terms' sizes), of a key; to be called in a context of
+    that precision."""
     query = _numbers(problem.queries[row])
     inner, metric = problem.kernel.inner_product, problem.metric
-    form = _whitened(metric, precision) if metric.factor is not None else _divided(metric, inner)
+    form = _whitened(metric, precision) if metric.factor is not None else _divided(metric)
     start = form(query) if inner else []
 
     def score(position: int) -> Decimal:
         key = _numbers(problem.keys[position])
         if inner:
             other = form(key) if metric.factor is not None else key
-            found = sum(map(mul, start, other), Decimal(0))
+            terms = map(mul, start, other)
+            found = sum(map(abs, terms) if sizes else terms, Decimal(0))
         else:
             apart = form([a - b for a, b in zip(query, key, strict=True)])
             found = sum(map(mul, apart, apart), Decimal(0))
@@ -98,7 +102,7 @@ def _scores(problem: Problem, row: int, precision: int) -> Callable[[int], Decim
     return score
 
 
-def _divided(metric: Metric, inner: bool) -> Callable[[list[Decimal]], list[Decimal]]:
+def _divided(metric: Metric) -> Callable[[list[Decimal]], list[Decimal]]:
     h = _numbers(metric.bandwidth)
     return lambda point: [x / y for x, y in zip(point, h, strict=True)]
 

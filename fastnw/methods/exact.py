@@ -251,7 +251,11 @@ class Summary:
             if problem.metric.factor is None:
                 return np.full(len(queries), relative)
             reach, factor = self.extent
-            apart = point_error * (np.sqrt(_squares(queries, problem.d)) + np.sqrt(np.square(reach).sum())) * max(factor, 1.0)
+            apart = (
+                point_error
+                * (np.sqrt(_squares(queries, problem.d)) + np.sqrt(np.square(reach).sum()))
+                * max(factor, 1.0)
+            )
             return relative + 2 * apart + apart**2
 
 

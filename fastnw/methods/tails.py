@@ -200,10 +200,10 @@ def _relative_logs(summary: Summary, view: View, rows: Rows) -> Iterator[tuple[i
         kept = ~(logs < -_reach(summary.problem))  # the leader's own is 0, so the largest is at least that
         if kept.any():
             yield i, leader, positions[kept], logs[kept], errors[kept]
-    for i in np.flatnonzero(beyond):
-        scaled = view.scaled(_power(view, int(rows[i])))
-        for _, *found in _relative_logs(summary, scaled, rows[i : i + 1]):
-            yield int(i), *found
+    for far in np.flatnonzero(beyond):
+        scaled = view.scaled(_power(view, int(rows[far])))
+        for _, leader, positions, logs, errors in _relative_logs(summary, scaled, rows[far : far + 1]):
+            yield int(far), leader, positions, logs, errors
 
 
 def _candidates(
@@ -246,13 +246,11 @@ def _settle(
             if logs[at] > best[i]:
                 best[i], leading[i] = logs[at], positions[at]
         unsure = unsure & (best > 1.0)
-        for i in np.flatnonzero(unsure):
-            leaders[i] = lead(view, int(rows[i]), int(leading[i]))
+        for other in np.flatnonzero(unsure):
+            leaders[other] = lead(view, int(rows[other]), int(leading[other]))
 
 
-def _leaders(
-    summary: Summary, view: View, rows: Rows
-) -> tuple[list[Leader | None], Floats, NDArray[np.bool_]]:
+def _leaders(summary: Summary, view: View, rows: Rows) -> tuple[list[Leader | None], Floats, NDArray[np.bool_]]:
     """Each query's key of largest weight by plain float64, the plain log weight below which no key can matter, and
     whether another key may lead by more than a nat."""
     problem = summary.problem
