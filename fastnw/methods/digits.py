@@ -78,8 +78,8 @@ def edge_distances(problem: Problem, row: int, positions: Positions) -> Floats:
 
 
 def _scores(problem: Problem, row: int, precision: int, sizes: bool = False) -> Callable[[int], Decimal]:
-    """u², or the scaled inner product (with `sizes` the sum of its terms' sizes), of a key; to be called in a context of
-    that precision."""
+    """u², or the scaled inner product (with `sizes` the sum of its terms' sizes), of a key; to be called in a context
+    of that precision."""
     query = _numbers(problem.queries[row])
     inner, metric = problem.kernel.inner_product, problem.metric
     form = _whitened(metric, precision) if metric.factor is not None else _divided(metric)
