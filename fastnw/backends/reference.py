@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from fastnw._pack import KeyBlock
 from fastnw._state import PoolState
 from fastnw._threads import check_stop, one_blas_thread
+from fastnw.backends._subnormal import flushed
 from fastnw.kernels import Kernel
 
 NAME = "reference"
@@ -46,7 +48,9 @@ def sum_tile(
 ) -> None:
     """Add the block's sums to the state, in place; see `fastnw.backends`."""
     step = max(PAIRS // max(len(queries), 1), 1)
-    with one_blas_thread, np.errstate(all="ignore"):
+    # a user's formula may live on numbers that small
+    quick = nullcontext() if kernel.facts is None else flushed(inverse, keys.scale)
+    with one_blas_thread, np.errstate(all="ignore"), quick:
         for first in range(0, keys.size, step):
             check_stop()
             part = keys.part(first, min(first + step, keys.size))

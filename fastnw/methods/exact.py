@@ -274,6 +274,9 @@ class Summary:
         """
         problem, unit, there = self.problem, float(np.finfo(dtype).eps) / 2, isinstance(queries, DeviceArray)
         scaled = 0 if problem.key_scale is None else 3
+        facts = problem.kernel.facts
+        if facts is not None and facts.sensitivity == 0 and problem.kernel.support is None:
+            return np.zeros(len(queries))  # κ does not depend on u²
         if not problem.squares_in_range:
             return np.full(len(queries), np.inf)
         square_error, point_error = problem.whitening_errors
@@ -497,9 +500,6 @@ def _exponent_error(
     """
     if problem.kernel.inner_product:
         return error
-    facts = problem.kernel.facts
-    if facts is not None and facts.sensitivity == 0 and problem.kernel.support is None:
-        return np.zeros(len(error))
     log_peak = problem.kernel.steepness[2]
     depth = np.maximum(math.log(problem.total_weight or 1.0) + log_peak - log_mass, 0.0)
     return nats(problem, error, depth, dtype)
