@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numba import config, cuda, types
 
-from fastnw._formula import ONE, Traced, Untraceable, trace
+from fastnw import _texts
+from fastnw._formula import ONE, Traced
+from fastnw._user_formulas import scalar
 from fastnw.kernels import Kernel
 
 LOG2E = 1.4426950408889634
@@ -170,10 +172,9 @@ def formula(kernel: Kernel, log: bool, take_factor: bool) -> Formula:
     """κ of u², or its logarithm. With ``take_factor`` a constant factor of u² is taken out of the text."""
     chosen = kernel.log_profile if log else kernel.profile
     assert chosen is not None
-    raw = getattr(chosen, "pyfunc", chosen)  # of numpy.vectorize
-    try:
-        traced = trace(raw)
-    except Untraceable:
+    traced = _texts.of(kernel, log)
+    if traced is None:
+        raw = scalar(chosen)
         return Formula(None, getattr(raw, "py_func", raw))
     return _without_factor(traced) if take_factor else Formula(traced, None)
 

@@ -13,7 +13,7 @@ where that still does, by `tails`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from fastnw._pack import (
 from fastnw._problem import Problem, row_blocks
 from fastnw._state import PoolState, Rows
 from fastnw._threads import Meter, check_stop, run
+from fastnw.backends import reference
 from fastnw.methods import Cost, products, tails
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ SERIAL_PAIRS = 1 << 20  # work below a millisecond is not worth a thread's start
 # d (the bound does): measured for d from 1 to 200, 2e-13 of the range at 5e3 nats, 8e-13 at 5e4, 8e-12 at 5e5.
 LIMIT, FLOOR, DEEP = 4e-12, 2e-13, 2e4
 LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and κ may vanish
+VANISHED = 1e-280  # mean κ of a user's kernel below which it may have been flushed to 0
 VANISHING = -680.0  # log mass below which κ, which is not much larger, may be no normal number
 # Terms that one lane may add in sequence before they are folded to float64: a strip of 1024 in 4 lanes (2 for float64).
 SEQUENTIAL = {np.dtype(np.float32): 264, np.dtype(np.float64): 520}
@@ -269,6 +271,13 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
         again = np.flatnonzero(~accurate(problem, state, limit))
         if len(again):
             state.put(again, tails.accumulate(summary, positions[again], meter))
+    elif problem.kernel.facts is None and plan.tiles is not reference and not problem.on_device:
+        # compiled, the least numbers are flushed and the largest left alone: NumPy has the formula's own values there
+        vanished = ~(state.mass > VANISHED * problem.total_weight)
+        again = np.flatnonzero(vanished & ~accurate(problem, state, problem.promise))
+        if len(again):
+            by_numpy = Summary(problem, replace(plan, tiles=reference, dtype=np.dtype(np.float64)))
+            state.put(again, sweep(by_numpy, positions[again], np.dtype(np.float64), meter))
     return state
 
 
@@ -383,13 +392,17 @@ def certified(
     `error` (m,) is that of κ where tiles do not bound it; values lie within [−spread, spread].
     """
     unit = float(np.finfo(dtype).eps) / 2
-    relative = (SEQUENTIAL[dtype] + 12) * unit + error
+    own_relative, own_absolute = problem.kernel.rounding(dtype)
+    relative = (SEQUENTIAL[dtype] + 12) * unit + own_relative + error
     with np.errstate(all="ignore"):
         if problem.kernel.works_on_logs:
             # what exp adds below its clamp, with the polynomials of the Matérn kernels
             clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2 * (1 + np.abs(state.shift)) ** 2
             relative += clamped / state.mass
         mass_error = state.mass_error + relative * state.mass + _vanished(problem, dtype)
+        if own_absolute:
+            counted = True if problem.kernel.support is None else state.mass > 0  # an empty window stays empty
+            mass_error = mass_error + np.where(counted, own_absolute * problem.total_weight, 0.0)
         total_error = mass_error + ((spread - 1) * (SEQUENTIAL[dtype] + 12) + 4 * spread) * unit * state.mass
     return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
 
