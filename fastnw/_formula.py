@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnw._standins import Untraceable, on_variables
+from fastnw._standins import Untraceable, narrow, on_variables
 
 __all__ = ["ARITHMETIC", "FUNCTIONS", "ONE", "Traced", "Untraceable", "trace"]
 
@@ -96,13 +96,14 @@ class _Text:
 class Variable(np.lib.mixins.NDArrayOperatorsMixin):
     """A number that is not known yet, of the type that NumPy would give it.
 
-    `factors`: a constant and the name of another variable, if it is their product.
+    `factors`: a constant and the name of another variable, if it is their product. `weak`: it may be one of Python's
+    numbers, which take the type of what they meet: ``max(u2, 0.1) * np.float32(3)``.
     """
 
     def __init__(
         self, text: _Text, name: str, dtype: np.dtype[Any] = FLOAT64, factors: tuple[float, str] | None = None
     ) -> None:
-        self.text, self.name, self.dtype, self.factors = text, name, dtype, factors
+        self.text, self.name, self.dtype, self.factors, self.weak = text, name, dtype, factors, False
 
     @property
     def logical(self) -> bool:
@@ -125,7 +126,10 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Variable:
         if method != "__call__" or options:
             raise Untraceable(f"numpy.{ufunc.__name__} is called with options")
-        return self._apply(ufunc.__name__, inputs, _type_of(ufunc, inputs))
+        _refuse_narrow(inputs)
+        result = self._apply(ufunc.__name__, inputs, _type_of(ufunc, inputs))
+        result.weak = all(_is_weak(value) for value in inputs)
+        return result
 
     def __array_function__(self, function: Callable[..., Any], _: Any, inputs: Any, options: Any) -> Any:
         if options:
@@ -146,6 +150,7 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
             raise Untraceable("numpy.where needs a condition on the argument")
         if not condition.logical:
             condition = condition != 0
+        _refuse_narrow((yes, no))
         # NumPy gives both sides one type: 0.1 beside np.float32(0.2) is rounded to float32
         sample = np.where(np.ones(1, bool), *(_sample(value) for value in (yes, no)))
         yes, no = (v if isinstance(v, Variable) else np.asarray(v).astype(sample.dtype)[()] for v in (yes, no))
@@ -249,6 +254,19 @@ def _invertible(value: Any) -> bool:
 def _sample(value: Any) -> Any:
     """What stands for the value where NumPy is asked for the type of a result."""
     return np.ones(1, value.dtype) if isinstance(value, Variable) else value
+
+
+def _is_weak(value: Any) -> bool:
+    return value.weak if isinstance(value, Variable) else not isinstance(value, (np.generic, np.ndarray))
+
+
+def _refuse_narrow(inputs: tuple[Any, ...]) -> None:
+    if any(isinstance(value, Variable) and value.weak for value in inputs) and any(map(_is_narrow, inputs)):
+        raise Untraceable("a number of Python's takes another type than float64 there")
+
+
+def _is_narrow(value: Any) -> bool:
+    return value.dtype.itemsize < 8 and not value.logical if isinstance(value, Variable) else narrow(value)
 
 
 def _dtype(value: Any) -> np.dtype[Any]:

@@ -66,18 +66,23 @@ class Truth:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The type that the text is computed in; `error`: the largest error of u² for which results are asked."""
+    """The type that the text is computed in.
+
+    `error` is the largest error of u² for which results are asked; `as_written`: constants are those of the formula,
+    not products or quotients of them.
+    """
 
     unit: float
     tiny: float
     huge: float
     error: float = LARGEST_ERROR
+    as_written: bool = False
 
     @classmethod
-    def of(cls, dtype: Any, error: float = LARGEST_ERROR) -> Arithmetic:
+    def of(cls, dtype: Any, error: float = LARGEST_ERROR, as_written: bool = False) -> Arithmetic:
         info = np.finfo(dtype)
         # results below twice the smallest normal number may be flushed to 0
-        return cls(float(info.eps) / 2, 4 * float(info.tiny), float(info.max) / 4, error)
+        return cls(float(info.eps) / 2, 4 * float(info.tiny), float(info.max) / 4, error, as_written)
 
     def over(self, traced: Traced, low: Floats, high: Floats) -> Range:
         """The text's result for low ≤ u² ≤ high."""
@@ -85,7 +90,7 @@ class Arithmetic:
             u = np.sqrt(high)
             known: dict[str, Any] = {"u2": Range(low, high, u * np.maximum(u, 1.0), 0 * u, 0 * u, 1.0)}
             for name, value in traced.constants.items():
-                inexact = float(np.float32(value)) != value if np.isfinite(value) else False
+                inexact = not self.as_written and np.isfinite(value) and float(np.float32(value)) != value
                 outside = not np.isfinite(value) or not (self.tiny < abs(value) < self.huge or value == 0)
                 lost = np.inf if outside and self.huge < 1e300 else 0.0
                 at = np.full(low.shape, value)

@@ -91,6 +91,11 @@ def _unknown(*values: Any) -> bool:
     return any(isinstance(value, np.lib.mixins.NDArrayOperatorsMixin) for value in values)
 
 
+def narrow(value: Any) -> bool:
+    """Whether a Python number beside this one makes NumPy compute in fewer than 64 bits."""
+    return isinstance(value, np.generic) and value.itemsize < 8 and not isinstance(value, np.bool_)
+
+
 def _standin(own: Callable[..., Any], of_numpy: np.ufunc | None) -> Callable[..., Any]:
     """`own` of numbers, which NumPy may compute in another type, and NumPy's function of variables."""
 
@@ -99,7 +104,9 @@ def _standin(own: Callable[..., Any], of_numpy: np.ufunc | None) -> Callable[...
             return own(*values, **options)
         if of_numpy is None or options:
             raise Untraceable(f"{own.__module__}.{own.__name__} is not known to it")
-        return of_numpy(*values)
+        result = of_numpy(*values)
+        result.weak = True  # `math` returns Python's numbers
+        return result
 
     return call
 
@@ -109,7 +116,13 @@ def _extreme(own: Callable[..., Any], of_numpy: np.ufunc) -> Callable[..., Any]:
 
     def call(*values: Any, **options: Any) -> Any:
         values = tuple(values[0]) if len(values) == 1 and not _unknown(*values) else values
-        return own(values, **options) if options or not _unknown(*values) else functools.reduce(of_numpy, values)
+        if options or not _unknown(*values):
+            return own(values, **options)
+        if any(narrow(value) for value in values):
+            raise Untraceable(f"{own.__name__} returns a number of another type than float64")
+        result = functools.reduce(of_numpy, values)
+        result.weak = not all(isinstance(value, np.lib.mixins.NDArrayOperatorsMixin) for value in values)
+        return result
 
     return call
 

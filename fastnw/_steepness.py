@@ -35,6 +35,7 @@ VANISHED = {"float64": 1e-295, "float32": 1e-31}  # κ, or errors, up to which c
 UNITS = 16.0  # the least error of u², in roundings (`exact.score_error`)
 FLAT = 1e-15  # κ at a compact kernel's edge, of its largest, up to which it does not jump there
 NEGLIGIBLE = 1e-32  # κ below it is in no sum of a kernel that works on logs unless its logarithm is, too
+ROUNDING_HALVINGS, ROUNDING_CELLS = 40, 4096
 ROUNDINGS = 4096.0  # of a formula whose text is known, that count as a relative error
 
 
@@ -72,18 +73,33 @@ def proof(kernel: Kernel, dtype: str = "float64") -> Proof | None:
 @lru_cache(maxsize=256)
 def rounding(kernel: Kernel) -> tuple[float, float]:
     """The formula's own rounding in float64, for a kernel without a proof: relative to κ, and absolute beside it."""
-    text, arithmetic = _texts.of(kernel, plain=True), Arithmetic.of("float64")
+    text, arithmetic = _texts.of(kernel, plain=True), Arithmetic.of("float64", as_written=True)
     if text is None:
         return 64 * arithmetic.unit, arithmetic.tiny
-    top = np.log2(FARTHEST["float64"]) if kernel.support is None else 2 * np.log2(kernel.support)
-    x = arithmetic.over(text, *_octaves(top))
-    with np.errstate(all="ignore"):
-        low, error = np.maximum(x.low, 0.0), x.rounded * arithmetic.unit
-        relative = np.where(error > 0, x.rounded / low, 0.0)
-        known = relative <= ROUNDINGS
-        lost = np.where(known, 0.0, np.minimum(error, x.high)) + np.minimum(x.lost, np.maximum(x.high, arithmetic.tiny))
-    lost = lost[np.isfinite(lost)]
-    return float(relative[known].max(initial=0.0)) * arithmetic.unit, float(lost.max(initial=0.0))
+    low, high = _octaves(np.log2(FARTHEST["float64"] if kernel.support is None else kernel.support**2))
+
+    def relative(x: Range) -> Floats:
+        with np.errstate(all="ignore"):
+            return np.where(x.rounded > 0, x.rounded / np.maximum(x.low, 0.0), 0.0)
+
+    def known(x: Range) -> NDArray[np.bool_]:
+        return (relative(x) <= ROUNDINGS) | (np.minimum(x.rounded * arithmetic.unit, x.high) <= VANISHED["float64"])
+
+    parts: list[Range] = []
+    for _ in range(ROUNDING_HALVINGS):
+        x = arithmetic.over(text, low, high)
+        good = known(x) if 2 * (~known(x)).sum() <= ROUNDING_CELLS else np.ones(x.low.shape, bool)
+        parts.append(_only(x, good))
+        low, high = _halved(low[~good], high[~good])
+        if not len(low):
+            break
+    else:
+        parts.append(arithmetic.over(text, low, high))
+    x = _joined(parts)
+    error = np.minimum(x.rounded * arithmetic.unit, x.high)
+    lost = np.where(relative(x) <= ROUNDINGS, 0.0, error) + np.minimum(x.lost, np.maximum(x.high, arithmetic.tiny))
+    rate = relative(x)[relative(x) <= ROUNDINGS].max(initial=0.0)
+    return float(rate) * arithmetic.unit, float(lost[np.isfinite(lost)].max(initial=0.0))
 
 
 def _octaves(top: float) -> tuple[Floats, Floats]:
@@ -101,15 +117,22 @@ def _refined(
     for _ in range(HALVINGS + 1):
         x = over(low, high)
         good = proven(x)
-        done.append(Range(x.low[good], x.high[good], x.moved[good], x.rounded[good], x.lost[good]))
-        low, high = low[~good], high[~good]
+        done.append(_only(x, good))
+        low, high = _halved(low[~good], high[~good])
         if not len(low):
             return _joined(done)
-        middle = low + (high - low) / 2
-        low, high = np.concatenate([low, middle]), np.concatenate([middle, high])
         if len(low) > MOST_CELLS:
             return None
     return None
+
+
+def _halved(low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    middle = low + (high - low) / 2
+    return np.concatenate([low, middle]), np.concatenate([middle, high])
+
+
+def _only(x: Range, cells: NDArray[np.bool_]) -> Range:
+    return Range(x.low[cells], x.high[cells], x.moved[cells], x.rounded[cells], x.lost[cells])
 
 
 def _joined(parts: list[Range]) -> Range:

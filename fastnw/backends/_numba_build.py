@@ -224,7 +224,9 @@ def _function(name: str, traced: _formula.Traced | None, rough: bool = False) ->
     if rough:
         body = body.replace("(u2):\n", "(u2):\n    u2 = np.float64(u2)\n", 1)
         body = re.sub(r"return (\w+)\n$", r"return F(\1)\n", body)
-    return f"{constants}@njit(**EXACT)\n{body}"
+    # nor may a product and a sum be contracted to one rounding then
+    flags = "**{**EXACT, 'fastmath': False}" if rough else "**EXACT"
+    return f"{constants}@njit({flags})\n{body}"
 
 
 def _replaced(text: str, word: str, by: str) -> str:
