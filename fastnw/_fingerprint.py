@@ -129,6 +129,8 @@ class _Walk:
             return
         if isinstance(value, types.MethodType):
             self._all([value.__func__, value.__self__], wanted)
+        elif isinstance(value, types.SimpleNamespace):
+            self._all([vars(value)], wanted)
         elif isinstance(value, functools.partial):
             self._all([value.func, value.args, value.keywords], wanted)
         elif type(value).__module__ == "numpy" and callable(value):

@@ -79,10 +79,15 @@ class Arithmetic:
     as_written: bool = False
 
     @classmethod
-    def of(cls, dtype: Any, error: float = LARGEST_ERROR, as_written: bool = False) -> Arithmetic:
+    def of(cls, dtype: Any, error: float = LARGEST_ERROR) -> Arithmetic:
+        """Of compiled texts: results below twice the smallest normal number may be flushed to 0."""
         info = np.finfo(dtype)
-        # results below twice the smallest normal number may be flushed to 0
-        return cls(float(info.eps) / 2, 4 * float(info.tiny), float(info.max) / 4, error, as_written)
+        return cls(float(info.eps) / 2, 4 * float(info.tiny), float(info.max) / 4, error)
+
+    @classmethod
+    def as_numpy(cls, error: float = LARGEST_ERROR) -> Arithmetic:
+        """Of formulas as they are written, in float64: numbers lose their digits below the normal ones."""
+        return cls(2.0**-53, 4 * 2.0**-1074, float(np.finfo(np.float64).max) / 4, error, True)
 
     def over(self, traced: Traced, low: Floats, high: Floats) -> Range:
         """The text's result for low ≤ u² ≤ high."""

@@ -72,8 +72,8 @@ def proof(kernel: Kernel, dtype: str = "float64") -> Proof | None:
 
 @lru_cache(maxsize=256)
 def rounding(kernel: Kernel) -> tuple[float, float]:
-    """The formula's own rounding in float64, for a kernel without a proof: relative to κ, and absolute beside it."""
-    text, arithmetic = _texts.of(kernel, plain=True), Arithmetic.of("float64", as_written=True)
+    """The formula's own rounding, as it is written, in float64: relative to κ, and absolute beside it."""
+    text, arithmetic = _texts.of(kernel, plain=True), Arithmetic.as_numpy()
     if text is None:
         return 64 * arithmetic.unit, arithmetic.tiny
     low, high = _octaves(np.log2(FARTHEST["float64"] if kernel.support is None else kernel.support**2))
@@ -83,7 +83,7 @@ def rounding(kernel: Kernel) -> tuple[float, float]:
             return np.where(x.rounded > 0, x.rounded / np.maximum(x.low, 0.0), 0.0)
 
     def known(x: Range) -> NDArray[np.bool_]:
-        return (relative(x) <= ROUNDINGS) | (np.minimum(x.rounded * arithmetic.unit, x.high) <= VANISHED["float64"])
+        return (relative(x) <= ROUNDINGS) | (np.minimum(x.rounded * arithmetic.unit, x.high) <= 16 * arithmetic.tiny)
 
     parts: list[Range] = []
     for _ in range(ROUNDING_HALVINGS):

@@ -183,11 +183,14 @@ class Kernel:
         """Whether its errors are bounded in float32, where an error of u² is wide enough to hide a feature."""
         return self.facts is not None or _steepness.proof(self, "float32") is not None
 
-    def rounding(self, dtype: np.dtype[Any]) -> tuple[float, float]:
-        """The rounding of a user's formula that no error of u² stands for: relative to κ, and absolute."""
+    def rounding(self, dtype: np.dtype[Any], as_written: bool) -> tuple[float, float]:
+        """The rounding of a user's formula that no error of u² stands for: relative to κ, and absolute.
+
+        `as_written`: where NumPy computes it; compiled texts are, too, where nothing is proven of them.
+        """
         if self.facts is not None:
             return 0.0, 0.0
-        proof = _steepness.proof(self, dtype.name)
+        proof = None if as_written else _steepness.proof(self, dtype.name)
         return _steepness.rounding(self) if proof is None else (0.0, proof.floor)
 
     def normalisable(self, d: int) -> bool:

@@ -23,10 +23,14 @@ GLOBALS = {
     "table": (0.5, 1.5, np.float64(2.5)),
 }
 CONSTANTS = (
-    "1 2 3 0.1 0.7 1.9 (1/3) (7//2) (-7%3) True False -0.0 np.float32(0.3) np.float32(1.7) np.float64(0.6) np.int32(2) "
-    "np.float16(0.1) math.pi math.tau np.e 1e-9 power weight profile F t0 c0 table[1] table[-1]"
-).split()
-POWERS = "2 3 7 17 -1 -3 0 1 0.5 1.5 -0.5 -1.5 2.5 -1.7 0.3 0.65 (1/3) np.float32(1.3) np.int32(3)".split()
+    *("1", "2", "3", "0.1", "0.7", "1.9", "(1/3)", "(7//2)", "(-7%3)", "True", "False", "-0.0", "np.float32(0.3)"),
+    *("np.float32(1.7)", "np.float64(0.6)", "np.int32(2)", "np.float16(0.1)", "math.pi", "math.tau", "np.e", "1e-9"),
+    *("power", "weight", "profile", "F", "t0", "c0", "table[1]", "table[-1]"),
+)
+POWERS = (
+    *("2", "3", "7", "17", "-1", "-3", "0", "1", "0.5", "1.5", "-0.5", "-1.5", "2.5", "-1.7", "0.3", "0.65", "(1/3)"),
+    *("np.float32(1.3)", "np.int32(3)"),
+)
 
 
 def _number(rng: np.random.Generator, depth: int) -> str:

@@ -111,7 +111,7 @@ def _between(
     return np.where(np.isfinite(change), np.maximum(change, 0.0), 0.0)
 
 
-_EXACT = Arithmetic.of(np.float64, error=0.0, as_written=True)
+_EXACT = Arithmetic.as_numpy(error=0.0)
 
 
 def _weights(

@@ -359,7 +359,8 @@ def sweep(
         threads = 1 if serial else plan.n_threads
         run(tile, len(tiles) * shape.groups, threads, meter)
     merged = PoolState.merged(states)
-    return certified(problem, merged, error_of_weights(problem, plan.tiles, error, merged), dtype)
+    exponent = error_of_weights(problem, plan.tiles, error, merged)
+    return certified(problem, merged, exponent, dtype, as_written=plan.tiles is reference)
 
 
 def error_of_weights(problem: Problem, tiles: Any, error: NDArray[np.float64], state: PoolState) -> Any:
@@ -385,14 +386,20 @@ def _whitening_error(problem: Problem, dtype: np.dtype[Any]) -> float:
 
 
 def certified(
-    problem: Problem, state: PoolState, error: NDArray[np.float64], dtype: np.dtype[Any], spread: float = 1.0
+    problem: Problem,
+    state: PoolState,
+    error: NDArray[np.float64],
+    dtype: np.dtype[Any],
+    spread: float = 1.0,
+    as_written: bool = False,
 ) -> PoolState:
     """The state with bounds on the rounding of its sums.
 
-    `error` (m,) is that of κ where tiles do not bound it; values lie within [−spread, spread].
+    `error` (m,) is that of κ where tiles do not bound it; values lie within [−spread, spread]; `as_written`: see
+    `Kernel.rounding`.
     """
     unit = float(np.finfo(dtype).eps) / 2
-    own_relative, own_absolute = problem.kernel.rounding(dtype)
+    own_relative, own_absolute = problem.kernel.rounding(dtype, as_written)
     relative = (SEQUENTIAL[dtype] + 12) * unit + own_relative + error
     with np.errstate(all="ignore"):
         if problem.kernel.works_on_logs:
