@@ -249,6 +249,17 @@ def test_a_profile_that_becomes_negative_says_so():
         fastnw.pool([[0.0]], [[0.0]], [1.0], kernel=kernel)
 
 
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+@pytest.mark.parametrize("wrong", [-0.5, math.nan])
+def test_a_profile_that_is_no_kernel_farther_out_says_so(backend, wrong):
+    """Never a number with its own idea of what was meant."""
+    kernel = fastnw.Kernel("wrong", lambda u2: np.where((u2 > 70) & (u2 < 80), wrong, 1 / (1 + u2)))
+    keys = np.linspace(0, 10, 300)[:, None]
+    with pytest.raises(ValueError, match="not finite and non-negative"):
+        fastnw.pool([[0.0]], keys, keys[:, 0], kernel=kernel, backend=backend)
+    assert np.isfinite(fastnw.pool([[5.0]], keys, keys[:, 0], kernel=kernel, backend=backend)).all()
+
+
 def test_what_cannot_be_watched_is_not_compiled():
     generator = np.random.default_rng(0)
     kernel = fastnw.Kernel("opaque", lambda u2: 1 / (1 + u2) + 0 * (generator is None))
@@ -285,11 +296,11 @@ def test_a_damaged_cache_is_compiled_again(tmp_path, damage):
     """Whatever of it is damaged: the index or the code, of the tiles or of the functions that they call."""
     pytest.importorskip("numba")
     first = fresh.run(DAMAGED, NUMBA_CACHE_DIR=str(tmp_path))
-    for suffix in ("*.nbi", "*.nbc"):
-        files = list(tmp_path.rglob(suffix))
+    for part, suffix in enumerate(("*.nbi", "*.nbc")):
+        files = sorted(tmp_path.rglob(suffix))
         assert files
-        for file in files:
+        for file in files[part::2]:
             data = file.read_bytes()
-            size = len(data)
-            file.write_bytes({"truncated": data[: size // 2], "empty": b"", "other bytes": b"\x80\x04x" * 50}[damage])
-        assert fresh.run(DAMAGED, NUMBA_CACHE_DIR=str(tmp_path)) == first
+            changed = {"truncated": data[: len(data) // 2], "empty": b"", "other bytes": b"\x80\x04x" * 50}
+            file.write_bytes(changed[damage])
+    assert fresh.run(DAMAGED, NUMBA_CACHE_DIR=str(tmp_path)) == first

@@ -167,11 +167,12 @@ def _with_kernel(text: str, kernel: Kernel, texts: dict[str, _formula.Traced | N
         cap = float(np.finfo(dtype).max) if rough else _steepness.FARTHEST[dtype]
     else:
         cap = 0.0 if folded != 1.0 or not logs else CAPS[dtype][0]
+    least = -8 * float(np.finfo(dtype).eps) / 2 * float(kernel.profile(np.zeros(1))[0]) if users else 0.0
     support = float(kernel.support) ** 2 if kernel.support is not None else 0.0
     lines += [
         f"LOGS, COMPACT, ROUGH, INNER, USERS = {logs}, {compact}, {rough}, {kernel.inner_product}, {users}",
         f"FUSED, D, STRIP = {d > 0}, {d}, {_strip()}",
-        f"FOLDED, CAP, SUPPORT2 = F({folded!r}), F({cap!r}), F({support!r})",
+        f"FOLDED, CAP, SUPPORT2, LEAST = F({folded!r}), F({cap!r}), F({support!r}), F({least!r})",
         _function("profile", profile, rough),
         _function("log_profile", texts["log_profile"] if logs else _NONE, rough),
     ]

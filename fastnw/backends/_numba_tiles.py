@@ -16,7 +16,7 @@ from fastnw.backends._numba_math import exp2_falling_float32 as exp2
 
 F = np.float32
 LOGS, COMPACT, ROUGH, INNER, USERS, FUSED, D = True, False, False, False, False, True, 3
-FOLDED, CAP, SUPPORT2 = F(-0.7213475204444817), F(0.0), F(0.0)
+FOLDED, CAP, SUPPORT2, LEAST = F(-0.7213475204444817), F(0.0), F(0.0), F(0.0)
 STRIP = 1024  # keys whose sums stay in the compute type, 256 in a lane (float64: 512)
 
 
@@ -49,13 +49,22 @@ SUMS: dict[str, Any] = {
 
 
 @njit(**EXACT)
+def not_negative(kappa):
+    """κ; 0 if it is below that by a rounding, NaN if it is by more, and so no kernel."""
+    clipped = F(0) if kappa < F(0) else kappa
+    return F(np.nan) if kappa < LEAST else clipped
+
+
+@njit(**EXACT)
 def weight(u2):
     """κ from FOLDED times u²; 0 beyond the support."""
     if COMPACT:
         inside = profile(SUPPORT2 if u2 > SUPPORT2 else u2)
+        if USERS:
+            inside = not_negative(inside)
         return inside if u2 <= SUPPORT2 else F(0)
     if USERS:  # beyond CAP nothing is known of its rounding: no number, which hands the query on
-        return profile(u2) if u2 <= CAP else F(np.nan)
+        return not_negative(profile(u2)) if u2 <= CAP else F(np.nan)
     if CAP > F(0):
         return profile(CAP if u2 > CAP else u2)
     return profile(u2)

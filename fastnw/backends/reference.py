@@ -16,6 +16,7 @@ from fastnw._threads import check_stop, one_blas_thread
 from fastnw.kernels import Kernel
 
 NAME = "reference"
+NEGATIVE = 1e-15  # κ over κ(0) down to which it counts as 0
 PAIRS = 1 << 16  # pairs worked on at a time: temporaries stay in L2
 
 
@@ -122,7 +123,11 @@ def _weights(
         present = present & (u2 <= kernel.support**2)
     inside = np.where(present, u2, u2.dtype.type(0))  # profiles are only asked for within the support
     if kernel.log_profile is None:
-        weights = np.where(present, np.maximum(kernel.profile(inside), 0.0), 0.0)
+        weights = np.asarray(kernel.profile(inside))
+        if kernel.facts is None:  # below 0 by more than a rounding, it is no kernel: NaN, which is reported
+            least = -NEGATIVE * float(kernel.profile(np.zeros(1))[0])
+            weights = np.where(weights < least, np.nan, weights)
+        weights = np.where(present, np.maximum(weights, 0.0), 0.0)
         return weights.astype(np.float64), np.zeros(len(u2))
     logs = np.where(present, kernel.log_profile(inside), -np.inf).astype(np.float64)
     if shift is None:
