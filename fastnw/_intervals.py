@@ -237,7 +237,12 @@ class Arithmetic:
             moved = factor * np.maximum(high / factor, 1.0) / 2
             return Range(low, high, moved, FUNCTION_UNITS * high, np.where(low < self.tiny, np.sqrt(self.tiny), 0.0))
         low = np.where(a.low < 0, np.nan, np.sqrt(np.maximum(a.low, 0.0)))
-        return self._made(low, np.sqrt(a.high), [(0.5 / low, a)], FUNCTION_UNITS)
+        made = self._made(low, np.sqrt(a.high), [(0.5 / low, a)], FUNCTION_UNITS)
+        # |√x − √y| ≤ √|x − y|: also where the slope is infinite
+        rounded = np.sqrt(a.rounded / self.unit) + FUNCTION_UNITS * made.size
+        flushed = np.where(made.low < self.tiny, np.minimum(self.tiny, 2 * made.size), 0.0)
+        lost = np.fmin(made.lost, np.sqrt(a.lost) + flushed)
+        return Range(low, made.high, made.moved, np.fmin(made.rounded, rounded), lost)
 
     def power(self, a: Range, b: Range) -> Range:
         corners = np.stack([x**y for x in (a.low, a.high) for y in (b.low, b.high)])

@@ -43,8 +43,8 @@ def functions(dtype: str, built_in: bool) -> dict[str, Any]:
     """What the text of a formula may call, by name."""
     real = getattr(np, dtype)
     if SIMULATED:
-        names = {name: getattr(np, name) for name in LIBDEVICE}
-        names |= {"divide": np.divide, "select": lambda condition, yes, no: yes if condition else no}
+        names = {name: _silent(getattr(np, name)) for name in LIBDEVICE}
+        names |= {"divide": _silent(np.divide), "select": lambda condition, yes, no: yes if condition else no}
         return names | {"real": real, "double": np.float64, "short": np.int32}
     from numba.cuda import libdevice
 
@@ -56,6 +56,16 @@ def functions(dtype: str, built_in: bool) -> dict[str, Any]:
     if built_in:
         found["sin"] = _sine(SINE_TERMS[dtype])
     return found | {"real": real, "double": np.float64, "short": np.int32}
+
+
+def _silent(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Without NumPy's warnings, which a device does not give: sides of a choice that is not taken are computed, too."""
+
+    def call(*values: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return function(*values)
+
+    return call
 
 
 def _device_intrinsic(target: str, operands: int) -> Any:
