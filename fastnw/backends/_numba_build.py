@@ -98,7 +98,8 @@ def refusal(kernel: Kernel) -> str | None:
 @lru_cache(maxsize=128)
 def _refusal(kernel: Kernel) -> str | None:
     if kernel.is_opaque:
-        return f"kernel {kernel.name!r} refers to an object whose changes Numba would not see"
+        reason = TypeError("it refers to an object whose changes cannot be seen")
+        return f"Numba cannot compile kernel {kernel.name!r}: {_place(scalar(kernel.profile), reason)}"
     for log in (False, True) if kernel.log_profile is not None else (False,):
         text = _texts.of(kernel, log)
         if text is not None:
