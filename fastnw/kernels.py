@@ -65,6 +65,12 @@ class Kernel:
     ValueError
         If the profile is not finite and non-negative on a grid within the support, or κ(0) is not positive.
 
+    Notes
+    -----
+    Globals, closures, defaults and attributes that the functions read may change between calls. Where a proof of the
+    formula's errors is found, it is compiled for the data's type; elsewhere (it jumps, or cannot be written out as one
+    expression) it is computed in float64.
+
     Examples
     --------
     >>> import fastnw
