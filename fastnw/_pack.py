@@ -41,6 +41,8 @@ class KeyBlock:
         False if all weights are 1.
     values : (c, B) compute type
         w·t for each value t ∈ [−1, 1]; the transpose of rows a whole number of cache lines apart where c > 1.
+    relative : bool
+        The error of u² is relative however small u² is: coordinates are the user's own, not whitened ones.
     """
 
     start: int
@@ -49,6 +51,7 @@ class KeyBlock:
     weights: Array
     weighted: bool
     values: Array
+    relative: bool = False
 
     @property
     def size(self) -> int:
@@ -64,6 +67,7 @@ class KeyBlock:
             self.weights[first:last],
             self.weighted,
             self.values[:, first:last],
+            self.relative,
         )
 
 
@@ -117,7 +121,8 @@ def pack_keys(problem: Problem, start: int, stop: int, dtype: Any, room: Array |
     coords = aligned_rows(problem.d, len(points), dtype) if room is None else room[:, : len(points)]
     coords[...] = points.T
     weights, values = _weights_and_values(problem, rows, dtype)
-    return KeyBlock(start, coords, pack_scale(problem, rows, dtype), weights, problem.weighted, values)
+    relative = problem.metric.cholesky is None
+    return KeyBlock(start, coords, pack_scale(problem, rows, dtype), weights, problem.weighted, values, relative)
 
 
 def aligned_rows(count: int, length: int, dtype: Any) -> Array:

@@ -145,5 +145,6 @@ def _compute_dtype(problem: Problem, tiles: ModuleType) -> np.dtype[Any]:
     jumps = problem.kernel.name == "boxcar" and problem.metric.cholesky is not None
     asked_for_more = problem.tol is not None and 0 < problem.tol < FLOAT32_TOL
     narrow = problem.dtype == np.float32 and fits and not jumps and not asked_for_more
-    narrow = narrow and problem.least_weight >= FLOAT32_WEIGHT and exact.narrow_is_enough(problem, tiles)
+    narrow = narrow and problem.least_weight >= FLOAT32_WEIGHT and problem.kernel.fits_float32
+    narrow = narrow and exact.narrow_is_enough(problem, tiles)
     return np.dtype(np.float32 if narrow else np.float64)

@@ -353,10 +353,12 @@ def run(
 
 
 def _check_masses(problem: Problem, state: PoolState, start: int) -> None:
-    """A user's profile may turn NaN or infinite at a distance that its first check did not try."""
+    """A user's profile may turn NaN, infinite or negative at a distance that its first check did not try."""
     bad = np.flatnonzero(~np.isfinite(state.mass))
     if len(bad):
-        raise ValueError(f"kernel {problem.kernel.name!r} is not finite at every key of query {bad[0] + start}.")
+        raise ValueError(
+            f"kernel {problem.kernel.name!r} is not finite and non-negative at every key of query {bad[0] + start}."
+        )
 
 
 def _finalise(problem: Problem, state: PoolState, out: Array | DeviceRows) -> NDArray[np.float64]:

@@ -104,7 +104,7 @@ def sum_tile(
             state.total,
             state.mass_error,
             error,
-            kernel.window_sensitivity,
+            (0.0 if keys.relative else 1.0) if kernel.is_rough else kernel.window_sensitivity,
         )
 
 

@@ -13,7 +13,7 @@ where that still does, by `tails`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from fastnw._pack import (
 from fastnw._problem import Problem, row_blocks
 from fastnw._state import PoolState, Rows
 from fastnw._threads import Meter, check_stop, run
+from fastnw.backends import reference
 from fastnw.methods import Cost, products, tails
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ SERIAL_PAIRS = 1 << 20  # work below a millisecond is not worth a thread's start
 LIMIT, FLOOR, DEEP = 4e-12, 2e-13, 2e4
 LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and κ may vanish
 LOST_SLOWLY = 1e-130  # κ of keys whose u² overflows before their scale, in range (`Problem`), divides it
+VANISHED = 1e-280  # mean κ of a user's kernel below which it may have been flushed to 0
 VANISHING = -680.0  # log mass below which κ, which is not much larger, may be no normal number
 # Terms that one lane may add in sequence before they are folded to float64: a strip of 1024 in 4 lanes (2 for float64).
 SEQUENTIAL = {np.dtype(np.float32): 264, np.dtype(np.float64): 520}
@@ -342,6 +344,13 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
         again = np.flatnonzero(~accurate(problem, state, limit))
         if len(again):
             state.put(again, tails.accumulate(summary, positions[again], meter))
+    elif problem.kernel.facts is None and plan.tiles is not reference and not problem.on_device:
+        # compiled, the least numbers are flushed and the largest left alone: NumPy has the formula's own values there
+        vanished = ~(state.mass > VANISHED * problem.total_weight)
+        again = np.flatnonzero(vanished & ~accurate(problem, state, problem.promise))
+        if len(again):
+            by_numpy = Summary(problem, replace(plan, tiles=reference, dtype=np.dtype(np.float64)))
+            state.put(again, sweep(by_numpy, positions[again], np.dtype(np.float64), meter))
     return state
 
 
@@ -425,7 +434,8 @@ def sweep(
         threads = 1 if serial else plan.n_threads
         run(tile, len(tiles) * shape.groups, threads, meter)
     merged = PoolState.merged(states)
-    return certified(problem, merged, error_of_weights(problem, plan.tiles, error, merged, dtype), dtype)
+    exponent = error_of_weights(problem, plan.tiles, error, merged, dtype)
+    return certified(problem, merged, exponent, dtype, as_written=plan.tiles is reference)
 
 
 def error_of_weights(
@@ -448,20 +458,30 @@ def _tiles(m: int, shortest: int = SHORTEST) -> list[slice]:
 
 
 def certified(
-    problem: Problem, state: PoolState, error: NDArray[np.float64], dtype: np.dtype[Any], spread: float = 1.0
+    problem: Problem,
+    state: PoolState,
+    error: NDArray[np.float64],
+    dtype: np.dtype[Any],
+    spread: float = 1.0,
+    as_written: bool = False,
 ) -> PoolState:
     """The state with bounds on the rounding of its sums.
 
-    `error` (m,) is that of κ where tiles do not bound it; values lie within [−spread, spread].
+    `error` (m,) is that of κ where tiles do not bound it; values lie within [−spread, spread]; `as_written`: see
+    `Kernel.rounding`.
     """
     unit = float(np.finfo(dtype).eps) / 2
-    relative = (SEQUENTIAL[dtype] + 12) * unit + error
+    own_relative, own_absolute = problem.kernel.rounding(dtype, as_written)
+    relative = (SEQUENTIAL[dtype] + 12) * unit + own_relative + error
     with np.errstate(all="ignore"):
         if problem.kernel.works_on_logs:
             # what exp adds below its clamp, with the polynomials of the Matérn kernels
             clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2 * (1 + np.abs(state.shift)) ** 2
             relative += clamped / state.mass
         mass_error = state.mass_error + relative * state.mass + _vanished(problem, dtype)
+        if own_absolute:
+            counted = True if problem.kernel.support is None else state.mass > 0  # an empty window stays empty
+            mass_error = mass_error + np.where(counted, own_absolute * problem.total_weight, 0.0)
         total_error = mass_error + ((spread - 1) * (SEQUENTIAL[dtype] + 12) + 4 * spread) * unit * state.mass
     return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
 

@@ -34,6 +34,7 @@ from fastnw._pack import pack_inverse, pack_queries
 from fastnw._problem import Problem
 from fastnw._state import PoolState
 from fastnw._threads import Meter, check_stop, run
+from fastnw.backends import reference
 from fastnw.methods import Cost, Refusal, exact, gathered, note, reach, tails
 from fastnw.methods.kdtree import FLOAT64, LEAF, Positions, Tree, build, moments, sorted_order, terms_of
 
@@ -212,7 +213,8 @@ def accumulate(summary: Summary, positions: Positions, meter: Meter) -> PoolStat
 
     run(task, math.ceil(m / QUERIES), summary.plan.n_threads, meter)
     state.put(order, sums)
-    state = exact.certified(problem, state, exact.error_of_weights(problem, tiles, error, state), FLOAT64)
+    exponent = exact.error_of_weights(problem, tiles, error, state)
+    state = exact.certified(problem, state, exponent, FLOAT64, as_written=tiles is reference)
     known = tails.known(problem.kernel)
     limit = exact.exponent_limit(summary.exact, positions, state.log_mass()) if known else problem.promise
     again = np.flatnonzero(~exact.accurate(problem, state, limit))
