@@ -215,7 +215,7 @@ def accumulate(summary: Summary, positions: Positions, meter: Meter) -> PoolStat
     state = exact.certified(problem, state, exact.error_of_weights(problem, tiles, error, state), FLOAT64)
     known = tails.known(problem.kernel)
     limit = exact.exponent_limit(summary.exact, positions, state.log_mass()) if known else problem.promise
-    again = np.flatnonzero(~exact.accurate(problem, state, limit))
+    again = np.flatnonzero(~exact.accurate(problem, state, limit) | exact.on_the_rim(summary.exact, positions))
     if len(again):
         note("exact", len(again))
         next_method = tails if known else exact
