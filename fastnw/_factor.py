@@ -23,6 +23,7 @@ Decimals = list[list[Decimal]]
 
 UNIT = 2.0**-53
 MAX_PLAIN_ERROR = 2e-11  # relative error of u² from a float64 factor up to which it is used
+MIN_PLAIN = 1e-280  # products of the factor's entries lose no digits down to here
 MIN_MEASURED_D = 16  # coordinates from which a float64 factor's error is measured before a better one is made
 MAX_EXACT_D = 128  # coordinates up to which decimal factors are made: 0.5 s there, 1 ms for ten
 DIGITS = 80  # of the decimal factors that float64 pairs are made of
@@ -153,6 +154,8 @@ def factor(h: Floats) -> Factor:
         error = (d + 2) * UNIT * growth**2
         if not error <= MAX_PLAIN_ERROR and d >= MIN_MEASURED_D:
             error = min(error, _measured_error(h, lower, inverse))
+        if not MIN_PLAIN < np.diag(h).min() <= np.diag(h).max() < 1 / MIN_PLAIN:
+            error = np.inf
     if not error <= MAX_PLAIN_ERROR and d <= MAX_EXACT_D:
         return exact_factor(h)
     point_error = _solving_terms(d) * UNIT * growth

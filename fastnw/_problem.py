@@ -133,8 +133,7 @@ class Problem:
     @cached_property
     def squares_in_range(self) -> bool:
         """Whether bandwidths and key scales leave squares of ordinary distances within float64's range."""
-        inverse = self.metric.inverse if self.metric.factor is None else 1 / np.diag(self.metric.factor.lower)
-        least, most = (float(x) for x in (inverse.min(), inverse.max()))
+        least, most = float(self.metric.inverse.min()), float(self.metric.inverse.max())  # 1 with a matrix
         return least >= LEAST_INVERSE and most <= MOST_INVERSE and self.scales_in_range
 
     @cached_property

@@ -321,3 +321,10 @@ def test_keys_on_the_rim_of_a_boxcar(method, log_condition, centre):
     kept = [i for i in range(41) if i not in doubtful]
     got = fastnw.pool(query, keys[kept], values[kept], kernel="boxcar", bandwidth=h, method=method)
     assert got[0] == pytest.approx(values[[i for i in inside if i in kept]].mean(), abs=1e-12)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "matern32", "epanechnikov", "boxcar"])
+@pytest.mark.parametrize("unit", [1e-310, 1e-200, 1e200])
+def test_the_tree_hands_on_what_leaves_the_range(kernel, unit):
+    keys, queries = unit * np.array([[0.0], [3.0], [1.5], [-0.7]]), unit * np.array([[0.9], [2.2]])
+    check(queries, keys, np.array([1.0, 2.0, 4.0, -1.0]), kernel, unit, digits=800, method="tree")
