@@ -6,7 +6,8 @@ pictures. The exit status is 1 if fastnw gave a wrong answer; missed goals are i
 
 ``--lowdim`` is a report of its own: many keys and queries in few coordinates, every query's certificate, growth and
 memory; in full under fifteen minutes, with ``--quick`` at a tenth of the sizes under two. So is ``--bandwidth``: the
-choice of bandwidths, and whether a grid finds better ones; ten minutes, or one.
+choice of bandwidths, and whether a grid finds better ones; ten minutes, or one. And ``--steadiness``: whether the time
+of a pair depends on the data; three minutes, or one.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ import fastnw  # noqa: E402, F401 (before the next line: what is installed count
 
 sys.path.append(str(ROOT))
 
-from bench import cases, ceiling, checks, lowdim_report, machine, measure, record, selection_report, table  # noqa: E402
+from bench import cases, ceiling, checks, lowdim_report, machine, measure, record, selection_report, steadiness, table  # noqa: E402
 from bench.cases import FASTNW, Case  # noqa: E402
 from bench.checks import Check  # noqa: E402
 from bench.measure import Effort, Timing  # noqa: E402
 from bench.peers import PEERS  # noqa: E402
 from bench.record import Progress  # noqa: E402
 
+REPORTS = {"lowdim": lowdim_report, "bandwidth": selection_report, "steadiness": steadiness}  # of their own
 FULL, QUICK, SWEEP = Effort(rounds=5, budget=0.5), Effort(rounds=3, budget=0.1), Effort(rounds=3, budget=0.1)
 
 
@@ -40,10 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     facts = machine.describe()
     partial = bool(options.quick or options.only)
-    what = "-lowdim" if options.lowdim else "-bandwidth" if options.bandwidth else ""
-    path = record.results_path(facts, what, partial)
-    if options.lowdim or options.bandwidth:
-        return (lowdim_report if options.lowdim else selection_report).run(options, facts, path, partial)
+    asked = next((name for name in REPORTS if getattr(options, name)), None)
+    path = record.results_path(facts, f"-{asked}" if asked else "", partial)
+    if asked:
+        return REPORTS[asked].run(options, facts, path, partial)
     if not options.redraw:
         record.save(path, _measure(options, facts))
     results = _load(path)
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="under two minutes; no README, no pictures")
     parser.add_argument("--lowdim", action="store_true", help="many keys and queries in few coordinates instead")
     parser.add_argument("--bandwidth", action="store_true", help="the choice of bandwidths instead")
+    parser.add_argument("--steadiness", action="store_true", help="whether times depend on the data instead")
     parser.add_argument("--only", metavar="NAME", help="cases whose name contains NAME; no README, no pictures")
     parser.add_argument("--redraw", action="store_true", help="measure nothing: tables and pictures of the last run")
     return parser

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, check_non_negative, validate_data
 
 import fastnw
@@ -59,6 +59,9 @@ class KernelEstimator(BaseEstimator):
         self._keys, self._weights, self.key_scale_ = X, weights, None
         adaptive = self.bandwidth if isinstance(self.bandwidth, (Abramson, NearestNeighbours)) else None
         asked = self.bandwidth if adaptive is None else adaptive.bandwidth
+        if adaptive is not None and isinstance(asked, (str, Abramson, NearestNeighbours)):
+            plain = [o for o in self._parameter_constraints["bandwidth"] if o not in (Abramson, NearestNeighbours)]
+            validate_parameter_constraints({"bandwidth": plain}, {"bandwidth": asked}, type(self).__name__)
         if isinstance(asked, str) and asked in bandwidth.CRITERIA:
             h = self._selected(X, weights, kernel, names, asked)
         elif isinstance(asked, str):

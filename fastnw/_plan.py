@@ -92,7 +92,7 @@ def make_plan(problem: Problem, method: str, backend: str, n_jobs: int | None) -
             f"method={method!r} is not part of this version of fastnw; it has {', '.join(map(repr, _METHODS))}."
         )
     tiles, n_threads = backends.choose(backend, problem.kernel, float(problem.m) * problem.n), threads_for(n_jobs)
-    dtype = _compute_dtype(problem)
+    dtype = _compute_dtype(problem, tiles)
     candidates = _METHODS if method == "auto" else {method: _METHODS[method]}
     offers = {name: steps.cost(problem, tiles, n_threads, dtype) for name, steps in candidates.items()}
     costs = {name: offer for name, offer in offers.items() if isinstance(offer, Cost)}
@@ -136,7 +136,7 @@ def _comparison(best: str, offers: dict[str, Cost | Refusal]) -> str:
     return "; ".join(others)
 
 
-def _compute_dtype(problem: Problem) -> np.dtype[Any]:
+def _compute_dtype(problem: Problem, tiles: ModuleType) -> np.dtype[Any]:
     factors = problem.metric.inverse
     if problem.key_scale is not None:
         factors = np.append(factors, (problem.key_scale.min(), problem.key_scale.max()))
@@ -145,5 +145,5 @@ def _compute_dtype(problem: Problem) -> np.dtype[Any]:
     jumps = problem.kernel.name == "boxcar" and problem.metric.cholesky is not None
     asked_for_more = problem.tol is not None and 0 < problem.tol < FLOAT32_TOL
     narrow = problem.dtype == np.float32 and fits and not jumps and not asked_for_more
-    narrow = narrow and problem.least_weight >= FLOAT32_WEIGHT
+    narrow = narrow and problem.least_weight >= FLOAT32_WEIGHT and exact.narrow_is_enough(problem, tiles)
     return np.dtype(np.float32 if narrow else np.float64)

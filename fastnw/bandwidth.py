@@ -9,6 +9,7 @@ import numpy as np
 
 from fastnw import _integrals
 from fastnw import kernels as _kernels
+from fastnw._row_weights import other_weights, relative_weights
 from fastnw.kernels import Kernel
 
 # Factors of the spread σ_j for n observations in d coordinates, for the Gaussian kernel.
@@ -19,8 +20,6 @@ _RULES: dict[str, Callable[[float, int], float]] = {
 RULES = tuple(_RULES)
 CRITERIA = ("loo", "aicc")  # of `fastnw.select_bandwidth`, which estimators and the command line take beside the rules
 
-# Weights that were divided by their sum, in float32 perhaps, miss 1 by rounding; n − 1 would be that rounding.
-_NORMALISED = 1e-6
 _BLOCK_ELEMENTS = 2**20  # of X, made float64 at a time: 8 MiB
 
 
@@ -45,7 +44,8 @@ def rule_bandwidth(
         Kernels other than the Gaussian are rescaled by the ratio of the canonical bandwidths, so that all smooth alike;
         those that have none (``cauchy``, ``constant``, heavy-tailed ones of your own) keep the Gaussian's value.
     sample_weight : array-like of shape (n,), optional
-        Weights count observations: n = Σw, and σ_j is that of the rows repeated w times (ddof = 1).
+        Relative weights, as in SciPy's ``gaussian_kde``: n is the effective number of rows (Σw)²/Σw², and
+        σ_j² = Σw(x − x̄)²/Σw · n/(n − 1). A constant weight changes nothing, rows without weight are as if absent.
     feature_names : sequence of str, optional
         Names of the columns for errors, where `X` does not carry them.
     named : str, optional
@@ -58,7 +58,7 @@ def rule_bandwidth(
     Raises
     ------
     ValueError
-        Unknown rule; the kernel ``dot``; not more than one observation; a column without spread, by its name.
+        Unknown rule; the kernel ``dot``; not more than one row with weight; a column without spread, by its name.
 
     References
     ----------
@@ -84,24 +84,20 @@ def rule_bandwidth(
     if feature_names is None:
         feature_names = getattr(X, "columns", None)
     data = X if isinstance(X, np.ndarray) else np.asarray(X)
-    weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
-    n, d = _count(data, weights), data.shape[1]
-    h = _spread(data, weights, n) * (_RULES[rule](n, d) * _relative_to_gaussian(kernel, d))
+    rows, weights = relative_weights(sample_weight)
+    given, data, d = len(data), data[rows], data.shape[1]
+    if len(data) <= 1:
+        counted = "" if len(data) == given else ", counting only rows with a positive sample weight"
+        raise ValueError(
+            f"A bandwidth rule needs more than 1 sample, got n_samples = {len(data)}{counted}: give a number."
+        )
+    n = float(len(data))
+    if weights is not None:
+        weights = weights / weights.max()
+        n = float(np.square(weights.sum()) / np.square(weights).sum())
+    h = _spread(data, weights) * (_RULES[rule](n, d) * _relative_to_gaussian(kernel, d))
     _refuse_zeros(h, named, feature_names)
     return h
-
-
-def _count(X: np.ndarray, weights: np.ndarray | None) -> float:
-    """n = Σw, if it is more than 1: a single observation has no spread."""
-    n = float(X.shape[0]) if weights is None else float(np.sum(weights))
-    if n > 1.0 + _NORMALISED:
-        return n
-    if weights is None or X.shape[0] <= 1:
-        raise ValueError(f"A bandwidth rule needs more than 1 sample, got n_samples = {X.shape[0]}: give a number.")
-    raise ValueError(
-        f"A bandwidth rule needs more than 1 sample, and the sample weights, which count observations (2 means given "
-        f"twice), sum to {n:.6g}. Rescale them, or give the bandwidth as a number."
-    )
 
 
 def _relative_to_gaussian(kernel: Kernel, d: int) -> float:
@@ -110,41 +106,42 @@ def _relative_to_gaussian(kernel: Kernel, d: int) -> float:
     return 1.0 if canonical is None or gaussian is None else canonical / gaussian
 
 
-def _spread(X: np.ndarray, weights: np.ndarray | None, n: float) -> np.ndarray:
-    """Standard deviation of each column, ddof = 1, of rows repeated `weights` times.
+def _spread(X: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Standard deviation of each column, ddof = 1; with weights, the largest of which is 1, its square is
+    Σ w (x − x̄)² Σ w / Σ w (Σ w − w), which n/(n − 1) of the effective n is without cancellation.
 
-    Two passes over differences from the first row, in units of the largest: a plain sum of squares cancels for data far
-    from 0 and underflows for tiny data.
+    Two passes over differences from the first row, or that of the largest weight, in units of the largest: a plain sum
+    of squares cancels for data far from 0 and underflows for tiny data.
     einsum, not a product: BLAS may add in an order that depends on its threads.
     """
-    origin = X[0 if weights is None else int(np.argmax(weights > 0))].astype(np.float64)
+    origin = X[0 if weights is None else int(np.argmax(weights))].astype(np.float64)
     scale, total = np.zeros(X.shape[1]), np.zeros(X.shape[1])
     for rows, w in _blocks(X, weights):
         difference = rows - origin
         np.maximum(scale, np.abs(difference).max(axis=0), out=scale)
         total += difference.sum(axis=0) if w is None else np.einsum("i,ij->j", w, difference)
-    mean = total / n
+    mean = total / (len(X) if weights is None else weights.sum())
     unit = np.where(scale > 0, scale, 1.0)
     squares = np.zeros_like(mean)
     for rows, w in _blocks(X, weights):
         z = (rows - origin - mean) / unit
         np.square(z, out=z)
         squares += z.sum(axis=0) if w is None else np.einsum("i,ij->j", w, z)
-    return np.where(scale > 0, unit * np.sqrt(squares / (n - 1.0)), 0.0)
+    count = len(X) - 1.0 if weights is None else float((weights * other_weights(weights)).sum() / weights.sum())
+    if not count > 0:
+        raise ValueError(
+            "One row has all of the sample weight, to float64's last digit: a bandwidth rule needs more than 1 sample. "
+            "Give the bandwidth as a number."
+        )
+    return np.where(scale > 0, unit * np.sqrt(squares / count), 0.0)
 
 
 def _blocks(X: np.ndarray, weights: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Blocks of rows as float64 with their weights; rows of no weight are left out."""
+    """Blocks of rows as float64 with their weights."""
     step = max(1, _BLOCK_ELEMENTS // max(1, X.shape[1]))
     for start in range(0, X.shape[0], step):
-        rows = X[start : start + step]
-        if weights is None:
-            yield rows.astype(np.float64, copy=False), None
-            continue
-        w = weights[start : start + step]
-        present = w > 0
-        if present.any():
-            yield rows[present].astype(np.float64, copy=False), w[present]
+        part = slice(start, start + step)
+        yield X[part].astype(np.float64, copy=False), None if weights is None else weights[part]
 
 
 def _refuse_zeros(h: np.ndarray, rule: str, feature_names: Sequence[str] | None) -> None:

@@ -127,7 +127,8 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
         y : array-like of shape (n,) or (n, c)
             Targets.
         sample_weight : array-like of shape (n,), optional
-            Weights, as repetitions of the samples.
+            Relative weights: at a given bandwidth, predictions are those of samples repeated as often. Bandwidths are
+            chosen as in :func:`fastnw.select_bandwidth`: a constant factor changes nothing.
 
         Returns
         -------
@@ -216,7 +217,8 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
         y : array-like of shape (n,) or (n, n_outputs)
             Class labels.
         sample_weight : array-like of shape (n,), optional
-            Weights, as repetitions of the samples.
+            Relative weights: at a given bandwidth, predictions are those of samples repeated as often. Bandwidths are
+            chosen as in :func:`fastnw.select_bandwidth`: a constant factor changes nothing.
 
         Returns
         -------

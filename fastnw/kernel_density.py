@@ -28,8 +28,9 @@ class KernelDensity(KernelEstimator):
     ----------
     bandwidth : float, {"scott", "silverman", "loo"}, array-like, Abramson or NearestNeighbours, default=1.0
         As in :class:`fastnw.NadarayaWatsonRegressor`. Unlike in scikit-learn, the rules include each feature's spread
-        and the kernel's canonical bandwidth (:func:`fastnw.bandwidth.rule_bandwidth`), and count `sample_weight` as
-        observations. "loo" has the largest leave-one-out likelihood (:func:`fastnw.select_bandwidth`).
+        and the kernel's canonical bandwidth (:func:`fastnw.bandwidth.rule_bandwidth`), and take the effective
+        number of rows of `sample_weight`. "loo" has the largest leave-one-out likelihood
+        (:func:`fastnw.select_bandwidth`).
     algorithm : {"kd_tree", "ball_tree", "auto"}, default="auto"
         Accepted for compatibility, as are `breadth_first` and `leaf_size`: `method` is what chooses here.
     kernel : str or fastnw.Kernel, default="gaussian"
@@ -128,7 +129,7 @@ class KernelDensity(KernelEstimator):
         y : None
             Ignored.
         sample_weight : array-like of shape (n,), optional
-            Weights, as repetitions of the samples.
+            Relative weights: a constant factor changes nothing, densities are those of samples repeated as often.
 
         Returns
         -------
@@ -202,7 +203,7 @@ class KernelDensity(KernelEstimator):
         if self._weights is None:
             rows = (uniform * n).astype(np.int64)
         else:
-            cumulative = np.cumsum(self._weights)
+            cumulative = np.cumsum(np.ldexp(self._weights, -int(np.frexp(self._weights.max())[1])))  # else infinite
             rows = np.searchsorted(cumulative, uniform * cumulative[-1])
         # A normal vector's direction is uniform and independent of its length, whose distribution function is uniform.
         z = rng.normal(size=(n_samples, d))

@@ -13,6 +13,7 @@ from fastnw import _arrays
 from fastnw._hardware import n_threads
 from fastnw._pool import pooled
 from fastnw._problem import Array, Floats, Metric, Problem
+from fastnw._row_weights import relative_weights
 from fastnw._validation import build, check_bandwidth, metric
 from fastnw.bandwidth import rule_bandwidth
 from fastnw.kernels import Kernel
@@ -66,7 +67,8 @@ class Abramson:
         kernel : str or Kernel
             The pilot's. It need have no integral: only ratios of densities count.
         sample_weight : (n,) array, optional
-            Weights count observations, in the pilot and in its mean. A key without weight has λ = 1.
+            Relative weights, in the pilot and in its mean: a constant factor changes nothing. A key without weight is
+            as if absent and has λ = 1.
         n_jobs : int, optional
             Threads, as in :func:`fastnw.pool`.
 
@@ -85,7 +87,7 @@ class Abramson:
         problem, present, n = _pilot(keys, kernel, self.bandwidth, sample_weight)
         _, log_mass = pooled(problem, "auto", "auto", n_jobs, flat=False, empty="mean", return_mass=True)
         logs = log_mass.astype(np.float64)
-        logs -= np.average(logs, weights=problem.weights)
+        logs -= np.average(logs, weights=problem.weights_at(slice(None)))
         scale = np.ones(n)
         scale[present] = np.exp(-float(self.alpha) * logs)
         return restore(scale)
@@ -125,7 +127,7 @@ class NearestNeighbours:
     def key_scale(
         self, keys: Any, *, kernel: str | Kernel = "gaussian", sample_weight: Any = None, n_jobs: int | None = None
     ) -> Any:
-        """λ of each key: the distance to its `k`-th nearest other observation, in bandwidths.
+        """λ of each key: the distance to its `k`-th nearest other key, in bandwidths.
 
         Parameters
         ----------
@@ -133,7 +135,8 @@ class NearestNeighbours:
         kernel : str or Kernel
             Only the rules depend on it.
         sample_weight : (n,) array, optional
-            Weights count observations: a key of weight 3 is three equal ones. A key without weight has λ = 1.
+            Only which keys have a weight counts (and what a rule makes of the weights): neighbours are keys, however
+            heavy. A key without weight is as if absent and has λ = 1.
         n_jobs : int, optional
             Threads, as in :func:`fastnw.pool`.
 
@@ -144,7 +147,7 @@ class NearestNeighbours:
         Raises
         ------
         ValueError
-            Also for a `k` below 1, fewer than k + 1 observations, keys that all are equal, and the kernel ``dot``.
+            Also for a `k` below 1, fewer than k + 1 keys with weight, keys that all are equal, and the kernel ``dot``.
         TypeError
             If `k` is not an integer.
         """
@@ -154,36 +157,34 @@ class NearestNeighbours:
             raise ValueError(f"k == {self.k}, must be >= 1.")
         restore, threads = _arrays.restorer(keys), n_threads(n_jobs)
         problem, present, n = _pilot(keys, kernel, self.bandwidth, sample_weight)
-        count = float(problem.n if problem.weights is None else problem.weights.sum())
-        if count < self.k + 1:
-            by_weight = "" if sample_weight is None else ", counted by weight"
-            raise ValueError(f"k={self.k} needs {self.k + 1} samples, got n_samples = {count:.6g}{by_weight}.")
+        if problem.n < self.k + 1:
+            with_weight = "" if problem.n == n else ", counting only keys with a positive weight"
+            raise ValueError(f"k={self.k} needs {self.k + 1} samples, got n_samples = {problem.n}{with_weight}.")
         scale = np.ones(n)
-        scale[present] = _distances(_whitened(problem.keys, problem.metric), problem.weights, self.k, threads)
+        scale[present] = _distances(_whitened(problem.keys, problem.metric), self.k, threads)
         return restore(scale)
 
 
 def _pilot(
     keys: Any, kernel: str | Kernel, bandwidth: Any, sample_weight: Any
 ) -> tuple[Problem, slice | np.ndarray, int]:
-    """The keys that have a weight, asked at themselves; where they are among all; how many all are."""
+    """The keys that have a weight, asked at themselves, weights in a unit of no consequence; where they are among all;
+    how many all are."""
     keys, sample_weight = _arrays.to_numpy(keys), _arrays.to_numpy(sample_weight)
     rule = isinstance(bandwidth, str)
     first = 1.0 if rule else bandwidth
     problem = build(keys, keys, None, kernel=kernel, bandwidth=first, sample_weight=sample_weight)
     if problem.kernel.inner_product:
         raise ValueError(f"Adaptive widths are not defined for kernel {str(problem.kernel)!r}, which has no distances.")
-    if rule:
-        h = rule_bandwidth(problem.keys, bandwidth, problem.kernel, problem.weights)
-        problem = replace(problem, metric=metric(check_bandwidth(h, problem.d), problem.d))
-    if problem.weights is None or problem.weights.min() > 0:
-        return problem, slice(None), problem.n
-    present = np.flatnonzero(problem.weights)
-    if not len(present):
+    n, (present, weights) = problem.n, relative_weights(problem.weights)
+    keys = problem.keys[present]
+    if not len(keys):
         raise ValueError("Sample weights must contain at least one non-zero number.")
-    keys, values = problem.keys[present], problem.values[present]
-    weighty = replace(problem, queries=keys, keys=keys, values=values, weights=problem.weights[present])
-    return weighty, present, problem.n
+    problem = replace(problem, queries=keys, keys=keys, values=problem.values[present], weights=weights)
+    if rule:
+        h = rule_bandwidth(keys, bandwidth, problem.kernel, weights)
+        problem = replace(problem, metric=metric(check_bandwidth(h, problem.d), problem.d))
+    return problem, present, n
 
 
 def _whitened(keys: Array, shape: Metric) -> Floats:
@@ -196,26 +197,23 @@ def _whitened(keys: Array, shape: Metric) -> Floats:
     return solve_triangular(shape.cholesky, points.T, lower=True).T
 
 
-def _distances(points: Floats, weights: Array | None, k: int, threads: int) -> Floats:
-    """(n,) The least r > 0 within which there are k + 1 observations, a point's own and what equals it included, and
-    another place."""
+def _distances(points: Floats, k: int, threads: int) -> Floats:
+    """(n,) The least r > 0 within which there are k + 1 points, the own one and what equals it included, and another
+    place."""
     from scipy.spatial import cKDTree
 
     places, place, counts = np.unique(points, axis=0, return_inverse=True, return_counts=True)
     place = place.reshape(-1)  # NumPy 2.0 gives it another shape
     if len(places) == 1:
         raise ValueError("All keys are equal: they have no nearest neighbours elsewhere. Give a bandwidth.")
-    observations = counts.astype(np.float64) if weights is None else np.bincount(place, weights)
     tree, reach = cKDTree(places), np.empty(len(places))
     waiting, width = np.arange(len(places)), min(k + 1, len(places))
     while len(waiting):
         later = []
         for some in _blocks(waiting, width):
             distance, neighbour = tree.query(places[some], k=width, workers=threads)
-            enough = np.cumsum(observations[neighbour], axis=1) >= k + 1
+            enough = np.cumsum(counts[neighbour], axis=1) >= k + 1
             enough[:, 0] = False  # the place itself
-            if width == len(places):
-                enough[:, -1] = True  # weights that are no integers may miss their sum by rounding
             first = enough.argmax(axis=1)
             reach[some] = distance[np.arange(len(some)), first]
             later.append(some[first == 0])

@@ -15,6 +15,7 @@ typedef struct {
     REAL edge; /* of u^2: what lies below may be within the support */
     REAL *out; /* (group, out_stride) kernel values, where they are stored */
     ptrdiff_t out_stride;
+    const REAL *lift; /* (group,) nats by which exponents are raised, or NULL */
 } N(strip);
 
 /* sums[a]: mass, total, weight of the keys that may be within the support. A NaN mass: u^2 left the range of the fast
@@ -88,6 +89,36 @@ INLINE void N(profile)(const int kernel, VEC *s, VEC factor)
     }
 }
 
+/* u^2 -> kappa exp(lift), in place, for kernels that decay exponentially; `factor` as in `profile`, `lift` has a place
+ * for each query, `step` apart. The polynomials stop growing where exp is clamped. What comes out too large for the type
+ * is infinite, or at least 2^125: callers look for it in the sum. */
+INLINE void N(lifted)(const int kernel, VEC *s, VEC factor, const REAL *lift, const int step)
+{
+    const VEC one = N(set)(1), minus = N(set)((REAL)-1.4426950408889634);
+    VEC z[FASTNW_GROUP];
+    if (kernel == GAUSSIAN) {
+        EACH(a) s[a] = s[a] * factor + N(set)(lift[a * step] * (REAL)1.4426950408889634);
+        N(exp2_below)(s);
+        return;
+    }
+    N(roots)(s);
+    if (kernel == MATERN32)
+        EACH(a) s[a] = N(smaller)(s[a] * N(set)((REAL)1.7320508075688772), N(set)(lift[a * step] + 800));
+    if (kernel == MATERN52)
+        EACH(a) s[a] = N(smaller)(s[a] * N(set)((REAL)2.23606797749979), N(set)(lift[a * step] + 800));
+    EACH(a) z[a] = s[a];
+    EACH(a) s[a] = s[a] * minus + N(set)(lift[a * step] * (REAL)1.4426950408889634);
+    N(exp2_below)(s);
+    if (kernel == MATERN32)
+        EACH(a) s[a] = (one + z[a]) * s[a];
+    if (kernel == MATERN52)
+        EACH(a) s[a] = (one + z[a] + z[a] * z[a] * N(set)((REAL)(1.0 / 3.0))) * s[a];
+    if (kernel == LOGISTIC) {
+        EACH(a) z[a] = one + s[a] * N(set)((REAL)exp(-(double)lift[a * step]));
+        EACH(a) s[a] = N(set)(4) * s[a] / (z[a] * z[a]);
+    }
+}
+
 /* s[a] = sum_j ((k_j - q_j)/h_j)^2 of a vector of keys, without the division if `iso`. Sums go in parts of eight, which keeps
  * their rounding at 8 + d/8 units.
  *
@@ -115,9 +146,10 @@ INLINE void N(squares)(const int D, const int iso, const int queries, const REAL
 }
 
 /* Inlined with constants: D coordinates (0: strip->d), one bandwidth or several, weights or all 1, what becomes of the
- * values (0 only masses, 1 a total too, 2 kernel values stored), one or two groups of queries at a time. */
+ * values (0 only masses, 1 a total too, 2 kernel values stored), one or two groups of queries at a time, exponents lifted or
+ * not (then one group). */
 INLINE void N(fused)(const int kernel, const int D, const int iso, const int weighted, const int values, const int groups,
-                     const N(strip) *strip, const REAL *const *q, ptrdiff_t n, double (*sums)[3])
+                     const int lift, const N(strip) *strip, const REAL *const *q, ptrdiff_t n, double (*sums)[3])
 {
     const ptrdiff_t d = D ? D : strip->d, stride = strip->stride, lanes = sizeof(VEC) / sizeof(REAL);
     const int compact = kernel >= TRIANGULAR && kernel <= COSINE, queries = groups * FASTNW_GROUP;
@@ -134,7 +166,10 @@ INLINE void N(fused)(const int kernel, const int D, const int iso, const int wei
         const VEC w = weighted ? N(load)(strip->weights + i) : N(set)(1);
         if (compact)
             ALL(a) inside[a] = N(add_within)(inside[a], s[a], edge, w);
-        N(profile)(kernel, s, factor);
+        if (lift)
+            N(lifted)(kernel, s, factor, strip->lift, 1);
+        else
+            N(profile)(kernel, s, factor);
         if (groups == 2)
             N(profile)(kernel, s + FASTNW_GROUP, factor);
         if (values == 2)
@@ -153,7 +188,7 @@ INLINE void N(fused)(const int kernel, const int D, const int iso, const int wei
 
 #define ARGUMENTS const N(strip) *strip, const REAL *const *q, ptrdiff_t n, double (*sums)[3]
 #define INSTANCE(NAME, KERNEL, D, ISO, WEIGHTED, VALUES)                                                               \
-    static void N(NAME)(ARGUMENTS) { N(fused)(KERNEL, D, ISO, WEIGHTED, VALUES, 1, strip, q, n, sums); }
+    static void N(NAME)(ARGUMENTS) { N(fused)(KERNEL, D, ISO, WEIGHTED, VALUES, 1, 0, strip, q, n, sums); }
 
 /* Every kernel: without weights and with one bandwidth in d = 1, 2, 3; any other case; kernel values alone. */
 #define KERNEL_INSTANCES(NAME, KERNEL)                                                                                 \
@@ -209,7 +244,7 @@ GAUSSIAN_INSTANCES(4)
 /* Two groups at a time share the loads of keys: 10 % at d = 64, 25 % at d = 256, but at d = 5 to 32 they lose as much to
  * registers kept in memory. */
 #define WIDE_INSTANCE(NAME, ISO, VALUES)                                                                               \
-    static void N(NAME)(ARGUMENTS) { N(fused)(GAUSSIAN, 0, ISO, 1, VALUES, 2, strip, q, n, sums); }
+    static void N(NAME)(ARGUMENTS) { N(fused)(GAUSSIAN, 0, ISO, 1, VALUES, 2, 0, strip, q, n, sums); }
 WIDE_INSTANCE(gaussian_wide, 0, 1)
 WIDE_INSTANCE(gaussian_wide_iso, 1, 1)
 WIDE_INSTANCE(gaussian_wide_store, 0, 2)
@@ -222,6 +257,29 @@ static N(fused_function) N(choose_wide)(int kernel, ptrdiff_t d, int iso, int va
     if (values == 2)
         return iso ? N(gaussian_wide_store_iso) : N(gaussian_wide_store);
     return iso ? N(gaussian_wide_iso) : N(gaussian_wide);
+}
+
+/* Far queries, of kernels that decay exponentially. In d = 1 to 3 without weights the loops are not unrolled as those of
+ * near queries are: they take a fifth longer. */
+#define LIFTED_INSTANCE(NAME, KERNEL, ISO, VALUES)                                                                     \
+    static void N(NAME)(ARGUMENTS) { N(fused)(KERNEL, 0, ISO, 1, VALUES, 1, 1, strip, q, n, sums); }
+#define LIFTED_INSTANCES(NAME, KERNEL)                                                                                 \
+    LIFTED_INSTANCE(NAME##_far, KERNEL, 0, 1)                                                                          \
+    LIFTED_INSTANCE(NAME##_far_iso, KERNEL, 1, 1)                                                                      \
+    LIFTED_INSTANCE(NAME##_far_store, KERNEL, 0, 2)                                                                    \
+    LIFTED_INSTANCE(NAME##_far_store_iso, KERNEL, 1, 2)
+LIFTED_INSTANCES(gaussian, GAUSSIAN)
+LIFTED_INSTANCES(laplacian, LAPLACIAN)
+LIFTED_INSTANCES(matern32, MATERN32)
+LIFTED_INSTANCES(matern52, MATERN52)
+LIFTED_INSTANCES(logistic, LOGISTIC)
+
+static N(fused_function) N(choose_far)(int kernel, int iso, int values)
+{
+#define FAR_ROW(NAME) {N(NAME##_far), N(NAME##_far_iso), N(NAME##_far_store), N(NAME##_far_store_iso)}
+    static const N(fused_function) far[5][4] = {
+        FAR_ROW(gaussian), FAR_ROW(laplacian), FAR_ROW(matern32), FAR_ROW(matern52), FAR_ROW(logistic)};
+    return far[kernel][2 * (values == 2) + iso];
 }
 
 static N(fused_function) N(choose)(int kernel, ptrdiff_t d, int iso, int weighted, int values)
@@ -260,26 +318,33 @@ static N(fused_function) N(choose)(int kernel, ptrdiff_t d, int iso, int weighte
 }
 
 /* Sums (or, with values == 2, kernel values into `out`) of up to two groups of queries over n keys, a multiple of 32.
- * `q` has places for both groups, filled up here. `inverse` holds the 1/h_j, all equal if `iso`. */
+ * `q` and `lift`, unless it is NULL, have places for both groups, filled up here. `inverse` holds the 1/h_j, all equal if
+ * `iso`. */
 static void N(fastnw_fused)(int kernel, const REAL *keys, ptrdiff_t stride, ptrdiff_t d, const REAL *inverse, int iso,
                             const REAL *scale, const REAL *weights, int weighted, const REAL *values, int use,
-                            REAL edge, REAL *out, ptrdiff_t out_stride, const REAL **q, int queries, ptrdiff_t n,
-                            double (*sums)[3])
+                            REAL edge, REAL *out, ptrdiff_t out_stride, const REAL **q, REAL *lift, int queries,
+                            ptrdiff_t n, double (*sums)[3])
 {
     const REAL once = iso ? inverse[0] : 1, twice = once * once;
     const REAL factor = kernel == GAUSSIAN ? twice * (REAL)-0.7213475204444817 : kernel == TRIANGULAR ? once : twice;
     if (kernel == TRIANGULAR)
         edge /= twice;
-    N(strip) strip = {keys, stride, d, inverse, factor, scale, weights, values, edge, out, out_stride};
-    const N(fused_function) wide = N(choose_wide)(kernel, d, iso, use), one = N(choose)(kernel, d, iso, weighted, use);
-    for (int a = queries; a < 2 * FASTNW_GROUP; a++)
+    N(strip) strip = {keys, stride, d, inverse, factor, scale, weights, values, edge, out, out_stride, lift};
+    const N(fused_function) wide = lift ? NULL : N(choose_wide)(kernel, d, iso, use);
+    const N(fused_function) one = lift ? N(choose_far)(kernel, iso, use) : N(choose)(kernel, d, iso, weighted, use);
+    for (int a = queries; a < 2 * FASTNW_GROUP; a++) {
         q[a] = q[0];
+        if (lift)
+            lift[a] = lift[0];
+    }
     if (queries > FASTNW_GROUP && wide) {
         wide(&strip, q, n, sums);
         return;
     }
     one(&strip, q, n, sums);
     strip.out += FASTNW_GROUP * out_stride;
+    if (lift)
+        strip.lift += FASTNW_GROUP;
     if (queries > FASTNW_GROUP)
         one(&strip, q + FASTNW_GROUP, n, sums + FASTNW_GROUP);
 }

@@ -20,6 +20,10 @@ cdef extern from "_gradients.h" nogil:
         const double*, const double*, double, double, const double*, double, double, Py_ssize_t)
     double fastnw_dot(const double*, const double*, Py_ssize_t)
 
+from cython cimport floating as real
+
+include "_flush.pxi"
+
 cdef enum:
     STRIP = 512  # five buffers of it and the points of some coordinates fill L1
 
@@ -284,6 +288,7 @@ def add_to_queries(
     cdef const int64_t* owns = NULL
     cdef const double* x
     cdef Side keys, strip
+    cdef uint64_t before
     if p == 0 or n == 0:
         return
     keys = _side(coords, values, scale, log_weights, None)
@@ -292,6 +297,7 @@ def add_to_queries(
     if outer is not None:
         products = &outer[0, 0]
     with nogil:
+        before = _flush(&inverse[0], d, keys.scale, n)
         while start < n:
             length, strip = min(STRIP, n - start), _from(keys, start)
             for i in range(p):
@@ -310,6 +316,7 @@ def add_to_queries(
                 if products != NULL:
                     _add_products(&pairs, x, &inverse[0], strip, d, length, products)
             start += length
+        fastnw_restore(before)
 
 
 cdef inline void _add_products(
@@ -341,12 +348,14 @@ def add_to_keys(
     cdef double nothing = 0
     cdef const int64_t* owns = NULL
     cdef Side queries, strip
+    cdef uint64_t before
     if B == 0 or p == 0:
         return
     queries = _side(coords, alpha, None, minus_log_mass, gamma)
     if own is not None:
         owns = &own[0]
     with nogil:
+        before = _flush(&inverse[0], d, &scale[0] if scale is not None else <const double*>NULL, B)
         while start < p:
             length, strip = min(STRIP, p - start), _from(queries, start)
             for j in range(B):
@@ -365,6 +374,7 @@ def add_to_keys(
                     value_sums[j, k] += fastnw_dot(pairs.share, strip.columns + k * strip.column_stride, length)
                 weight_sums[j] += fastnw_dot(pairs.share, pairs.pull, length)
             start += length
+        fastnw_restore(before)
 
 
 cdef inline void _leave_out(Pairs* pairs, const int64_t* own, int64_t key, Py_ssize_t n) noexcept nogil:

@@ -261,6 +261,7 @@ def sum_leaves(
     cdef Scratch scratch
     cdef Query[NEIGHBOURS] block
     cdef Py_ssize_t m = queries.shape[0], i, n, visited, done = 0, leaves, width
+    cdef uint64_t before
     cdef double pairs = 0
     cdef double* boxes
     tree.kernel, tree.d, tree.c, tree.nodes, tree.depth = kernel, inv.shape[0], total.shape[1], low.shape[1], levels.shape[0] - 1
@@ -289,6 +290,7 @@ def sum_leaves(
     boxes = scratch.sums + width
     scratch.lifted = boxes + 2 * tree.d
     with nogil:
+        before = _flush(&inv[0], tree.d, tree.scale, keys.shape[1])
         visited = 0 if scratch.found != NULL and scratch.kappa != NULL else -1
         while visited >= 0 and done < m and pairs < most_pairs:
             n = min(m - done, <Py_ssize_t>NEIGHBOURS)
@@ -301,6 +303,7 @@ def sum_leaves(
             visited = _block(&tree, &block[0], n, &scratch, boxes, boxes + tree.d)
             pairs += <double>visited * LEAF + n
             done += n
+        fastnw_restore(before)
         free(scratch.found)
         free(scratch.kappa)
         free(scratch.low)

@@ -7,37 +7,6 @@
 typedef void (*N(leaves_function))(const N(strip) *, const REAL *q, REAL shift, const int32_t *leaves, ptrdiff_t count,
                                    double *sums);
 
-/* u^2 -> kappa exp(shift), in place, for kernels that decay exponentially; `factor` as in `profile`. The polynomials stop
- * growing where exp is clamped. */
-INLINE void N(shifted)(const int kernel, VEC *s, VEC factor, REAL shift)
-{
-    const VEC bits = N(set)(shift * (REAL)1.4426950408889634), one = N(set)(1), minus = N(set)((REAL)-1.4426950408889634);
-    const VEC last = N(set)(shift + 800);
-    VEC z[FASTNW_GROUP];
-    if (kernel == GAUSSIAN) {
-        EACH(a) s[a] = s[a] * factor + bits;
-        N(exp2)(s, one);
-        return;
-    }
-    N(roots)(s);
-    if (kernel == MATERN32)
-        EACH(a) s[a] = N(smaller)(s[a] * N(set)((REAL)1.7320508075688772), last);
-    if (kernel == MATERN52)
-        EACH(a) s[a] = N(smaller)(s[a] * N(set)((REAL)2.23606797749979), last);
-    EACH(a) z[a] = s[a];
-    EACH(a) s[a] = s[a] * minus + bits;
-    N(exp2)(s, one);
-    if (kernel == MATERN32)
-        EACH(a) s[a] = (one + z[a]) * s[a];
-    if (kernel == MATERN52)
-        EACH(a) s[a] = (one + z[a] + z[a] * z[a] * N(set)((REAL)(1.0 / 3.0))) * s[a];
-    if (kernel == LOGISTIC) {
-        const VEC back = N(set)((REAL)exp(-shift));
-        EACH(a) z[a] = one + s[a] * back;
-        EACH(a) s[a] = N(set)(4) * s[a] / (z[a] * z[a]);
-    }
-}
-
 /* Inlined with constants as `fused` is; sums[0..2] as there. values == 2: kernel values into strip->out, LEAF a leaf. */
 INLINE void N(leaves)(const int kernel, const int D, const int iso, const int values, const N(strip) *strip, const REAL *q,
                       REAL shift, const int32_t *leaves, ptrdiff_t count, double *sums)
@@ -76,7 +45,7 @@ INLINE void N(leaves)(const int kernel, const int D, const int iso, const int va
                 if (compact)
                     EACH(a) inside[a] = N(add_within)(inside[a], s[a], edge, w[a]);
                 if (kernel < DOT)
-                    N(shifted)(kernel, s, factor, shift);
+                    N(lifted)(kernel, s, factor, &shift, 0);
                 else
                     N(profile)(kernel, s, factor);
                 if (values == 2)

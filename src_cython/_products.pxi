@@ -25,6 +25,8 @@ cdef extern from "_rows.h" nogil:
     void fastnw_weigh_group_f64(
         const double*, Py_ssize_t, const double*, Py_ssize_t, Py_ssize_t, Py_ssize_t, double*, Py_ssize_t)
 
+include "_flush.pxi"
+
 cdef enum:
     VECTOR = 16  # a multiple of the longest vector
     FEW = 4      # queries up to which rows are gone through directly: faster than BLAS, and exact differences
@@ -112,12 +114,14 @@ cdef double _weights(
         for k in range(n):
             s[k] = 0
         return 0
-    if self_at >= 0:
-        s[self_at] = z - add - bias[self_at]
-    gained = _powers(s, bias, <real>(add - shift[0] / LOG2), weights, n)
-    if self_at >= 0:
-        gained -= s[self_at]
+    add = <real>(add - shift[0] / LOG2)
+    if self_at < 0:
+        gained = _powers(s, bias, add, weights, n)
+    else:  # the keys before the one left out, and those after it: it never enters a sum, from which nothing would take it
         s[self_at] = 0
+        gained = _powers(s, bias, add, weights, self_at)
+        k = self_at + 1
+        gained += _powers(s + k, bias + k, add, weights + k if weights != NULL else NULL, n - k)
     mass[0] += gained
     return gained
 
@@ -213,6 +217,7 @@ def product_tile(
     cdef const int64_t* owns = NULL
     cdef const real* w = NULL
     cdef double norm
+    cdef uint64_t before
     if m == 0 or n == 0:
         return 0.0
     if keys.strides[1] != sizeof(real) and d > 1 or c > 1 and values.strides[1] != sizeof(real):
@@ -222,11 +227,13 @@ def product_tile(
     if weights is not None:
         w = &weights[0]
     with nogil:
+        before = _flush(&inv2[0], d, <const real*>NULL, 0)
         norm = _product_tile(
             inner, &queries[0, 0], &scaled[0, 0], &half[0], m, &keys[0, 0], keys.strides[0] // <Py_ssize_t>sizeof(real),
             d, &values[0, 0] if c > 0 else &none, values.strides[0] // <Py_ssize_t>sizeof(real) if c > 0 else 0, c, w,
             &inv2[0], n, strip, owns, &shift[0], &mass[0], &total[0, 0] if c > 0 else &nothing,
             &centre[0] if c > 0 else &nothing, &factor[0] if c > 0 else &nothing)
+        fastnw_restore(before)
     if norm < 0:
         raise MemoryError("no memory for a tile of products")
     return norm

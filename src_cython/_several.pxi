@@ -88,6 +88,7 @@ def sum_several(
     cdef double nothing = 0
     cdef const real* scales = NULL
     cdef const int64_t* owns = NULL
+    cdef uint64_t before
     if m == 0 or n == 0 or count == 0:
         return
     if count > SEVERAL or c > 1 or n > 1 and (keys.strides[1] != size or c == 1 and values.strides[1] != size):
@@ -97,6 +98,8 @@ def sum_several(
     if own is not None:
         owns = &own[0]
     with nogil:
+        before = _flush(&inverses[0, 0], count * d, scales, n)
         _sum_several(&kernels[0], &ratios[0], count, &queries[0, 0], m, &inverses[0, 0], scales, &keys[0, 0],
                      keys.strides[0] // size, d, &weights[0], &values[0, 0] if c > 0 else &weights[0], c, n, owns, &shift[0],
                      &mass[0], &total[0, 0] if c > 0 else &nothing, &mass_error[0], &error[0], &sensitivity[0])
+        fastnw_restore(before)

@@ -232,6 +232,13 @@ cdef inline void _rescale(double factor, double* mass, double* total, Py_ssize_t
         total[j] *= factor
 
 
+cdef inline void _settle(double* shift, double* mass, double* total, Py_ssize_t c, double* mass_error) noexcept nogil:
+    """Do without a shift from where the mass no longer needs one."""
+    if mass[0] * exp(shift[0]) >= NEAR:
+        _rescale(exp(shift[0]), mass, total, c, mass_error)
+        shift[0] = 0
+
+
 cdef inline Py_ssize_t _strip(Py_ssize_t bytes_per_key, Py_ssize_t c) noexcept nogil:
     """Keys in a strip: what a tile passes over again and again fits L2 with room to spare (of 20, 40, 96 and 256 KiB, 96
     was best at d = 8 to 768), within what float32 may sum before it is folded to float64."""
@@ -274,6 +281,5 @@ cdef inline void _staged(
     if self_at >= 0:
         s[self_at] = 0
     _weigh(&s[0], weights, values, value_stride, c, n, sums, mass, total)
-    if kernel < DOT and shift[0] != 0 and mass[0] * exp(shift[0]) >= NEAR:
-        _rescale(exp(shift[0]), mass, total, c, mass_error)
-        shift[0] = 0
+    if kernel < DOT and shift[0] != 0:
+        _settle(shift, mass, total, c, mass_error)

@@ -1,12 +1,13 @@
 # The body of every instruction set: sums and scores of one tile (query block x key block).
 #
 # A tile is walked strip by strip (some hundred keys, which stay in cache). Within a strip queries go in groups through the
-# fused loop of _fused_body.h, where sums stay in registers. One by one, through the staged loops, go those that it cannot
-# do: kernels that decay exponentially until a near key has been met, inner products, strips that hold the query's own
-# key, strips' ends, processors without vectors.
+# fused loop of _fused_body.h, where sums stay in registers. Those of a kernel that decays exponentially which have met no
+# near key so far go in groups of their own, with a shift each. One by one, through the staged loops, go those that it cannot
+# do: the first strip of such a kernel, inner products, strips that hold the query's own key or a key so much nearer than
+# those before that sums overflow, strips' ends, processors without vectors.
 
 from cython cimport floating as real
-from libc.math cimport INFINITY, exp, sqrt
+from libc.math cimport INFINITY, NAN, exp, sqrt
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 
@@ -38,10 +39,10 @@ cdef extern from "_fused.h" nogil:
         CAUCHY, CONSTANT
     void fastnw_fused_f32(
         int, const float*, Py_ssize_t, Py_ssize_t, const float*, int, const float*, const float*, int, const float*, int,
-        float, float*, Py_ssize_t, const float**, int, Py_ssize_t, double (*)[3])
+        float, float*, Py_ssize_t, const float**, float*, int, Py_ssize_t, double (*)[3])
     void fastnw_fused_f64(
         int, const double*, Py_ssize_t, Py_ssize_t, const double*, int, const double*, const double*, int, const double*,
-        int, double, double*, Py_ssize_t, const double**, int, Py_ssize_t, double (*)[3])
+        int, double, double*, Py_ssize_t, const double**, double*, int, Py_ssize_t, double (*)[3])
     void fastnw_weigh_group_f32(
         const float*, Py_ssize_t, const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t, float*, Py_ssize_t)
     void fastnw_weigh_group_f64(
@@ -64,7 +65,9 @@ cdef enum:
     LANES = 32          # a multiple of every level's vector, and a divisor of every full strip
 
 cdef double NEAR = 2.0**-60  # a mass above this needs no shift: what exp's clamp adds or takes is far below it
+cdef double MUCH = 2.0**60   # a strip's mass above this, in units of the shift: a key has come that asks for another
 
+include "_flush.pxi"
 include "_staged.pxi"
 
 
@@ -80,24 +83,30 @@ cdef inline bint _is_iso(const real* inv, Py_ssize_t d) noexcept nogil:
 cdef void _fused(
     int kernel, const real* inv, bint iso, const real* scale, const real* keys, Py_ssize_t stride, Py_ssize_t d,
     const real* weights, bint weighted, const real* values, Py_ssize_t value_stride, Py_ssize_t c, Py_ssize_t n,
-    const real** q, const Py_ssize_t* member, int group, real* sums, real* kappa,
+    const real** q, const Py_ssize_t* member, int group, bint far, real* sums, real* kappa,
     double* shift, double* mass, double* total, double* mass_error, const double* error, double sensitivity,
 ) noexcept nogil:
-    """Add the sums of n <= STRIP keys to the states of a group of queries; what fills no vector goes through `_staged`."""
+    """Add the sums of n <= STRIP keys to the states of a group of queries, all near or all far; what fills no vector goes
+    through `_staged`."""
     cdef double found[GROUP][3]
+    cdef real[GROUP] lifts
+    cdef real* lift = NULL
     cdef real edge = 1
     cdef int a, use = 2 if c > 1 else <int>c
     cdef Py_ssize_t i, k, done, whole = n // LANES * LANES, width = (c + LANES - 1) // LANES * LANES
     for a in range(group):
         found[a][0] = 0
         edge = max(edge, <real>(1 + 2 * error[member[a]]))
+        lifts[a] = <real>(-shift[member[a]])
+    if far:
+        lift = &lifts[0]
     if whole > 0:
         if real is float:
             fastnw_fused_f32(kernel, keys, stride, d, inv, iso, scale, weights, weighted, values, use, edge, kappa, STRIP, q,
-                             group, whole, found)
+                             lift, group, whole, found)
         else:
             fastnw_fused_f64(kernel, keys, stride, d, inv, iso, scale, weights, weighted, values, use, edge, kappa, STRIP, q,
-                             group, whole, found)
+                             lift, group, whole, found)
         if c > 1:
             a = 0
             while a < group:
@@ -108,7 +117,9 @@ cdef void _fused(
                 a += FASTNW_GROUP
     for a in range(group):
         i = member[a]
-        done = whole if found[a][0] == found[a][0] else 0  # NaN: see _fused_body.h
+        if not found[a][0] < MUCH and (far or found[a][0] != found[a][0]):  # NaN: see _fused_body.h
+            found[a][0] = NAN
+        done = whole if found[a][0] == found[a][0] else 0
         if done > 0:
             mass[i] += found[a][0]
             mass_error[i] += sensitivity * error[i] * found[a][2]
@@ -117,6 +128,8 @@ cdef void _fused(
             elif c > 1:
                 for k in range(c):
                     total[i * c + k] += sums[a * width + k]
+            if far:
+                _settle(shift + i, mass + i, total + i * c, c, mass_error + i)
     for a in range(group):  # after the last use of the group's sums
         i = member[a]
         done = whole if found[a][0] == found[a][0] else 0
@@ -132,11 +145,12 @@ cdef int _sum_tile(
     Py_ssize_t c, Py_ssize_t n, const int64_t* own,
     double* shift, double* mass, double* total, double* mass_error, const double* error, double sensitivity,
 ) noexcept nogil:
-    cdef const real* q[GROUP]
-    cdef Py_ssize_t member[GROUP]
+    cdef const real* q[2][GROUP]
+    cdef Py_ssize_t member[2][GROUP]
     cdef Py_ssize_t i, start = 0, length, self_at
     cdef Py_ssize_t longest = _strip(sizeof(real) * (d + 1 + c), c)
-    cdef int group
+    cdef int far
+    cdef int[2] group
     cdef bint iso = _is_iso(inv, d), fusable = FASTNW_GROUP > 0 and kernel != DOT
     cdef const real* scales = NULL
     cdef real* kappa = <real*>malloc(GROUP * (STRIP + c + LANES) * sizeof(real))
@@ -148,21 +162,24 @@ cdef int _sum_tile(
         length = length if n - start > length else n - start
         if scale != NULL:
             scales = scale + start
-        group = 0
+        group[0] = group[1] = 0
         for i in range(m):
             self_at = -1
             if own != NULL and 0 <= own[i] - start < length:
                 self_at = own[i] - start
-            if fusable and self_at < 0 and shift[i] == 0:
-                q[group], member[group] = queries + i * d, i
-                group += 1
+            far = shift[i] != 0
+            if fusable and self_at < 0 and (not far or kernel < DOT and shift[i] > -INFINITY and mass[i] > 0):
+                q[far][group[far]], member[far][group[far]] = queries + i * d, i
+                group[far] += 1
             else:
                 _staged(kernel, queries + i * d, inv, scales, keys + start, stride, d, weights + start, values, value_stride,
                         c, length, self_at, sums, shift + i, mass + i, total + i * c, mass_error + i, error[i], sensitivity)
-            if group > 0 and (group == 2 * FASTNW_GROUP or i == m - 1):
-                _fused(kernel, inv, iso, scales, keys + start, stride, d, weights + start, weighted, values, value_stride, c,
-                       length, &q[0], &member[0], group, sums, kappa, shift, mass, total, mass_error, error, sensitivity)
-                group = 0
+            for far in range(2):
+                if group[far] > 0 and (group[far] == 2 * FASTNW_GROUP or i == m - 1):
+                    _fused(kernel, inv, iso, scales, keys + start, stride, d, weights + start, weighted, values,
+                           value_stride, c, length, &q[far][0], &member[far][0], group[far], far, sums, kappa, shift, mass,
+                           total, mass_error, error, sensitivity)
+                    group[far] = 0
         start += length
         values += length * (value_stride if c > 1 else c)
     free(kappa)
@@ -180,6 +197,7 @@ def sum_tile(
     cdef const real* scales = NULL
     cdef const int64_t* owns = NULL
     cdef int status
+    cdef uint64_t before
     if m == 0 or n == 0:
         return
     # without values the fused loops read something of their length instead: there are fewer of them that way
@@ -190,10 +208,12 @@ def sum_tile(
     if own is not None:
         owns = &own[0]
     with nogil:
+        before = _flush(&inv[0], d, scales, n)
         status = _sum_tile(
             kernel, &queries[0, 0], m, &inv[0], scales, &keys[0, 0], keys.strides[0] // size, d, &weights[0], weighted,
             &values[0, 0] if c > 0 else &weights[0], values.strides[1] // size if c > 1 else 0, c, n, owns, &shift[0], &mass[0],
             &total[0, 0] if c > 0 else &nothing, &mass_error[0], &error[0], sensitivity)
+        fastnw_restore(before)
     if status:
         raise MemoryError("no memory for a tile")
 

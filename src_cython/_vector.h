@@ -145,6 +145,9 @@ INLINE void exp2_f64(vec_f64 *x, vec_f64 factor)
     EACH(a) p[a] = x[a] * p[a];
     EACH(a) x[a] = p[a] * t[a] + t[a];
 }
+/* The same with factor 1, for x that may lie above 0, too: infinity where it is too large. */
+INLINE void exp2_below_f32(vec_f32 *x) { exp2_f32(x, set_f32(1)); }
+INLINE void exp2_below_f64(vec_f64 *x) { exp2_f64(x, set_f64(1)); }
 #else
 /* v2, v3: |f| <= 1/2, the exponent added to the bits of 1 + f p(f); polynomials as in _simd.h. Below the clamp the result
  * stays at 3e-36 (1e-300): products with values must stay normal, denormal ones ran 3 times slower on v2. */
@@ -177,6 +180,18 @@ INLINE void exp2_f64(vec_f64 *x, vec_f64 factor)
     for (int k = 2; k < 12; k++)
         EACH(a) p[a] = x[a] * p[a] + set_f64(c[k]);
     EACH(a) x[a] = (vec_f64)ADD_BITS(epi64)((vec_bits)p[a], SHIFT_BITS(epi64)((vec_bits)sum[a], 52));
+}
+
+/* The same with factor 1, for x that may lie above 0, too: at least 2^125 (2^1021) where it is too large. */
+INLINE void exp2_below_f32(vec_f32 *x)
+{
+    EACH(a) x[a] = smaller_f32(x[a], set_f32(126.0f));
+    exp2_f32(x, set_f32(1));
+}
+INLINE void exp2_below_f64(vec_f64 *x)
+{
+    EACH(a) x[a] = smaller_f64(x[a], set_f64(1022.0));
+    exp2_f64(x, set_f64(1));
 }
 #endif
 

@@ -159,28 +159,6 @@ def test_scott_agrees_with_scipy():
     np.testing.assert_allclose(rule_bandwidth(X, "scott", "gaussian"), np.sqrt(np.diag(peer.covariance)), rtol=1e-13)
 
 
-def test_weights_are_repetitions(rule):
-    rng = np.random.default_rng(2)
-    X, w = rng.normal(size=(60, 2)) + 1e3, rng.integers(0, 4, size=60)
-    X[np.flatnonzero(w == 0)] = 1e300  # rows that are not there
-    repeated = np.repeat(X, w, axis=0)
-    # both sides round at 1e-16 a term
-    np.testing.assert_allclose(
-        rule_bandwidth(X, rule, "gaussian", w), rule_bandwidth(repeated, rule, "gaussian"), rtol=1e-13
-    )
-
-
-def test_fractional_weights_against_long_double(rule):
-    rng = np.random.default_rng(3)
-    X, w = rng.normal(size=(50, 2)), rng.gamma(1.0, size=50)
-    long, total = X.astype(np.longdouble), w.astype(np.longdouble).sum()
-    mean = (w[:, None] * long).sum(axis=0) / total
-    spread = np.sqrt((w[:, None] * (long - mean) ** 2).sum(axis=0) / (total - 1)).astype(float)
-    np.testing.assert_allclose(
-        rule_bandwidth(X, rule, "gaussian", w), spread * factor(rule, float(total), 2), rtol=1e-13
-    )
-
-
 @pytest.mark.parametrize(("offset", "unit"), [(1e8, 1.0), (0.0, 1e-200), (0.0, 1e200)])
 def test_data_far_from_zero_or_of_extreme_scale(offset, unit):
     X = offset + unit * np.random.default_rng(4).normal(size=(500, 2))
@@ -219,10 +197,6 @@ def test_errors_of_rules():
         rule_bandwidth(X, "scot", "gaussian")
     with pytest.raises(ValueError, match="n_samples = 1"):
         rule_bandwidth(X[:1], "scott", "gaussian")
-    normalised = np.full(20, 0.05)
-    assert normalised.sum() != 1.0  # but a rounding above
-    with pytest.raises(ValueError, match=r"sum to 1\b.*Rescale"):
-        rule_bandwidth(X, "scott", "gaussian", normalised)
 
 
 def test_a_column_without_spread_is_named():
@@ -234,4 +208,4 @@ def test_a_column_without_spread_is_named():
     with pytest.raises(ValueError, match="'width'"):
         rule_bandwidth(X, "scott", "gaussian", feature_names=["a", "width", "b"])
     with pytest.raises(ValueError, match=r"column 0 \(and 2 more\)"):  # all weight on equal rows
-        rule_bandwidth(X, "scott", "gaussian", [0, 3, 0, 0, 0])
+        rule_bandwidth(X[[0, 1, 2, 1, 4]], "scott", "gaussian", [0, 3, 0, 2, 0])

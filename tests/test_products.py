@@ -70,6 +70,33 @@ def test_weights_widths_and_own_keys(kernel, dtype):
     check((keys, keys, values), kernel, 7.0, dtype, sample_weight=weights, exclude_self=True)
 
 
+@pytest.mark.parametrize("kernel", ["gaussian", "dot"])
+@pytest.mark.parametrize("ratio", [1e5, 1e9, 1e17])
+def test_a_heavy_key_leaves_no_trace_in_its_own_sum(kernel, ratio, dtype):
+    """At the start and the end of strips; what would be left after subtracting it again is rounding."""
+    _, keys, values = problem(0, 260, 37, 2, dtype)
+    weights = np.ones(260)
+    for own in (0, 255):
+        weights[own] = ratio
+        check((keys, keys, values), kernel, 3.5, dtype, sample_weight=weights, exclude_self=True)
+        weights[own] = 1.0
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "dot"])
+@pytest.mark.parametrize("tightness", [1.0, 0.3, 0.1, 0.03])
+def test_masked_copies_beside_the_own_key(kernel, tightness, dtype):
+    """Every second key is a copy of weight 0, nearer to its twin than any key that counts."""
+    rng = np.random.default_rng(3)
+    keys = np.repeat(rng.normal(size=(100, 40)), 2, axis=0)
+    keys[1::2] += 1e-3 * rng.normal(size=(100, 40))
+    if kernel == "dot":
+        keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+    keys, values = keys.astype(dtype), rng.normal(size=200).astype(dtype)
+    bandwidth = tightness * (8.0 if kernel == "gaussian" else 0.3)
+    weights = np.tile([1.0, 0.0], 100)
+    check((keys, keys, values), kernel, bandwidth, dtype, sample_weight=weights, exclude_self=True)
+
+
 def test_more_coordinates_than_a_panel(dtype):
     """300 coordinates are added in three products."""
     queries, keys, values = problem(30, 200, 300, 2, dtype)
@@ -190,3 +217,24 @@ def test_rows_further_apart_than_32_bits_say(forced, which, tmp_path):
     arrays[which] = apart
     check(arrays.values(), "gaussian", 4.0, "float32")
     assert forced
+
+
+@pytest.mark.parametrize("d", [64, 200, 400])
+@pytest.mark.parametrize("bandwidth", ["number", "matrix"])
+def test_inner_products_are_summed_once(d, bandwidth, monkeypatch):
+    """Of standard normal points with bandwidth √d: where float32 cannot keep the promise, float64 is the first try."""
+    rng = np.random.default_rng(d)
+    queries, keys = (rng.normal(size=(rows, d)).astype(np.float32) for rows in (50, 400))
+    values = rng.normal(size=400).astype(np.float32)
+    swept = []
+    sweep, by_products = exact.sweep, products.sweep
+    monkeypatch.setattr(exact, "sweep", lambda *arguments: swept.append(1) or sweep(*arguments))
+    monkeypatch.setattr(products, "sweep", lambda *arguments: swept.append(1) or by_products(*arguments))
+    h = np.sqrt(d) if bandwidth == "number" else np.sqrt(d) * np.eye(d)
+    got, bound = fastnw.pool(queries, keys, values, kernel="dot", bandwidth=h, return_error=True)
+    assert len(swept) == 1
+    scores = queries.astype(np.longdouble) @ keys.T / np.sqrt(d)
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    error = abs(got - weights @ values / weights.sum(axis=1))
+    assert np.all(error <= bound + np.spacing(abs(got)))
+    assert bound.max() <= PROMISE["float32"] * np.ptp(values)

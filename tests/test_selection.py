@@ -187,49 +187,19 @@ def test_gradients(kind, kernel, weighted):
 def objectives(x, y, weights, kernel, kind, h):
     """One for each way of summing."""
     problem = build(x, x, y, kernel=kernel, bandwidth=h, sample_weight=weights, exclude_self=kind != "aicc")
-    counts = None if weights is None else weights.astype(float)
-    data = Sample(problem.values.astype(float), counts, float(len(x) if counts is None else counts.sum()))
+    data = Sample.of(problem)
     ways = [Sums, Spectrum] if kernel == "gaussian" else [Sums]
     for way in ways:
-        sums = way(problem, data, "auto", 1, Meter(False, 0, ""))
+        sums = way(problem, "auto", 1, Meter(False, 0, ""))
         yield search.Objective(
             lambda _, __, sums=sums: sums, select.LOSSES[kind][0], data, kernels.get(kernel), lambda _: None
         )
-
-
-@pytest.mark.parametrize("criterion", ["loo", "aicc"])
-def test_weights_are_repetitions(criterion):
-    x, y = sample(n=60, d=1, seed=2)
-    weights = np.random.default_rng(0).integers(0, 4, len(x))
-    repeated = np.repeat(x, weights, axis=0), np.repeat(y, weights)
-    h = np.geomspace(0.01, 1.0, 9)
-    for kernel, factor in (("gaussian", 1.0), ("laplacian", 1.0), ("cauchy", 0.1)):
-        a = fastnw.select_bandwidth(
-            x, y, kernel=kernel, sample_weight=weights, criterion=criterion, candidates=h * factor
-        )
-        b = fastnw.select_bandwidth(*repeated, kernel=kernel, criterion=criterion, candidates=h * factor)
-        np.testing.assert_allclose(a.path.score, b.path.score, rtol=1e-7)
-    if criterion == "loo":  # AICc falls without end where equal rows have equal values
-        a = fastnw.select_bandwidth(x, y, sample_weight=weights)
-        b = fastnw.select_bandwidth(*repeated)
-        assert a.score == pytest.approx(b.score, rel=1e-6)
 
 
 def test_an_exact_fit_has_no_finite_aicc():
     x, y = sample(n=30, d=1)
     found = fastnw.select_bandwidth(np.repeat(x, 2, axis=0), np.repeat(y, 2), criterion="aicc", candidates=[1e-9, 0.1])
     assert found.path.score[0] == -np.inf
-
-
-def test_weights_are_repetitions_for_densities_and_classes():
-    x, y = sample(n=60, d=2, seed=2)
-    weights = np.random.default_rng(0).integers(0, 3, len(x))
-    rows = np.repeat(np.arange(len(x)), weights)
-    h = np.array([0.1, 0.3])
-    assert score_at(h, x, sample_weight=weights) == pytest.approx(score_at(h, x[rows]), rel=1e-7)
-    labels = y > 0.5
-    found = score_at(h, x, labels, sample_weight=weights)
-    assert found == pytest.approx(score_at(h, x[rows], labels[rows]), rel=1e-7)
 
 
 def test_a_coordinate_without_relation_is_reported():
@@ -306,8 +276,7 @@ def test_the_spectrum_is_the_sum_of_every_pair(n):
         y = np.sin(3 * x[:, 0])
         h = np.full(d, 0.02 if d == 1 else 0.1)
         problem = build(x, x, y, kernel="gaussian", bandwidth=h, exclude_self=True)
-        data = Sample(problem.values, None, float(n))
-        fit = Spectrum(problem, data, "auto", None, Meter(False, 0, "")).at(h).fit
+        fit = Spectrum(problem, "auto", None, Meter(False, 0, "")).at(h).fit
         some = np.concatenate([np.argsort(np.abs(x).max(axis=1))[-40:], rng.integers(0, n, 40)])
         k = -((((x[some][:, None] - x[None]) / h) ** 2).sum(axis=2)) / 2
         k[np.arange(len(some)), some] = -np.inf

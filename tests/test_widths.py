@@ -39,12 +39,12 @@ def naive_abramson(keys, h, kernel="gaussian", alpha=0.5, weights=None):
 
 
 def naive_neighbours(keys, k, h=1.0, weights=None):
-    """The k-th smallest distance to another of the repeated rows, or the smallest that is not 0."""
-    times = np.ones(len(keys), int) if weights is None else np.asarray(weights).astype(int)
-    distances = oracle.naive_scaled(keys, np.repeat(keys, times, axis=0), bandwidth=h).astype(float)
+    """The k-th smallest distance to another key that has a weight, or the smallest that is not 0."""
+    present = np.ones(len(keys), bool) if weights is None else np.asarray(weights) > 0
+    distances = oracle.naive_scaled(keys, keys[present], bandwidth=h).astype(float)
     scales = []
     for i, row in enumerate(distances):
-        kth = np.sort(row)[k if times[i] else k - 1]  # a row of its own comes first
+        kth = np.sort(row)[k if present[i] else k - 1]  # a row of its own comes first
         scales.append(kth if kth > 0 else row[row > 0].min())
     return np.array(scales)
 
@@ -94,7 +94,7 @@ def test_rules_settle_the_pilot(rule):
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("d", "h"), [(1, 1.0), (2, MATRIX), (2, [0.3, 2.0]), (3, 0.5)])
-@pytest.mark.parametrize("k", [1, 4, 50])
+@pytest.mark.parametrize("k", [1, 4, 35])
 def test_nearest_neighbours(k, d, h, weighted):
     keys, times = cloud(d)
     keys[7] = keys[8] = keys[9]
@@ -107,14 +107,10 @@ def test_nearest_neighbours(k, d, h, weighted):
     np.testing.assert_allclose(scale, expected, rtol=1e-12)  # differences of numbers up to 30 times as large
 
 
-def test_nearest_neighbours_far_from_0_and_of_fractional_weights():
+def test_nearest_neighbours_far_from_0():
     keys, _ = cloud(3)
     near, far = (NearestNeighbours(5).key_scale(keys + shift) for shift in (0.0, 1e6))
     np.testing.assert_allclose(near, far, rtol=1e-7)  # 1e6 has 1e-10 to spare, distances are 1e-2 and more
-    scale = NearestNeighbours(1).key_scale([[0.0], [1.0], [3.0]], sample_weight=[0.5, 1.0, 0.75])
-    np.testing.assert_array_equal(scale, [3.0, 2.0, 3.0])  # only all three of the first come to 2
-    tenths = NearestNeighbours(2).key_scale(np.arange(30.0)[:, None], sample_weight=np.full(30, 0.1))
-    assert tenths.max() == 29.0  # 30 × 0.1 is 3 but for rounding
 
 
 def test_equal_keys_take_the_nearest_place_elsewhere():
@@ -235,6 +231,9 @@ def test_an_absolute_tolerance_counts_the_narrowest_width(monkeypatch):
     ]
 )
 def test_scikit_learn_checks(estimator, check):
+    if "sample_weight_equivalence" in check.func.__name__:
+        # repeated rows count in the rules' n, weights only by their effective number: means agree at a given bandwidth
+        estimator = clone(estimator).set_params(bandwidth=Abramson(1.0))
     check(estimator)
 
 
@@ -260,7 +259,7 @@ def test_clones_pickles_searches_and_refits():
 def test_weights_are_repetitions_in_the_estimators():
     X, times = cloud(2)
     repeated = np.repeat(X, times, axis=0)
-    for widths in WIDTHS:
+    for widths in (Abramson(0.6), Abramson([0.3, 2.0], alpha=0.8)):
         a = KernelDensity(bandwidth=widths).fit(X, sample_weight=times).score_samples(X[:20])
         b = KernelDensity(bandwidth=widths).fit(repeated).score_samples(X[:20])
         np.testing.assert_allclose(a, b, rtol=0, atol=20 * PROMISE)
@@ -325,8 +324,8 @@ def test_other_errors():
     for k in (2.5, True, "3"):
         with pytest.raises(TypeError, match="k must be an integer"):
             NearestNeighbours(k).key_scale(X)
-    with pytest.raises(ValueError, match=r"n_samples = 1\.5, counted by weight"):
-        NearestNeighbours(1).key_scale(X[:3], sample_weight=[0.5, 0.5, 0.5])
+    with pytest.raises(ValueError, match=r"n_samples = 2, counting only keys with a positive weight"):
+        NearestNeighbours(2).key_scale(X[:3], sample_weight=[0.5, 0.0, 0.5])
     for widths in (Abramson(1.0), NearestNeighbours(3)):
         with pytest.raises(ValueError, match="'dot'"):
             NadarayaWatsonRegressor(kernel="dot", bandwidth=widths).fit(X, X[:, 0])

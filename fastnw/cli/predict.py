@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classify", action="store_true", help="the target is a class, not a number")
     of_features = "columns to predict from (default: all of TRAIN but the target and the weights)"
     parser.add_argument("--features", type=_names, metavar="A,B", help=of_features)
-    parser.add_argument("--weight", metavar="COL", help="column of TRAIN that says how often each row counts")
+    parser.add_argument("--weight", metavar="COL", help="column of TRAIN with each row's relative weight")
     of_kernels = f"one of {', '.join(kernels.names())} (default: %(default)s)"
     parser.add_argument("--kernel", type=_kernel, default="gaussian", metavar="K", help=of_kernels)
     of_bandwidth = f"a number, one for each feature (H1,H2), {' or '.join(NAMED)} (default: %(default)s)"

@@ -143,6 +143,23 @@ def _sweeps(tiles: Any) -> bool:
     return hasattr(tiles, "sweep")
 
 
+def narrow_is_enough(problem: Problem, tiles: Any) -> bool:
+    """Whether float32 is worth a try: inner products of long vectors may leave it no digits, in any form.
+
+    Distances do not: their error is relative.
+    """
+    if not problem.kernel.inner_product or problem.on_device or _sweeps(tiles):
+        return True
+    dtype = np.dtype(np.float32)
+    if products.can(problem, tiles) and products.promising(problem, dtype, 0.75 * problem.promise):
+        return True
+    factor = 1.0 if problem.key_scale is None else 1.0 / float(problem.key_scale.min())
+    with np.errstate(over="ignore", invalid="ignore"):
+        sizes = products.norms(problem, problem.queries) * products.norms(problem, problem.keys).max()
+        error = (problem.d + 4) * 2.0**-24 * np.sqrt(sizes) / float(problem.metric.inverse.min()) * factor
+        return bool((error <= problem.promise).mean() > 0.5)
+
+
 def _by_products(problem: Problem, tiles: Any, dtype: np.dtype[Any]) -> bool:
     if _sweeps(tiles):
         return bool(tiles.by_products(problem, dtype))
@@ -204,6 +221,11 @@ class Summary:
         return _by_products(self.problem, self.plan.tiles, self.plan.dtype)
 
     @cached_property
+    def again_by_products(self) -> bool:
+        """Whether float64 takes them, too, for queries of which float32 was not certain."""
+        return _by_products(self.problem, self.plan.tiles, np.dtype(np.float64))
+
+    @cached_property
     def extent(self) -> tuple[NDArray[np.float64], float]:
         """Largest |k_j| of the (whitened) keys, and the largest factor that a key scale puts on a score."""
         problem = self.problem
@@ -222,6 +244,25 @@ class Summary:
         from scipy.spatial import cKDTree  # few need it
 
         return cKDTree(coordinates(self.problem, self.problem.keys))
+
+    def _sizes(self, queries: Array, reach: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(m,) Bound on Σ_j |q_j k_j|/h_j over all keys: by each coordinate's largest, or by Cauchy and Schwarz."""
+        root = np.sqrt(self.problem.metric.inverse)
+        with np.errstate(over="ignore"):
+            norms = np.sqrt(np.square(queries.astype(np.float64) * root).sum(axis=1))
+            by_coordinate: NDArray[np.float64] = np.abs(queries).astype(np.float64) @ reach
+            return np.minimum(by_coordinate, (1 + 1e-12) * norms * self.largest_norm)
+
+    @cached_property
+    def largest_norm(self) -> float:
+        """The largest √(Σ_j k_j²/h_j) of the (whitened) keys."""
+        problem, largest = self.problem, 0.0
+        root = np.sqrt(problem.metric.inverse)
+        for rows in row_blocks(problem.keys):
+            block = coordinates(problem, problem.keys[rows]).astype(np.float64) * root
+            with np.errstate(over="ignore"):
+                largest = max(largest, float(np.square(block).sum(axis=1).max()))
+        return math.sqrt(largest)
 
     def queries(self, rows: Rows, dtype: np.dtype[Any]) -> Any:
         """(m, d) Those queries where the backend's sweeps read them: a device, if the problem lies there."""
@@ -249,7 +290,7 @@ class Summary:
             if problem.kernel.inner_product:
                 reach, factor = self.extent
                 reach = reach * problem.metric.inverse
-                size = (queries.sizes(reach) if there else np.abs(queries).astype(np.float64) @ reach) * factor
+                size = (queries.sizes(reach) if there else self._sizes(queries, reach)) * factor
                 error = (problem.d + 4 + scaled) * unit * size
                 if problem.metric.factor is None:
                     return error
@@ -292,7 +333,11 @@ def panel(problem: Problem) -> int:
 def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
     """The sums of those queries, each with a certified bound."""
     problem, plan = summary.problem, summary.plan
-    state = _first_sweep(summary, positions, meter)
+    state = _first_sweep(summary, positions, plan.dtype, summary.by_products, meter)
+    if plan.dtype == np.float32 and summary.again_by_products and not _sweeps(plan.tiles):
+        again = np.flatnonzero(~accurate(problem, state, problem.promise))
+        if len(again) > products.FEW:
+            state.put(again, _first_sweep(summary, positions[again], np.dtype(np.float64), True, meter))
     if plan.dtype == np.float32 or summary.by_products:
         again = np.flatnonzero(~accurate(problem, state, problem.promise))
         if len(again):
@@ -347,11 +392,13 @@ def accurate(problem: Problem, state: PoolState, limit: Any) -> NDArray[np.bool_
     return (np.maximum(state.relative_mass_error(), bound) <= limit) & ~lost
 
 
-def _first_sweep(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
-    """Sums over all keys in the plan's compute type and the form that takes less time."""
-    if not summary.by_products or _sweeps(summary.plan.tiles):
-        return sweep(summary, positions, summary.plan.dtype, meter, summary.by_products)
-    problem, dtype = summary.problem, summary.plan.dtype
+def _first_sweep(
+    summary: Summary, positions: NDArray[np.intp], dtype: np.dtype[Any], by_products: bool, meter: Meter
+) -> PoolState:
+    """Sums over all keys in one compute type, by matrix products or by differences."""
+    if not by_products or _sweeps(summary.plan.tiles):
+        return sweep(summary, positions, dtype, meter, by_products)
+    problem = summary.problem
     state, key_norm, query_norm = products.sweep(problem, summary.plan, positions, dtype, meter)
     few = key_norm == 0  # there differences were taken, and their error is relative
     relative = np.full(len(positions), _relative_error(problem, dtype))

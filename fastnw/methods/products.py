@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw._device import DeviceArray
-from fastnw._pack import RAW_VALUES, RowBlock, are_rows, keeps_values, pack_rows
+from fastnw._pack import RAW_VALUES, RowBlock, are_rows, coordinates, keeps_values, pack_rows
 from fastnw._problem import Problem
 from fastnw._state import PoolState
 from fastnw._threads import Meter, one_blas_thread, run
@@ -98,18 +98,20 @@ def exponent_error(problem: Problem, query_norm: Any, key_norm: Any, dtype: np.d
 
 def promising(problem: Problem, dtype: np.dtype[Any], limit: float) -> bool:
     """Whether a look at some queries and keys says that most will be certified."""
-    norms = []
-    count = min(max(SAMPLE // problem.d, 1), 256)
-    for points in (problem.queries, problem.keys):
-        step = max(len(points) // count, 1)
-        with np.errstate(over="ignore"):
-            if isinstance(points, DeviceArray):
-                norms.append(points.every(step).norms(problem.metric.inverse))
-            else:
-                norms.append(np.square(points[::step].astype(np.float64) * problem.metric.inverse).sum(axis=1))
+    of_queries, of_keys = norms(problem, problem.queries), norms(problem, problem.keys)
     with np.errstate(over="ignore", invalid="ignore"):  # not finite: not accurate
-        accurate = exponent_error(problem, norms[0], 1.5 * norms[1].max(), dtype) <= limit
+        accurate = exponent_error(problem, of_queries, 1.5 * of_keys.max(), dtype) <= limit
     return bool(accurate.sum() > 0.9 * len(accurate))
+
+
+def norms(problem: Problem, points: Any) -> Floats:
+    """|p/h|² of some of those points, evenly spaced; of whitened ones, |p|²."""
+    step = max(len(points) // min(max(SAMPLE // problem.d, 1), 256), 1)
+    with np.errstate(over="ignore"):
+        if isinstance(points, DeviceArray):
+            return points.every(step).norms(problem.metric.inverse)
+        some = coordinates(problem, points[::step]).astype(np.float64)
+        return np.asarray(np.square(some * problem.metric.inverse).sum(axis=1))
 
 
 def sweep(problem: Problem, plan: Plan, positions: NDArray[np.intp], dtype: np.dtype[Any], meter: Meter) -> Any:

@@ -14,6 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw._lazily import cached_property
+from fastnw._problem import Problem
+from fastnw._row_weights import other_weights
+
 Floats = NDArray[np.float64]
 
 LEAST_PROBABILITY = 1e-15  # log-loss counts no less, as scikit-learn's once did: one sure error is not infinite
@@ -22,36 +26,67 @@ EXACT = 1e-24  # of squared values: errors below their root are rounding
 
 @dataclass(frozen=True)
 class Sample:
-    """What is to be predicted, at n keys.
+    """What is to be predicted, at n keys, all of which have a weight.
 
     Attributes
     ----------
     values : (n, c)
         Targets, or indicators of classes; no column for densities.
     weights : (n,) or None
-        Counts of observations.
-    total : float
-        Σ w.
+        Relative to the largest, perhaps 0 by underflow: how much each row's loss counts.
+    log_weights : (n,) or None
+        Logarithms of the weights that log masses are sums of.
     log_norm : float
         log C_d of the kernel, for densities.
+    log_at_zero : float
+        log κ(0), for what a key contributes to its own mass.
     """
 
     values: Floats
-    weights: Floats | None
-    total: float
+    weights: Floats | None = None
+    log_weights: Floats | None = None
     log_norm: float = 0.0
+    log_at_zero: float = 0.0
 
-    @property
-    def once(self) -> Any:
-        """(n,) or 1.0: how much of each key is left out, one observation of those that count for more."""
-        return 1.0 if self.weights is None else np.minimum(self.weights, 1.0)
+    @classmethod
+    def of(cls, problem: Problem, log_norm: float = 0.0) -> Sample:
+        """All keys of a problem."""
+        at_zero = float(problem.kernel.profile(np.zeros(1))[0])
+        logs = problem.log_weights_at(slice(None))
+        return cls(
+            problem.values.astype(np.float64),
+            problem.weights_at(slice(None)),
+            None if logs is None else logs + problem.log_largest_weight,
+            log_norm,
+            math.log(at_zero),
+        )
+
+    @cached_property
+    def total(self) -> float:
+        """Σ w of the relative weights."""
+        if self.weights is None:
+            return float(len(self.values))
+        return float(self.weights.sum()) or 1.0  # a batch's weights may all be 0 beside the largest of all rows
+
+    @cached_property
+    def log_others(self) -> Any:
+        """(n,) or a number: log Σ w of all rows but each one, in the units of `log_weights`."""
+        if self.weights is None or self.log_weights is None:
+            return math.log(len(self.values) - 1)
+        others, largest = other_weights(self.weights), int(np.argmax(self.weights))
+        logs = np.log(others, where=others > 0, out=np.full(len(others), -np.inf)) + self.log_weights[largest]
+        rest = np.delete(self.log_weights, largest)  # all of them may be 0 beside the largest in float64
+        logs[largest] = rest.max() + math.log(np.exp(rest - rest.max()).sum())
+        return logs
+
+    def at(self, positions: Any) -> Sample:
+        """Those keys alone."""
+        weights, logs = (None if part is None else part[positions] for part in (self.weights, self.log_weights))
+        return Sample(self.values[positions], weights, logs, self.log_norm, self.log_at_zero)
 
     def sum(self, terms: Floats) -> float:
-        """Σ w · terms (n,), keys without weight not counted even where the term is infinite."""
-        if self.weights is None:
-            return float(terms.sum())
-        counted = self.weights > 0
-        return float(self.weights[counted] @ terms[counted])
+        """Σ w · terms (n,)."""
+        return float(terms.sum() if self.weights is None else self.weights @ terms)
 
 
 @dataclass(frozen=True)
@@ -81,16 +116,15 @@ def _weighted(sample: Sample, terms: Any) -> Any:
     return terms * (sample.weights if terms.ndim == 1 else sample.weights[:, None])
 
 
-def _someone_is_alone(sample: Sample, fit: Fit) -> bool:
-    alone = np.isneginf(fit.log_mass)
-    return bool(np.any(alone if sample.weights is None else alone & (sample.weights > 0)))
+def _someone_is_alone(fit: Fit) -> bool:
+    return bool(np.any(np.isneginf(fit.log_mass)))
 
 
 def least_squares(sample: Sample, fit: Fit) -> Loss:
     """Mean squared error of leave-one-out means, outputs summed (Härdle and Marron, 1985); ∞ if a window is empty."""
-    if _someone_is_alone(sample, fit):
+    if _someone_is_alone(fit):
         return INFINITE
-    error = np.where(np.isneginf(fit.log_mass)[:, None], 0.0, sample.values - fit.mean)
+    error = sample.values - fit.mean
     value = sample.sum(np.square(error).sum(axis=1)) / sample.total
     return Loss(value, _weighted(sample, error) * (-2.0 / sample.total))
 
@@ -100,7 +134,7 @@ def log_loss(sample: Sample, fit: Fit) -> Loss:
 
     Values are indicators, of several outputs' classes side by side perhaps.
     """
-    if _someone_is_alone(sample, fit):
+    if _someone_is_alone(fit):
         return INFINITE
     p = np.maximum(np.nan_to_num(fit.mean), LEAST_PROBABILITY)
     value = -sample.sum(np.einsum("ij,ij->i", sample.values, np.log(p))) / sample.total
@@ -110,10 +144,9 @@ def log_loss(sample: Sample, fit: Fit) -> Loss:
 
 def likelihood(sample: Sample, fit: Fit) -> Loss:
     """Mean of −log of the leave-one-out density (Habbema, Hermans and van den Broek, 1974), but for log Π h_j."""
-    if _someone_is_alone(sample, fit):
+    if _someone_is_alone(fit):
         return INFINITE
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = fit.log_mass - np.log(sample.total - sample.once)
+    logs = fit.log_mass - sample.log_others
     value = -sample.sum(logs) / sample.total + sample.log_norm
     share = np.full(len(logs), -1.0 / sample.total)
     return Loss(value, None, _weighted(sample, share), 1.0)
@@ -121,20 +154,21 @@ def likelihood(sample: Sample, fit: Fit) -> Loss:
 
 def aicc(sample: Sample, fit: Fit) -> Loss:
     """log σ̂² + (1 + tr/n)/(1 − (tr + 2)/n), tr the trace of the smoother, outputs summed (Hurvich, Simonoff and Tsai,
-    1998); ∞ if tr + 2 ≥ n."""
-    n, c = sample.total, sample.values.shape[1]
-    own = np.exp(-fit.log_mass)
-    trace = sample.sum(own)
+    1998); ∞ if tr + 2 ≥ n. σ̂² is weighted, n counts rows."""
+    n, c = sample.values.shape
+    logs = 0.0 if sample.log_weights is None else sample.log_weights
+    own = np.exp(np.minimum(logs + sample.log_at_zero - fit.log_mass, 0.0))
+    trace = float(own.sum())
     left = 1.0 - (trace + 2.0) / n
     if not left > 0:
         return INFINITE
     error = sample.values - fit.mean
-    squares = np.array([sample.sum(column) for column in np.square(error).T]) / n
+    squares = np.array([sample.sum(column) for column in np.square(error).T]) / sample.total
     if not np.all(squares > EXACT * np.square(sample.values).max(axis=0)):
         return Loss(-math.inf)
     value = float(np.log(squares).sum()) + c * (1.0 + trace / n) / left
     by_trace = c * (2.0 - 2.0 / n) / (n * left**2)
-    return Loss(value, _weighted(sample, error) * (-2.0 / (n * squares)), _weighted(sample, own) * -by_trace)
+    return Loss(value, _weighted(sample, error) * (-2.0 / (sample.total * squares)), -by_trace * own)
 
 
 Criterion = Callable[[Sample, Fit], Loss]

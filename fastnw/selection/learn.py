@@ -14,16 +14,18 @@ from scipy import optimize
 from fastnw import _arrays, _gradients, kernels
 from fastnw._plan import make_plan
 from fastnw._problem import Problem
+from fastnw._row_weights import relative_weights
 from fastnw._threads import Meter, one_blas_thread
 from fastnw._validation import build, check_bandwidth, metric
 from fastnw._warnings import BandwidthWarning, caller_level
 from fastnw.bandwidth import RULES, rule_bandwidth
 from fastnw.kernels import Kernel
 from fastnw.selection.criteria import Floats, Loss, Sample
-from fastnw.selection.fits import forward, with_copies
+from fastnw.selection.fits import forward
 from fastnw.selection.parameters import Matrix, Widths
 from fastnw.selection.select import LOSSES, Progress, kind_of, random_of
 from fastnw.selection.sums import cotangents
+from fastnw.selection.units import Units, normalised
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -153,7 +155,7 @@ def learn_bandwidth(
     history : bool
         Keep the loss and the bandwidth of every step.
     sample_weight : (n,) array, optional
-        Counts of observations.
+        Relative weights of the rows, as in `select_bandwidth`.
     random_state : int, RandomState or None
         Of the batches; None is 0.
     n_jobs, progress
@@ -212,8 +214,8 @@ def learn_bandwidth(
         else:
             theta = _by_batches(steps, optimizer, learning_rate, batch_size, epochs, random_of(random_state))
         found = shape.bandwidth(theta)
-        score = learner.loss(learner.at(found), np.arange(learner.problem.n)).value
-    kept = History(np.array(steps.losses), np.array(steps.bandwidths)) if history else None
+        score = learner.units.score(learner.loss(learner.at(found), np.arange(learner.problem.n)).value)
+    kept = History(learner.units.score(np.array(steps.losses)), np.array(steps.bandwidths)) if history else None
     return LearnedBandwidth(found, score, kept, optimizer, str(learner.problem.kernel), leave_one_out)
 
 
@@ -225,6 +227,7 @@ class _Learner:
     sample: Sample
     start: Floats
     criterion: Callable[[Sample, Any], Loss]
+    units: Units
     n_jobs: int | None
 
     def at(self, bandwidth: Any) -> Problem:
@@ -239,10 +242,8 @@ class _Learner:
         """Of those keys; what the gradient takes is put into `sums`."""
         plan = make_plan(problem, "auto" if len(positions) == problem.n else "exact", "auto", self.n_jobs)
         meter = Meter(False, 0, "")
-        fit = with_copies(self.sample, forward(problem, plan, positions, meter), problem, positions)
-        weights = None if self.sample.weights is None else self.sample.weights[positions]
-        total = float(len(positions)) if weights is None else float(weights.sum())
-        found = self.criterion(Sample(self.sample.values[positions], weights, total), fit)
+        fit = forward(problem, plan, positions, meter)
+        found = self.criterion(self.sample.at(positions), fit)
         if not math.isfinite(found.value):
             raise ValueError(
                 f"The loss is infinite: some key has no other one in the window of kernel {problem.kernel.name!r}. "
@@ -275,18 +276,16 @@ def _learner(
     problem = build(
         keys, keys, values, kernel=kernel, bandwidth=1.0, sample_weight=sample_weight, exclude_self=leave_one_out
     )
-    keys, values, weights = np.ascontiguousarray(problem.keys, np.float64), problem.values, problem.weights
-    if weights is not None and not np.all(weights > 0):  # they neither count nor are they predicted
-        counted = weights > 0
-        keys, values, weights = keys[counted], values[counted], weights[counted]
+    rows, weights = relative_weights(problem.weights)
+    keys, values = np.ascontiguousarray(problem.keys[rows], np.float64), problem.values[rows]
     if isinstance(bandwidth, str) and bandwidth in RULES:
         start = rule_bandwidth(keys, bandwidth, kernel, weights)
     else:
         start = check_bandwidth(bandwidth, problem.d)
     problem = build(keys, keys, values, kernel=kernel, bandwidth=1.0, sample_weight=weights, exclude_self=leave_one_out)
-    counts = None if weights is None else np.asarray(weights, np.float64)
-    total = float(problem.n) if counts is None else float(counts.sum())
-    return _Learner(problem, Sample(problem.values.astype(np.float64), counts, total), start, LOSSES[kind][0], n_jobs)
+    values, units = normalised(problem, kind)
+    problem = replace(problem, values=values)
+    return _Learner(problem, Sample.of(problem), start, LOSSES[kind][0], units, n_jobs)
 
 
 class _Steps:
@@ -296,7 +295,9 @@ class _Steps:
         self.learner, self.shape, self.tell, self.history = learner, shape, tell, history
         self.losses: list[float] = []
         self.bandwidths: list[Floats] = []
-        spread = float(np.var(learner.sample.values, axis=0).sum())
+        sample = learner.sample
+        middle = np.average(sample.values, axis=0, weights=sample.weights)
+        spread = float(np.average(np.square(sample.values - middle), axis=0, weights=sample.weights).sum())
         self.scale = spread if spread > 0 else 1.0
 
     def __call__(self, theta: Floats, positions: Any) -> tuple[float, Floats]:
@@ -305,7 +306,7 @@ class _Steps:
         if self.history:
             self.losses.append(value)
             self.bandwidths.append(self.shape.recorded(theta, problem.d))
-        self.tell(value)
+        self.tell(self.learner.units.score(value))
         return value / self.scale, self.shape.pulled_back(theta, sums) / self.scale
 
 

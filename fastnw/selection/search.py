@@ -69,9 +69,11 @@ class Objective:
         kernel: Kernel,
         tell: Callable[[float], None],
         narrowest: Callable[[Floats], float] = lambda unit: 0.0,
+        unit: Any = 1.0,
     ) -> None:
         self.sums_for, self.criterion, self.sample, self.kernel, self.tell = sums, criterion, sample, kernel, tell
         self.narrowest = narrowest  # the factor of bandwidths below which some window is empty
+        self.unit = unit  # what bandwidths are measured in, where a loss depends on their volume
         self.path = Path()
         self._last: tuple[Any, Loss, Any] = (None, INFINITE, None)
 
@@ -91,8 +93,12 @@ class Objective:
             return [self(h) for h in hs]
         return [self._noted(h, self.criterion(self.sample, fit)) for h, fit in zip(hs, fits, strict=True)]
 
+    def value(self, h: Floats, loss: Loss) -> float:
+        """The loss, with what depends on the bandwidths' volume."""
+        return loss.value + loss.by_log_bandwidth * float(np.log(h / self.unit).sum())
+
     def _noted(self, h: Floats, loss: Loss) -> float:
-        value = loss.value + loss.by_log_bandwidth * float(np.log(h).sum())
+        value = self.value(h, loss)
         self.path.bandwidth.append(h.copy())
         self.path.score.append(value)
         self.tell(value)
@@ -107,13 +113,14 @@ class Objective:
 
 @dataclass
 class Directions:
-    """What is free: log-bandwidths h = exp(origin + free @ basis), one for each coordinate or one for all."""
+    """What is free: bandwidths h = unit · exp(shift + free @ basis), one for each coordinate or one for all."""
 
-    origin: Floats  # (d,)
+    unit: Floats  # (d,)
     basis: Floats  # (p, d)
+    shift: Any = 0.0  # (d,) or a number
 
     def bandwidth(self, t: Floats) -> Floats:
-        return np.exp(self.origin + np.asarray(t) @ self.basis)
+        return self.unit * np.exp(self.shift + np.asarray(t) @ self.basis)
 
 
 def step_for(objective: Objective) -> float:
@@ -288,7 +295,8 @@ def remarks(objective: Objective, free: Directions, unit: Floats, kind: str) -> 
         settle(objective, unit, flat)
     path = objective.path
     if math.isinf(path.score[path.best]):
-        return [*notes, "The fit is exact: equal rows have equal values, and any narrow bandwidth interpolates."]
+        few = "" if objective.sample.weights is None else ", or few rows have nearly all the weight"
+        return [*notes, f"The fit is exact: equal rows have equal values{few}, and any narrow bandwidth interpolates."]
     narrow = np.flatnonzero(np.log(path.bandwidth[path.best] / unit) < math.log(NARROWEST) + 1e-6)
     if len(narrow):
         endless = "equal rows or values let the likelihood grow without bound"
@@ -318,7 +326,7 @@ def without_relation(objective: Objective, free: Directions, unit: Floats, kind:
             flat.append(j)
     if flat and len(flat) < d and is_smooth(objective.kernel):
         rest = [j for j in range(d) if j not in flat]
-        others = Directions(np.log(unit) + np.where(np.isin(np.arange(d), flat), wide, 0.0), np.eye(d)[rest])
+        others = Directions(unit, np.eye(d)[rest], np.where(np.isin(np.arange(d), flat), wide, 0.0))
         low, high = np.full(len(rest), math.log(NARROWEST)), np.full(len(rest), wide)
         descend(objective, others, at[rest], low, high, [])
     return flat

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from fastnw import _arrays, _integrals, kernels
 from fastnw._problem import Problem
+from fastnw._row_weights import relative_weights
 from fastnw._threads import PROGRESS_AFTER, Meter
 from fastnw._validation import build, check_bandwidth
 from fastnw._warnings import BandwidthWarning, caller_level
@@ -24,6 +26,7 @@ from fastnw.selection.result import BandwidthSelection, SearchPath
 from fastnw.selection.search import Directions, Objective
 from fastnw.selection.spectrum import Spectrum, seconds
 from fastnw.selection.sums import Sums
+from fastnw.selection.units import Units, geometric_mean, normalised
 
 CRITERIA = ("loo", "aicc", "log_loss", *RULES)
 
@@ -55,7 +58,9 @@ def select_bandwidth(
         log σ̂² + (1 + tr/n)/(1 − (tr + 2)/n), tr the trace of the smoother, ∞ if tr + 2 ≥ n, outputs summed [3]_. The
         rules look at nothing: see `fastnw.bandwidth.rule_bandwidth`.
     sample_weight : (n,) array, optional
-        Counts of observations: a weight of 2 is two equal rows, of which one is left out at a time.
+        Relative weights of the rows, in sums and in the mean loss: a constant factor changes nothing, rows without
+        weight are as if absent. A row is left out as a whole, whatever its weight; the n of AICc counts rows, that of
+        the rules is (Σw)²/Σw².
     candidates : array of shape (k,) or (k, d), optional
         Choose among these alone; by default the best is searched for, from several starts, by L-BFGS-B on
         log-bandwidths with analytic gradients.
@@ -115,7 +120,7 @@ def select_bandwidth(
     if criterion in RULES:
         build(keys, keys, values, kernel=kernel, bandwidth=1.0, sample_weight=sample_weight)
         found = rule_bandwidth(keys, criterion, kernel, sample_weight)
-        h = found if per_coordinate else float(np.exp(np.log(found).mean()))
+        h = found if per_coordinate else geometric_mean(found)
         return BandwidthSelection(
             h, math.nan, SearchPath(np.empty((0, len(found))), np.empty(0)), criterion, str(kernel)
         )
@@ -187,30 +192,32 @@ def selected(
 ) -> BandwidthSelection:
     """`select_bandwidth` of checked arrays; `kind` names the loss."""
     loss, name = LOSSES[kind]
-    if weights is not None and not np.all(weights > 0):  # they neither count nor are they predicted
-        counted = weights > 0
-        keys, weights, values = keys[counted], weights[counted], None if values is None else values[counted]
+    rows, weights = relative_weights(weights)
+    keys, values = keys[rows], None if values is None else values[rows]
     keys = np.ascontiguousarray(keys, np.float64)
     unit = rule_bandwidth(keys, "scott", kernel, weights, feature_names=feature_names, named=name)
     problem = build(
         keys, keys, values, kernel=kernel, bandwidth=unit, sample_weight=weights, exclude_self=kind != "aicc"
     )
-    d = problem.d
-    counts = None if weights is None else np.asarray(weights, np.float64)
-    total = float(len(keys)) if counts is None else float(counts.sum())
-    log_norm = _integrals.log_integral(kernel, d) if kind == "likelihood" else 0.0
-    sample = Sample(problem.values.astype(np.float64), counts, total, log_norm)
-    sums, told = _sums(problem, sample, backend, n_jobs), tell or (lambda value: None)
-    objective = Objective(sums, loss, sample, kernel, told, lambda unit: _narrowest(problem, unit))
+    values, units = normalised(problem, kind)
+    problem = replace(problem, values=values)
+    likely = kind == "likelihood"
+    if likely:
+        units = Units(offset=float(np.log(unit).sum()))
+    sample = Sample.of(problem, _integrals.log_integral(kernel, problem.d) if likely else 0.0)
+    told = (lambda value: None) if tell is None else (lambda value: tell(units.score(value)))
+    objective = Objective(
+        _sums(problem, backend, n_jobs), loss, sample, kernel, told, lambda unit: _narrowest(problem, unit), unit
+    )
     if candidates is not None:
         notes: list[str] = []
         _look(objective, candidates)
     else:
         if not per_coordinate:
-            unit = np.full(d, np.exp(np.log(unit).mean()))
+            unit = np.full(problem.d, geometric_mean(unit))
         notes = _search(objective, unit, per_coordinate, kind, random_of(random_state))
-    path = SearchPath(np.array(objective.path.bandwidth), np.array(objective.path.score))
-    if not np.any(path.score < math.inf):
+    path = SearchPath(np.array(objective.path.bandwidth), units.score(np.array(objective.path.score)))
+    if not min(objective.path.score) < math.inf:
         raise ValueError(
             f"criterion {name!r} is infinite at every bandwidth looked at: some key has no other one in its window "
             "('loo'), or the smoother has as many degrees of freedom as there are observations ('aicc')."
@@ -218,7 +225,7 @@ def selected(
     h = path.bandwidth[objective.path.best]
     for note in notes:
         warnings.warn(note, BandwidthWarning, stacklevel=caller_level())
-    score = _certified(problem, sample, loss, h, backend, n_jobs)
+    score = units.score(_certified(problem, objective, h, backend, n_jobs))
     chosen = h if per_coordinate or np.ptp(h) > 0 else float(h[0])
     return BandwidthSelection(chosen, score, path, name, str(kernel), tuple(notes))
 
@@ -243,10 +250,10 @@ def random_of(random_state: Any) -> np.random.RandomState:
     return check_random_state(0 if random_state is None else random_state)
 
 
-def _sums(problem: Problem, sample: Sample, backend: str, n_jobs: int | None) -> Any:
+def _sums(problem: Problem, backend: str, n_jobs: int | None) -> Any:
     """For bandwidths, what takes less time: transforms or the planner's methods."""
     meter = Meter(False, 0, "")
-    planned = Sums(problem, sample, backend, n_jobs, meter)
+    planned = Sums(problem, backend, n_jobs, meter)
     spectral: list[Spectrum] = []
 
     def sums(h: Floats, with_gradient: bool) -> Any:
@@ -256,16 +263,16 @@ def _sums(problem: Problem, sample: Sample, backend: str, n_jobs: int | None) ->
         if not math.isfinite(transforms) or not transforms < planned.seconds(h, with_gradient):
             return planned
         if not spectral:
-            spectral.append(Spectrum(problem, sample, backend, n_jobs, meter))
+            spectral.append(Spectrum(problem, backend, n_jobs, meter))
         return spectral[0]
 
     return sums
 
 
-def _certified(problem: Problem, sample: Sample, loss: Any, h: Floats, backend: str, n_jobs: int | None) -> float:
+def _certified(problem: Problem, objective: Objective, h: Floats, backend: str, n_jobs: int | None) -> float:
     """The loss from sums that keep the promise of `pool`."""
-    found = loss(sample, Sums(problem, sample, backend, n_jobs, Meter(False, 0, "")).at(h).fit)
-    return float(found.value + found.by_log_bandwidth * np.log(h).sum())
+    fit = Sums(problem, backend, n_jobs, Meter(False, 0, "")).at(h).fit
+    return objective.value(h, objective.criterion(objective.sample, fit))
 
 
 def _search(
@@ -273,7 +280,7 @@ def _search(
 ) -> list[str]:
     """Fill the objective's path; returns what to say of the best."""
     d = len(unit)
-    free = Directions(np.log(unit), np.eye(d) if per_coordinate else np.ones((1, d)))
+    free = Directions(unit, np.eye(d) if per_coordinate else np.ones((1, d)))
     p, kernel = len(free.basis), objective.kernel
     places = search.line(objective, unit)
     starts = [(value, np.full(p, t)) for t, value in search.minima(places)]
@@ -309,8 +316,6 @@ def _narrowest(problem: Problem, unit: Floats) -> float:
         return 0.0
     places = problem.keys / unit
     alone = cKDTree(places).query(places, k=2)[0][:, 1]
-    if problem.weights is not None:
-        alone[problem.weights > 1] = 0.0  # what is left of it is in its own window
     return float(alone.max()) / problem.kernel.support
 
 

@@ -27,8 +27,7 @@ from fastnw._problem import Problem
 from fastnw._threads import Meter, run
 from fastnw._validation import metric
 from fastnw.methods import fourier, tree
-from fastnw.selection.criteria import Fit, Floats, Loss, Sample
-from fastnw.selection.fits import with_copies
+from fastnw.selection.criteria import Fit, Floats, Loss
 from fastnw.selection.sums import Summed, cotangents
 
 Modes = NDArray[np.complex128]
@@ -230,9 +229,9 @@ class SpectralSummed(Summed):
 class Spectrum:
     """Sums at all keys for any bandwidths h (d,), where `seconds` is finite."""
 
-    def __init__(self, problem: Problem, sample: Sample, backend: str, n_jobs: int | None, meter: Meter) -> None:
+    def __init__(self, problem: Problem, backend: str, n_jobs: int | None, meter: Meter) -> None:
         fourier.transforms()  # before threads begin
-        self.problem, self.sample, self.meter = problem, sample, meter
+        self.problem, self.meter = problem, meter
         self.plan: Plan = make_plan(problem, "exact", backend, n_jobs)
         self.n_threads = self.plan.n_threads
         low, high = fourier._extent(problem)
@@ -277,7 +276,7 @@ class Spectrum:
         if len(tail):
             other = self._directly(problem, tail)
             fit.mean[tail], fit.log_mass[tail] = other.mean, other.log_mass
-        return SpectralSummed(problem, with_copies(self.sample, fit, problem), h, level, tail)
+        return SpectralSummed(problem, fit, h, level, tail)
 
     def gradient(self, summed: SpectralSummed, loss: Loss) -> Floats:
         """(d,) ∂ loss/∂ log h_j."""
@@ -320,23 +319,24 @@ class Spectrum:
             centre, half = problem.values_centre
             mean = centre + half * state.finalise()[0] if problem.c else np.empty((len(positions), 0))
             return Fit(mean, state.log_mass() + problem.log_largest_weight)
-        return _by_numpy(problem, positions, self.own)
+        return _by_numpy(problem, positions)
 
 
-def _by_numpy(problem: Problem, positions: NDArray[np.intp], own: Floats) -> Fit:
+def _by_numpy(problem: Problem, positions: NDArray[np.intp]) -> Fit:
     keys, rows = problem.keys.astype(np.float64, copy=False), np.arange(len(positions))
     logs = np.zeros((len(positions), problem.n))
     for j in range(problem.d):
         logs -= np.square((keys[positions, j, None] - keys[:, j]) * problem.metric.inverse[j]) / 2
+    log_weights = problem.log_weights_at(slice(None))
+    if log_weights is not None:
+        logs += log_weights
     if problem.exclude_self:
         logs[rows, positions] = -np.inf
-    if problem.weights is not None:
-        logs[:, own[0] == 0] = -np.inf
     shift = logs.max(axis=1)
     shift[~np.isfinite(shift)] = 0.0
-    kappa = np.exp(logs - shift[:, None])
-    sums = np.einsum("ij,kj->ik", kappa, own)  # BLAS would start threads for next to nothing
+    shares = np.exp(logs - shift[:, None])
+    mass = shares.sum(axis=1)
+    total = np.einsum("ij,kj->ik", shares, normalised_values(problem, slice(0, problem.n)))  # BLAS would start threads
     centre, half = problem.values_centre
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = centre + half * sums[:, 1:] / sums[:, :1]
-        return Fit(mean, np.log(sums[:, 0]) + shift + problem.log_largest_weight)
+        return Fit(centre + half * total / mass[:, None], np.log(mass) + shift + problem.log_largest_weight)

@@ -14,8 +14,8 @@ from fastnw._problem import Problem
 from fastnw._threads import Meter
 from fastnw._validation import metric
 from fastnw.selection import several
-from fastnw.selection.criteria import Fit, Floats, Loss, Sample
-from fastnw.selection.fits import forward, with_copies
+from fastnw.selection.criteria import Fit, Floats, Loss
+from fastnw.selection.fits import forward
 
 STEP = 1e-3  # of log h, where a gradient is taken from differences of sums that are certified to 1e-8
 SLOPE_NS = 2.0  # a pair of gradient sums, on one thread
@@ -34,14 +34,14 @@ class Summed:
 class Sums:
     """Sums at all keys by the method that the planner takes, at each bandwidth anew."""
 
-    def __init__(self, problem: Problem, sample: Sample, backend: str, n_jobs: int | None, meter: Meter) -> None:
-        self.base, self.sample, self.backend, self.n_jobs, self.meter = problem, sample, backend, n_jobs, meter
+    def __init__(self, problem: Problem, backend: str, n_jobs: int | None, meter: Meter) -> None:
+        self.base, self.backend, self.n_jobs, self.meter = problem, backend, n_jobs, meter
 
     def at(self, h: Floats) -> Summed:
         """Means and log masses at bandwidths h (d,)."""
         problem = self.base.with_metric(metric(h, self.base.d))
         plan = make_plan(problem, "auto", self.backend, self.n_jobs)
-        return Summed(problem, with_copies(self.sample, forward(problem, plan, None, self.meter), problem))
+        return Summed(problem, forward(problem, plan, None, self.meter))
 
     def seconds(self, h: Floats, with_gradient: bool) -> float:
         """Predicted, on one thread."""
@@ -67,8 +67,7 @@ class Sums:
         if problem.c > 1 or any(plan.method != "exact" for plan in plans) or hasattr(plans[0].tiles, "sweep"):
             return None
         factors = [float(h[0] / bandwidths[-1][0]) for h in bandwidths]
-        found = several.fits(problem, plans[-1], factors, self.meter)
-        return [with_copies(self.sample, fit, problem) for fit in found]
+        return several.fits(problem, plans[-1], factors, self.meter)
 
     def gradient(self, summed: Summed, loss: Loss) -> Floats:
         """(d,) ∂ loss/∂ log h_j."""
