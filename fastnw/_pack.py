@@ -166,7 +166,7 @@ def keeps_values(problem: Problem, dtype: Any) -> bool:
 
 def coordinates(problem: Problem, points: Array) -> Array:
     """The points' coordinates before they are multiplied by `inverse`: raw, or whitened by a full matrix."""
-    factor = problem.metric.factor
+    factor = problem.factor
     if factor is None:
         return points
     origin = np.zeros(problem.d) if problem.kernel.inner_product else problem.keys[0].astype(np.float64)

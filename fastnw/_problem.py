@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw._device import DeviceArray, relative_weights
-from fastnw._factor import Factor
+from fastnw._factor import MAX_EXACT_D, Factor, exact_factor
 from fastnw._lazily import cached_property
 from fastnw.kernels import Kernel
 
@@ -133,8 +133,7 @@ class Problem:
     @cached_property
     def squares_in_range(self) -> bool:
         """Whether bandwidths and key scales leave squares of ordinary distances within float64's range."""
-        inverse = self.metric.inverse if self.metric.factor is None else 1 / np.diag(self.metric.factor.lower)
-        least, most = (float(x) for x in (inverse.min(), inverse.max()))
+        least, most = float(self.metric.inverse.min()), float(self.metric.inverse.max())  # 1 with a matrix
         return least >= LEAST_INVERSE and most <= MOST_INVERSE and self.scales_in_range
 
     @cached_property
@@ -144,9 +143,20 @@ class Problem:
         return scale is None or bool(scale.min() >= LEAST_SCALE and scale.max() <= MOST_SCALE)
 
     @property
+    def factor(self) -> Factor | None:
+        """What whitens: for a kernel that jumps at its rim the most accurate factor, whatever the condition."""
+        factor, kept = self.metric.factor, self.metric.kept
+        if factor is None or factor.whitening is not None or not self.kernel.jumps or self.d > MAX_EXACT_D:
+            return factor
+        if "exact" not in kept:
+            kept["exact"] = exact_factor(self.metric.bandwidth)
+        exact: Factor = kept["exact"]
+        return exact
+
+    @property
     def whitening_errors(self) -> tuple[float, float]:
         """Of `Factor`: relative, of u²; and of a whitened point, over its norm. Zeros without a matrix."""
-        factor = self.metric.factor
+        factor = self.factor
         if factor is None:
             return 0.0, 0.0
         return factor.plain_errors if self.on_device else (factor.square_error, factor.point_error)

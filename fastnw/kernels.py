@@ -163,6 +163,11 @@ class Kernel:
         return 1.0 + self.facts.sensitivity if self.facts.sensitivity else 0.0
 
     @property
+    def jumps(self) -> bool:
+        """Whether it is a built-in kernel that is not 0 at the rim of its support."""
+        return self.support is not None and self.facts is not None and self.facts.sensitivity == 0
+
+    @property
     def is_rough(self) -> bool:
         """Whether an error of u² can only be bounded key by key: a user's kernel that jumps, or without text."""
         if self.facts is not None:

@@ -62,6 +62,7 @@ SERIAL_PAIRS = 1 << 20  # work below a millisecond is not worth a thread's start
 # A far tail is where the keys that count lie DEEP nats below κ(0). What float64 loses of an exponent does not grow with
 # d (the bound does): measured for d from 1 to 200, 2e-13 of the range at 5e3 nats, 8e-13 at 5e4, 8e-12 at 5e5.
 LIMIT, FLOOR, DEEP = 4e-12, 2e-13, 2e4
+RIM = 16  # the promise for a boxcar: pairs within 16 d ε of u = 1 may fall on either side
 LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and κ may vanish
 LOST_SLOWLY = 1e-130  # κ of keys whose u² overflows before their scale, in range (`Problem`), divides it
 VANISHED = 1e-280  # mean κ of a user's kernel below which it may have been flushed to 0
@@ -239,6 +240,13 @@ class Summary:
             reach = np.maximum(reach, np.maximum(block.max(axis=0), -block.min(axis=0).astype(np.float64)))
         return reach, 1.0 if problem.key_scale is None else 1.0 / float(problem.key_scale.min())
 
+    @cached_property
+    def places(self) -> Any:
+        """A tree of the keys' coordinates, to count those within a distance."""
+        from scipy.spatial import cKDTree  # few need it
+
+        return cKDTree(coordinates(self.problem, self.problem.keys))
+
     def _sizes(self, queries: Array, reach: NDArray[np.float64]) -> NDArray[np.float64]:
         """(m,) Bound on Σ_j |q_j k_j|/h_j over all keys: by each coordinate's largest, or by Cauchy and Schwarz."""
         root = np.sqrt(self.problem.metric.inverse)
@@ -341,7 +349,7 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
             state.put(again, sweep(summary, positions[again], np.dtype(np.float64), meter))
     if tails.known(problem.kernel):
         limit = exponent_limit(summary, positions, state.log_mass()) if plan.dtype == np.float64 else problem.promise
-        again = np.flatnonzero(~accurate(problem, state, limit))
+        again = np.flatnonzero(~accurate(problem, state, limit) | on_the_rim(summary, positions))
         if len(again):
             state.put(again, tails.accumulate(summary, positions[again], meter))
     elif problem.kernel.facts is None and plan.tiles is not reference and not problem.on_device:
@@ -352,6 +360,27 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
             by_numpy = Summary(problem, replace(plan, tiles=reference, dtype=np.dtype(np.float64)))
             state.put(again, sweep(by_numpy, positions[again], np.dtype(np.float64), meter))
     return state
+
+
+def on_the_rim(summary: Summary, rows: Rows) -> NDArray[np.bool_]:
+    """(rows,) Queries of a kernel that jumps at its rim which may have a whitened key on its wrong side.
+
+    Within RIM roundings a coordinate it may lie on either.
+    """
+    problem = summary.problem
+    if not problem.kernel.jumps or problem.metric.factor is None or problem.on_device:
+        return np.zeros(1, bool)
+    queries = pack_queries(problem, rows, np.float64)
+    error = summary.score_error(queries, FLOAT64)
+    found = ~(error <= RIM * problem.d * 2.0**-52)
+    wide = np.flatnonzero(found & (error < 1))
+    if len(wide) and problem.key_scale is None:
+        near, far = (
+            summary.places.query_ball_point(queries[wide], r, return_length=True)
+            for r in (1 - error[wide], 1 + error[wide])
+        )
+        found[wide] = near != far
+    return found
 
 
 def exponent_limit(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) -> Any:

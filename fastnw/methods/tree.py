@@ -64,6 +64,9 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     reason = _refusal(problem, backend)
     if reason is not None:
         return Refusal(reason)
+    if not problem.squares_in_range:  # all queries are handed on
+        every = exact.cost(problem, backend, n_threads, dtype)
+        return Cost(every.pairs, 1.01 * every.seconds, every.bytes)
     n, m, d, shares = problem.n, problem.m, problem.d, _shares(problem)
     by_query = hasattr(backend, "sum_leaves")
     numbers = _moment_numbers(problem) if by_query else 0
@@ -115,8 +118,6 @@ def _refusal(problem: Problem, backend: Any) -> str | None:
         return f"skips pairs of kernels that are compact or decay exponentially, not of {kernel.name}"
     if kernel.inner_product:
         return f"skips pairs by their distance, which {kernel.name} has none of"
-    if not problem.squares_in_range:
-        return "compares squared distances, which leave float64's range here"
     if problem.tol == 0:
         return "skips pairs, and tol=0 asks for every one"
     if hasattr(backend, "sweep"):
@@ -182,8 +183,11 @@ def summarise(problem: Problem, plan: Plan) -> Summary:
 
 def accumulate(summary: Summary, positions: Positions, meter: Meter) -> PoolState:
     """The sums of those queries, each with a certified bound."""
-    problem, tiles, m, tree = summary.problem, summary.plan.tiles, len(positions), summary.tree
-    state = PoolState.empty(m, problem.c)
+    problem, tiles, m = summary.problem, summary.plan.tiles, len(positions)
+    if not problem.squares_in_range:
+        note("exact", m)
+        return exact.accumulate(summary.exact, positions, meter)
+    tree, state = summary.tree, PoolState.empty(m, problem.c)
     if tree is None:
         return state
     inverse, points = pack_inverse(problem, FLOAT64), pack_queries(problem, positions, FLOAT64)
@@ -217,7 +221,7 @@ def accumulate(summary: Summary, positions: Positions, meter: Meter) -> PoolStat
     state = exact.certified(problem, state, exponent, FLOAT64, as_written=tiles is reference)
     known = tails.known(problem.kernel)
     limit = exact.exponent_limit(summary.exact, positions, state.log_mass()) if known else problem.promise
-    again = np.flatnonzero(~exact.accurate(problem, state, limit))
+    again = np.flatnonzero(~exact.accurate(problem, state, limit) | exact.on_the_rim(summary.exact, positions))
     if len(again):
         note("exact", len(again))
         next_method = tails if known else exact
