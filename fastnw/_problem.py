@@ -96,6 +96,7 @@ class Problem:
         known = (
             "_largest_weight",
             "log_largest_weight",
+            "log_least_weight",
             "least_weight",
             "total_weight",
             "values_range",
@@ -143,7 +144,8 @@ class Problem:
 
     def weights_at(self, rows: slice | NDArray[np.intp]) -> Floats | None:
         """Those keys' weights relative to the largest, in float64, or None if all are 1. Made block by block, like
-        everything of n rows. Those below 1e-308 vanish here; `log_weights_at` has them."""
+        everything of n rows. Those below 1e-308 vanish here, and lose digits first: what sums them adds a bound on
+        that (`exact`), or sums by `bands`; `log_weights_at` has them."""
         if self.by_volume:
             logs = self.log_weights_at(rows)
             return None if logs is None else np.exp(logs)
@@ -179,14 +181,19 @@ class Problem:
         return largest if largest > -math.inf else 0.0
 
     @cached_property
+    def log_least_weight(self) -> float:
+        """log of the smallest positive weight, in units of the largest."""
+        if not self.weighted:
+            return 0.0
+        if self.on_device:
+            return math.log(max(self._weights_there[2], math.ulp(0.0)))
+        blocks = (self.log_weights_at(rows) for rows in row_blocks(self.keys))
+        return min(float(b.min(initial=0.0, where=b > -np.inf)) for b in blocks if b is not None)
+
+    @cached_property
     def least_weight(self) -> float:
         """Smallest positive weight, in units of the largest; 0 if it is too small for float64."""
-        if not self.weighted:
-            return 1.0
-        if self.on_device:
-            return self._weights_there[2]
-        blocks = (self.log_weights_at(rows) for rows in row_blocks(self.keys))
-        return math.exp(min(float(b.min(initial=0.0, where=b > -np.inf)) for b in blocks if b is not None))
+        return self._weights_there[2] if self.weighted and self.on_device else math.exp(self.log_least_weight)
 
     @cached_property
     def total_weight(self) -> float:

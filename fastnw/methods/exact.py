@@ -376,12 +376,19 @@ def _whitening_error(problem: Problem, dtype: np.dtype[Any]) -> float:
 
 
 def certified(
-    problem: Problem, state: PoolState, error: NDArray[np.float64], dtype: np.dtype[Any], spread: float = 1.0
+    problem: Problem,
+    state: PoolState,
+    error: NDArray[np.float64],
+    dtype: np.dtype[Any],
+    spread: float = 1.0,
+    least_weight: float | None = None,
 ) -> PoolState:
     """The state with bounds on the rounding of its sums.
 
-    `error` (m,) is that of κ where tiles do not bound it; values lie within [−spread, spread].
+    `error` (m,) is that of κ where tiles do not bound it; values lie within [−spread, spread]; `least_weight` is the
+    smallest of those summed, by default the problem's.
     """
+    least_weight = problem.least_weight if least_weight is None else least_weight
     unit = float(np.finfo(dtype).eps) / 2
     relative = (SEQUENTIAL[dtype] + 12) * unit + error
     with np.errstate(all="ignore"):
@@ -389,16 +396,16 @@ def certified(
             # what exp adds below its clamp, with the polynomials of the Matérn kernels
             clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2 * (1 + np.abs(state.shift)) ** 2
             relative += clamped / state.mass
-        mass_error = state.mass_error + relative * state.mass + _vanished(problem, dtype)
+        mass_error = state.mass_error + relative * state.mass + _vanished(problem, dtype, least_weight)
         total_error = mass_error + ((spread - 1) * (SEQUENTIAL[dtype] + 12) + 4 * spread) * unit * state.mass
     return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
 
 
-def _vanished(problem: Problem, dtype: np.dtype[Any]) -> float:
+def _vanished(problem: Problem, dtype: np.dtype[Any], least_weight: float) -> float:
     """Bound on terms that are lost, or lose digits, below the smallest normal number."""
     facts = problem.kernel.facts
     slow = facts is not None and facts.log_ratio is not None and not problem.kernel.works_on_logs  # κ ~ 1/u²
-    return problem.n * float(np.finfo(dtype).tiny) if slow or problem.least_weight < LEAST_WEIGHT else 0.0
+    return problem.n * float(np.finfo(dtype).tiny) if slow or least_weight < LEAST_WEIGHT else 0.0
 
 
 def exponent_error(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) -> NDArray[np.float64]:

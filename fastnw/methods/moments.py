@@ -147,7 +147,9 @@ class SortedKeys:
         # from the middle of a cell at most 2 (query and key together), but for what the middle itself is rounded by
         ulps = float(np.spacing(far)) * self.inverse
         self.unit_error = _unit_error(problem, min(2.0 + 2.0 * ulps, 3.0))
-        self.vanished = len(self.x) * TINY if problem.least_weight < LEAST_WEIGHT else 0.0
+        # each term of each key's polynomial may lose as much, times what multiplies it
+        lost = len(self.x) * TINY * sum(abs(a) * 3.0**j for j, a in enumerate(self.polynomial))
+        self.vanished = lost * len(self.polynomial) if problem.least_weight < LEAST_WEIGHT else 0.0
         if self.usable and len(self.x):
             self.sums = self._sums(problem, n_threads)
 
