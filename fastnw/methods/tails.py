@@ -98,7 +98,7 @@ def _log_sums(summary: Summary, view: View, rows: Rows) -> PoolState:
         base[i] = leader.base
         _merge(state, i, logs, np.ones(len(logs)), normalised_values(summary.problem, positions))
     # What is left: the rounding of log ratios (their size is at most `_reach` where they matter), of exp and of sums.
-    error = state.mass * ((8 * _reach(summary.problem) + 64) * UNIT)
+    error = state.mass * ((8 * _reach(summary.problem) + 64) * UNIT + _log_weight_error(summary.problem))
     shift = np.where(base > LOWEST, state.shift + base, np.minimum(state.shift, LOWEST))  # −inf stays where empty
     return PoolState(shift, state.mass, state.total, error, error)
 
@@ -118,8 +118,14 @@ def _edge_sums(summary: Summary, view: View, rows: Rows) -> PoolState:
             if len(near):
                 values = normalised_values(problem, near + block.start)
                 _merge(state, i, logs[near], problem.kernel.facts.edge(y), values)
-    error = state.mass * (64 * UNIT)
+    error = state.mass * (64 * UNIT + _log_weight_error(problem))
     return PoolState(state.shift, state.mass, state.total, error, error)
+
+
+def _log_weight_error(problem: Problem) -> float:
+    """Bound on the rounding of a difference of two keys' log weights: weights of 1e±300 have logarithms of ±690."""
+    largest = problem.log_largest_weight
+    return 8 * UNIT * max(abs(largest), abs(largest + problem.log_least_weight))
 
 
 def _merge(state: PoolState, i: int, logs: Floats, factors: Floats, values: Floats) -> None:
