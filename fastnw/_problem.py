@@ -62,6 +62,7 @@ class Problem:
     dtype: np.dtype[Any]  # of the result
     tol: float | None
     by_volume: bool = False  # weights are divided by λ^d, for densities
+    prepared: frozenset[str] = frozenset()  # methods for whose summaries these keys were made ready, as by a `fit`
 
     @property
     def m(self) -> int:
@@ -86,9 +87,15 @@ class Problem:
         other.__dict__["kept"], other.__dict__["kept_of_keys"] = self.kept, self.kept_of_keys
         return other
 
+    def prepared_for(self, methods: frozenset[str]) -> Problem:
+        """The same, planned as if summaries for those methods cost nothing; what was kept stays."""
+        other = self._knowing(replace(self, prepared=methods))
+        other.__dict__["kept"], other.__dict__["kept_of_keys"] = self.kept, self.kept_of_keys
+        return other
+
     def with_metric(self, metric: Metric) -> Problem:
         """The same at another bandwidth, none a matrix; what does not depend on it stays known."""
-        other = self._knowing(replace(self, metric=metric))
+        other = self._knowing(replace(self, metric=metric, prepared=frozenset()))
         other.__dict__["kept_of_keys"] = self.kept_of_keys
         return other
 
@@ -101,6 +108,7 @@ class Problem:
             "total_weight",
             "values_range",
             "values_centre",
+            "key_scale_range",
         )
         other.__dict__.update({name: self.__dict__[name] for name in known if name in self.__dict__})
         return other
@@ -204,6 +212,11 @@ class Problem:
             return float(self.weights_on_device.sums()[0])
         blocks = (self.weights_at(rows) for rows in row_blocks(self.keys))
         return math.fsum(float(block.sum()) for block in blocks if block is not None)
+
+    @cached_property
+    def key_scale_range(self) -> tuple[float, float]:
+        """Least and largest λ; ones without any."""
+        return (1.0, 1.0) if self.key_scale is None else (float(self.key_scale.min()), float(self.key_scale.max()))
 
     @cached_property
     def values_range(self) -> tuple[Floats, Floats]:

@@ -26,7 +26,9 @@ def exact_nearest(query, keys, bandwidth=1.0, weights=None, key_scale=None, own=
             continue
         if np.ndim(bandwidth) == 2:
             with mpmath.workdps(100):
-                z = mpmath.matrix([mpmath.mpf(float(a)) - mpmath.mpf(float(b)) for a, b in zip(query, key, strict=True)])
+                z = mpmath.matrix(
+                    [mpmath.mpf(float(a)) - mpmath.mpf(float(b)) for a, b in zip(query, key, strict=True)]
+                )
                 square = (z.T * inverse * z)[0]
         else:
             parts = zip(query, key, h, strict=True)
@@ -37,9 +39,7 @@ def exact_nearest(query, keys, bandwidth=1.0, weights=None, key_scale=None, own=
 
 def found(queries, keys, backend="compiled", kernel="epanechnikov", **options):
     """What stands in empty windows, as positions; −1 for NaN."""
-    got = fastnw.pool(
-        queries, keys, np.arange(len(keys)), kernel=kernel, empty="nearest", backend=backend, **options
-    )
+    got = fastnw.pool(queries, keys, np.arange(len(keys)), kernel=kernel, empty="nearest", backend=backend, **options)
     return np.where(np.isnan(got), -1, got).astype(int)
 
 
@@ -135,7 +135,9 @@ def test_key_scales(power, way):
     scale = rng.choice([0.5, 1.0, 1.5, 2.0, 3.0], 50)
     check(queries, keys, bandwidth=1e-3, key_scale=scale)
     check(queries * 10.0**power, keys * 10.0**power, bandwidth=1e-3, key_scale=scale * 10.0**power)
-    check(np.array([[3.0], [0.0]]), np.array([[1.0], [5.0], [-2.0], [7.0]]), bandwidth=0.1, key_scale=[1.0, 1.0, 2.5, 2.0])
+    check(
+        np.array([[3.0], [0.0]]), np.array([[1.0], [5.0], [-2.0], [7.0]]), bandwidth=0.1, key_scale=[1.0, 1.0, 2.5, 2.0]
+    )
     wide = 10.0 ** rng.uniform(-200, 90, 50)
     check(queries, keys, bandwidth=1e-100, key_scale=wide)
 
@@ -182,7 +184,7 @@ def test_the_bar_ends_with_the_search(monkeypatch):
     seen = []
     rng = np.random.default_rng(7)
     X = rng.normal(size=(20_000, 2))
-    settled = _nearest._settled
+    settled = _nearest.settled
     from fastnw import _threads
 
     meters = []
@@ -194,7 +196,7 @@ def test_the_bar_ends_with_the_search(monkeypatch):
         seen.append((bar.n, bar.total))
         return settled(*arguments)
 
-    monkeypatch.setattr(_nearest, "_settled", watched)
+    monkeypatch.setattr(_nearest, "settled", watched)
     fastnw.pool(X[:2000] + 1e-3, X, X[:, 0], kernel="boxcar", bandwidth=1e-6, empty="nearest", progress=True, n_jobs=1)
     done = [n / total for n, total in seen]
     assert seen

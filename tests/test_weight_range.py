@@ -144,7 +144,13 @@ def test_bands_hold_each_key_once(kind, by_volume):
     weights = rng.gamma(1.0, size=500) if kind == "ordinary" else weights_of(kind, 500, rng)
     scale = 10.0 ** rng.uniform(-30, 30, 500) if by_volume else None
     problem = build(
-        np.zeros((1, 4)), np.zeros((500, 4)), None, kernel="gaussian", bandwidth=1.0, sample_weight=weights, key_scale=scale
+        np.zeros((1, 4)),
+        np.zeros((500, 4)),
+        None,
+        kernel="gaussian",
+        bandwidth=1.0,
+        sample_weight=weights,
+        key_scale=scale,
     )
     problem = _problem.replace(problem, by_volume=by_volume)
     found = list(bands.split(problem))

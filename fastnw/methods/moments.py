@@ -75,7 +75,7 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     moments = len(_polynomial(problem)) * (1 + problem.c)
     distant = DISTANT_NS * math.log2(max(problem.n / NEAR_KEYS, 1.0))
     key, query = (a + b * moments + c * problem.c for a, b, c in (KEY_NS, QUERY_NS))
-    keys = problem.n * key / min(n_threads, 2)
+    keys = 0.0 if "moments" in problem.prepared else problem.n * key / min(n_threads, 2)
     queries = problem.m * (query + distant) / min(n_threads, max(math.ceil(problem.m / QUERIES), 1))
     seconds = START + 1e-9 * (keys + queries)
     per_key = 8 * (6 + 2 * problem.c + (4 + 2 * moments / block))

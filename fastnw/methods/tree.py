@@ -58,7 +58,7 @@ LIGHT = 40  # numbers in a node's moments up to which a leaf's take less time th
 # loads. Measured on one Zen 4 core (a shared one: ±30 %).
 SORT_NS, QUERY_NS, LEAF_NS, BOX_NS, MOMENT_NS, SINGLE = 9.0, 300.0, 2.0, 0.25, 0.3, 2.2
 BLOCK_NS, ARRAY_NS = 4e5, 20.0  # to gather a block's leaves: NumPy's calls, and a coordinate of every leaf's box
-START = 1e-3  # seconds
+START, START_READY = 1e-3, 1.5e-4  # seconds; of trees that are there
 
 
 def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost | Refusal:
@@ -74,23 +74,37 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     pair = (with_exp if problem.kernel.works_on_logs else plain) + SINGLE * per_coordinate * d
     pair += per_value * max(problem.c, 1)
     trees = bands.most(problem)
-    sort = sum(SORT_NS * size * (2 + math.log2(size / LEAF + 1)) * (1 + d / 8) for size in (n, m))
+    ready = "tree" in problem.prepared
+    sizes = (m,) if ready else (n, m)
+    sort = sum(SORT_NS * size * (2 + math.log2(size / LEAF + 1)) * (1 + d / 8) for size in sizes)
     choose = m * (QUERY_NS * trees + n / LEAF * shares.looked_at * (LEAF_NS + BOX_NS * d))
     if not by_query:
         choose = m / gathered.BLOCK * (BLOCK_NS * trees + n / LEAF * ARRAY_NS * d)
-    whole = numbers * MOMENT_NS * (m * n / LEAF / 4 * shares.inside + 10 * n)
+    whole = numbers * MOMENT_NS * (m * n / LEAF / 4 * shares.inside + 10 * n * (not ready))
     tasks = max(math.ceil(m / QUERIES), 1)
-    seconds = START + 1e-9 * (sort + (choose + whole + pairs * pair) / min(n_threads, tasks))
+    seconds = (START_READY if ready else START) + 1e-9 * (
+        sort + (choose + whole + pairs * pair) / min(n_threads, tasks)
+    )
     memory = n * 8 * (2 * d + 3 + problem.c + numbers / LEAF) + min(m, panel(problem)) * 16 * (4 + problem.c + d)
     return Cost(pairs, seconds, memory)
 
 
 def _shares(problem: Problem) -> reach.Shares:
-    if "shares" not in problem.seen:
-        many = problem.m * problem.n >= MANY_PAIRS
-        nats = math.log(problem.n / (SHARE * problem.promise))
-        problem.seen["shares"] = reach.predict(problem, nats) if many else reach.Shares(1.0, 1.0, 0.0)
-    return problem.seen["shares"]
+    if not problem.prepared:
+        if "shares" not in problem.seen:
+            problem.seen["shares"] = _predicted(problem)
+        return problem.seen["shares"]
+    # of a fitted model those of its keys, looked at once, whatever is asked later
+    key = ("shares", problem.kernel, problem.promise)
+    if key not in problem.kept:
+        problem.kept[key] = _predicted(problem.asked(problem.keys, kernel=problem.kernel, tol=problem.tol))
+    return problem.kept[key]
+
+
+def _predicted(problem: Problem) -> reach.Shares:
+    if problem.m * problem.n < MANY_PAIRS:
+        return reach.Shares(1.0, 1.0, 0.0)
+    return reach.predict(problem, math.log(problem.n / (SHARE * problem.promise)))
 
 
 def _power(problem: Problem) -> int | None:
@@ -145,9 +159,7 @@ class Summary:
         """One for each band of weights; none if no key has a weight."""
         kept = self.problem.kept_of_keys
         if "trees" not in kept:
-            kept["trees"] = tuple(
-                build(self.problem, band, self.plan.n_threads) for band in bands.split(self.problem)
-            )
+            kept["trees"] = tuple(build(self.problem, band, self.plan.n_threads) for band in bands.split(self.problem))
         return kept["trees"]
 
     @cached_property
@@ -189,7 +201,7 @@ def summarise(problem: Problem, plan: Plan) -> Summary:
 
 def accumulate(summary: Summary, positions: Positions, meter: Meter) -> PoolState:
     """The sums of those queries, each with a certified bound."""
-    problem, tiles, m = summary.problem, summary.plan.tiles, len(positions)
+    problem, m = summary.problem, len(positions)
     if not summary.trees:
         return PoolState.empty(m, problem.c)
     inverse, points = pack_inverse(problem, FLOAT64), pack_queries(problem, positions, FLOAT64)
