@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 Positions = NDArray[np.intp]
 
 TILE, BLOCK = 64, 4096  # queries and keys scored at a time
-ASKED = 256  # queries of a task that asks the k-d tree: Ctrl-C does not wait for it
+ASKED, ASKED_IN_MANY = 256, 32  # queries of a task that asks the k-d tree; in more than 4 coordinates: for Ctrl-C
 MOST_D = 12  # coordinates up to which a k-d tree is faster than a look at each key
 MANY_PAIRS = 1 << 23  # queries times keys from which a k-d tree is worth its making
 EXACT_BYTES = 32 << 20  # of a k-d tree beside method="exact", whose memory is promised
@@ -61,7 +61,7 @@ def nearest(problem: Problem, plan: Plan, rows: Positions, meter: Meter | None =
             found[part] = settled(problem, view, rows[part], present, finder.candidates(rows[part]))
         return pairs / tasks
 
-    run(task, tasks, plan.n_threads, meter, detachable=isinstance(finder, _Tree))
+    run(task, tasks, plan.n_threads, meter)
     return found
 
 
@@ -74,7 +74,7 @@ def _worth_a_tree(problem: Problem, plan: Plan, m: int) -> bool:
 class _Finder:
     """What finds candidates, `size` queries at a time."""
 
-    size = TILE
+    size: int
 
     def candidates(self, rows: Positions) -> list[Positions | None]:
         """Of each query the keys, in ascending order, that may be the nearest; None: all of them."""
@@ -88,6 +88,7 @@ class _Tiles(_Finder):
     problem: Problem  # without values
     plan: Plan
     summary: exact.Summary
+    size: int = TILE
 
     def _scores(self, rows: Positions, queries: Floats, start: int) -> Floats:
         problem = self.problem
@@ -142,8 +143,7 @@ class _Tree(_Finder):
     scaling: _Scaling
     tree: Any
     positions: Positions  # among all keys
-
-    size = ASKED
+    size: int
 
     def candidates(self, rows: Positions) -> list[Positions | None]:
         points = self.scaling.apply(self.problem.queries[rows])
@@ -239,7 +239,8 @@ def _tree(problem: Problem, present: Positions, n_threads: int) -> _Tree | None:
                     chosen = present if len(kept) == len(present) else present[kept]
                     points = points if len(kept) == len(present) else points[kept]
                     # balanced trees take long to make where many keys share a coordinate
-                    made.append(_Tree(problem, scaling, cKDTree(points, balanced_tree=False), chosen))
+                    size = ASKED if problem.d <= 4 else ASKED_IN_MANY
+                    made.append(_Tree(problem, scaling, cKDTree(points, balanced_tree=False), chosen, size))
                 else:
                     made.append(None)
             return 0.0
