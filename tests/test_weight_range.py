@@ -163,7 +163,7 @@ def test_bands_hold_each_key_once(kind, by_volume):
     for band in found:
         mine = band.weights[band.positions]
         assert mine.max() == 1.0
-        assert mine.min() >= bands.LEAST_WEIGHT / 2
+        assert mine.min() >= bands.LEAST_WEIGHT
         assert band.least == pytest.approx(mine.min())
         np.testing.assert_allclose(np.log(mine) + band.log_scale, logs[band.positions].astype(float), atol=1e-11)
         assert band.total == pytest.approx(mine.sum())

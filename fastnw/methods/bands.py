@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fastnw._problem import Problem
 
 LEAST_WEIGHT = 1e-200  # in a band, relative to its largest: products with κ keep their digits
+SPAN_NATS = -math.log(LEAST_WEIGHT) - 1e-9  # of a band, less what logarithms are rounded by
 MOST_BANDS = 12
 
 
@@ -45,7 +46,7 @@ class Band:
 
 def most(problem: Problem) -> int:
     """Bound on the number of bands, without a look at each weight."""
-    return 1 + int(-problem.log_least_weight / -math.log(LEAST_WEIGHT))
+    return 1 + int(-problem.log_least_weight / SPAN_NATS)
 
 
 def split(problem: Problem) -> Iterator[Band]:
@@ -68,7 +69,7 @@ def _split_logs(problem: Problem, logs: NDArray[np.float64]) -> Iterator[Band]:
     open_keys = logs > -np.inf
     while open_keys.any():
         largest = float(logs.max(where=open_keys, initial=-np.inf))
-        positions = np.flatnonzero(open_keys & (logs >= largest + math.log(LEAST_WEIGHT)))
+        positions = np.flatnonzero(open_keys & (logs >= largest - SPAN_NATS))
         open_keys[positions] = False
         weights = np.zeros(problem.n)
         if problem.by_volume:
