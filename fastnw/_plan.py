@@ -139,7 +139,7 @@ def _comparison(best: str, offers: dict[str, Cost | Refusal]) -> str:
 def _compute_dtype(problem: Problem, tiles: ModuleType) -> np.dtype[Any]:
     factors = problem.metric.inverse
     if problem.key_scale is not None:
-        factors = np.append(factors, (problem.key_scale.min(), problem.key_scale.max()))
+        factors = np.append(factors, problem.key_scale_range)
     fits = np.all((factors < FLOAT32_RANGE) & (factors > 1 / FLOAT32_RANGE))
     # near its edge a boxcar jumps, so whitened coordinates, which are not exact, need their digits
     jumps = problem.kernel.name == "boxcar" and problem.metric.cholesky is not None

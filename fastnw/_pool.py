@@ -23,6 +23,8 @@ from fastnw.kernels import Kernel
 
 Array = NDArray[Any]
 
+SEARCHED = 0.5  # of the pairs summed: what a search for the nearest keys of all empty windows counts for in the bar
+
 
 def pool(
     queries: Any,
@@ -329,7 +331,9 @@ def run(
     """
     missed, bare = Tally(), Tally()
     summary = plan.steps.summarise(problem, plan)
-    with progress_meter(progress, plan.seconds, plan.pairs, "fastnw") as meter:
+    # the nearest keys of empty windows are looked for when their panel is summed: a part of the bar is theirs
+    reserved = SEARCHED * plan.pairs if empty == "nearest" and problem.kernel.support is not None else 0.0
+    with progress_meter(progress, plan.seconds, plan.pairs + reserved, "fastnw") as meter:
         for start in range(0, problem.m, panel := plan.steps.panel(problem)):
             rows = slice(start, min(start + panel, problem.m))
             state = plan.steps.accumulate(summary, np.arange(rows.start, rows.stop), meter)
@@ -346,7 +350,7 @@ def run(
             nothing = np.flatnonzero(state.is_empty) + start
             bare.add(nothing)
             if empty is not None and len(nothing):
-                _empty.fill(problem, plan, mean, nothing, empty)
+                _empty.fill(problem, plan, mean, nothing, empty, meter, reserved * state.mass.size / problem.m)
     _warn_of_accuracy(problem, missed)
     if empty is not None:
         _empty.report(problem, bare, empty)

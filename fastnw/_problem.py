@@ -73,6 +73,7 @@ class Problem:
     dtype: np.dtype[Any]  # of the result
     tol: float | None
     by_volume: bool = False  # weights are divided by λ^d, for densities
+    prepared: frozenset[str] = frozenset()  # methods for whose summaries these keys were made ready, as by a `fit`
 
     @property
     def m(self) -> int:
@@ -97,9 +98,15 @@ class Problem:
         other.__dict__["kept"], other.__dict__["kept_of_keys"] = self.kept, self.kept_of_keys
         return other
 
+    def prepared_for(self, methods: frozenset[str]) -> Problem:
+        """The same, planned as if summaries for those methods cost nothing; what was kept stays."""
+        other = self._knowing(replace(self, prepared=methods))
+        other.__dict__["kept"], other.__dict__["kept_of_keys"] = self.kept, self.kept_of_keys
+        return other
+
     def with_metric(self, metric: Metric) -> Problem:
         """The same at another bandwidth, none a matrix; what does not depend on it stays known."""
-        other = self._knowing(replace(self, metric=metric))
+        other = self._knowing(replace(self, metric=metric, prepared=frozenset()))
         other.__dict__["kept_of_keys"] = self.kept_of_keys
         return other
 
@@ -107,10 +114,12 @@ class Problem:
         known = (
             "_largest_weight",
             "log_largest_weight",
+            "log_least_weight",
             "least_weight",
             "total_weight",
             "values_range",
             "values_centre",
+            "key_scale_range",
         )
         other.__dict__.update({name: self.__dict__[name] for name in known if name in self.__dict__})
         return other
@@ -185,7 +194,8 @@ class Problem:
 
     def weights_at(self, rows: slice | NDArray[np.intp]) -> Floats | None:
         """Those keys' weights relative to the largest, in float64, or None if all are 1. Made block by block, like
-        everything of n rows. Those below 1e-308 vanish here; `log_weights_at` has them."""
+        everything of n rows. Those below 1e-308 vanish here, and lose digits first: what sums them adds a bound on
+        that (`exact`), or sums by `bands`; `log_weights_at` has them."""
         if self.by_volume:
             logs = self.log_weights_at(rows)
             return None if logs is None else np.exp(logs)
@@ -247,14 +257,19 @@ class Problem:
         return self._weights_there[1] if self.on_device else self._log_unit + self._largest_log
 
     @cached_property
+    def log_least_weight(self) -> float:
+        """log of the smallest positive weight, in units of the largest."""
+        if not self.weighted:
+            return 0.0
+        if self.on_device:
+            return math.log(max(self._weights_there[2], math.ulp(0.0)))
+        blocks = (self.log_weights_at(rows) for rows in row_blocks(self.keys))
+        return min(float(b.min(initial=0.0, where=b > -np.inf)) for b in blocks if b is not None)
+
+    @cached_property
     def least_weight(self) -> float:
         """Smallest positive weight, in units of the largest; 0 if it is too small for float64."""
-        if not self.weighted:
-            return 1.0
-        if self.on_device:
-            return self._weights_there[2]
-        blocks = (self.log_weights_at(rows) for rows in row_blocks(self.keys))
-        return math.exp(min(float(b.min(initial=0.0, where=b > -np.inf)) for b in blocks if b is not None))
+        return self._weights_there[2] if self.weighted and self.on_device else math.exp(self.log_least_weight)
 
     @cached_property
     def total_weight(self) -> float:
@@ -265,6 +280,11 @@ class Problem:
             return float(self.weights_on_device.sums()[0])
         blocks = (self.weights_at(rows) for rows in row_blocks(self.keys))
         return math.fsum(float(block.sum()) for block in blocks if block is not None)
+
+    @cached_property
+    def key_scale_range(self) -> tuple[float, float]:
+        """Least and largest λ; ones without any."""
+        return (1.0, 1.0) if self.key_scale is None else (float(self.key_scale.min()), float(self.key_scale.max()))
 
     @cached_property
     def values_range(self) -> tuple[Floats, Floats]:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw import _arrays
-from fastnw._empty import Tally, nearest, report
+from fastnw._empty import Tally, report
 from fastnw._largest import merge_largest
+from fastnw._nearest import nearest
 from fastnw._pack import KeyBlock, pack_inverse, pack_keys, pack_queries
 from fastnw._plan import Plan, make_plan
 from fastnw._problem import Problem

@@ -40,6 +40,7 @@ from fastnw.methods import Cost, products, tails
 
 if TYPE_CHECKING:
     from fastnw._plan import Plan
+    from fastnw.methods.bands import Band
 
 FLOAT64 = np.dtype(np.float64)
 TILE = 256  # queries a tile at most: with 64, calls cost 5 (d = 3) to 15 % (d = 64)
@@ -51,6 +52,9 @@ PANEL_BYTES = 4 << 20  # coordinates and states of the queries worked on at a ti
 STATE_BYTES = 16 << 20  # of all groups' states
 MAX_GROUPS = 4
 FEW_TILES = 8  # below this many query tiles the keys are split, too
+
+KEPT_BYTES = 40 << 20  # of packed blocks that a fitted model keeps, within the 64 MiB promised
+READ_NS = 0.1  # to read a byte of packed blocks, which is all that few queries cost
 
 PACKERS = 4  # threads that whiten blocks, each with up to 6 MiB of copies
 
@@ -137,7 +141,16 @@ def _seconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:
     base = with_exp if problem.kernel.works_on_logs else plain
     coordinates = problem.d + max(problem.d - FROM_L1, 0)
     pair = base + per_coordinate * coordinates + per_value * problem.c
+    if keeps_blocks(problem, dtype, dtype):
+        per_element = READ_NS * dtype.itemsize
     return 1e-9 * problem.n * (problem.m * pair + per_element * (problem.d + problem.c))
+
+
+def keeps_blocks(problem: Problem, dtype: np.dtype[Any], first: np.dtype[Any]) -> bool:
+    """Whether a fitted model keeps its keys packed in that type; `first` is the plan's compute type."""
+    numbers = problem.n * (problem.d + 1 + problem.c + (problem.key_scale is not None))
+    size = numbers * (dtype.itemsize + (first.itemsize if dtype != first else 0))
+    return "exact" in problem.prepared and size <= KEPT_BYTES
 
 
 def _sweeps(tiles: Any) -> bool:
@@ -184,25 +197,45 @@ class Summary:
         self.on_device: dict[Any, Any] = {}  # what a backend keeps there
 
     def prepare(self, meter: Meter) -> None:
-        """Blocks are packed when their turn comes."""
+        """Pack what a fitted model keeps; other blocks are packed when their turn comes."""
+        dtype = self.plan.dtype
+        if not (_sweeps(self.plan.tiles) or self.by_products) and keeps_blocks(self.problem, dtype, dtype):
+            self._all_blocks(layout(self.problem, self.problem.m, dtype), dtype)
 
     def room(self, shape: Layout, dtype: np.dtype[Any]) -> Array | None:
-        """(blocks, d, keys) for the coordinates of one span after another; None where a single one holds all keys.
+        """(blocks, d, keys) for the coordinates of one span after another; None where a single one holds all keys, or
+        a fitted model keeps them.
 
         Blocks of their own, made by many threads, left the allocator with 30 MiB more than what was in use.
         """
-        if shape.span * shape.block >= self.problem.n:
+        if shape.span * shape.block >= self.problem.n or keeps_blocks(self.problem, dtype, self.plan.dtype):
             return None
         d = self.problem.d
         return aligned_rows(shape.span * d, shape.block, dtype).reshape(shape.span, d, shape.block)
 
     def span(self, shape: Layout, start: int, dtype: np.dtype[Any], room: Array | None) -> list[KeyBlock]:
         """The blocks from key `start` on, `shape.span` of them, in `room`."""
+        if keeps_blocks(self.problem, dtype, self.plan.dtype):
+            first = start // shape.block
+            return self._all_blocks(shape, dtype)[first : first + shape.span]
         key = (dtype.name, shape.block)
         if key in self._kept:
             return self._kept[key]
         n = self.problem.n
-        starts = range(start, min(start + shape.span * shape.block, n), shape.block)
+        blocks = self._packed(range(start, min(start + shape.span * shape.block, n), shape.block), shape, dtype, room)
+        if len(blocks) * shape.block >= n:
+            self._kept = {key: blocks}
+        return blocks
+
+    def _all_blocks(self, shape: Layout, dtype: np.dtype[Any]) -> list[KeyBlock]:
+        """Those that a fitted model keeps."""
+        kept, key = self.problem.kept, ("packed", dtype.name, shape.block, self.problem.kernel.inner_product)
+        if key not in kept:
+            kept[key] = self._packed(range(0, self.problem.n, shape.block), shape, dtype, None)
+        return kept[key]
+
+    def _packed(self, starts: range, shape: Layout, dtype: np.dtype[Any], room: Array | None) -> list[KeyBlock]:
+        n = self.problem.n
         blocks: list[KeyBlock] = [None] * len(starts)  # type: ignore[list-item]
 
         def pack(i: int) -> float:
@@ -213,8 +246,6 @@ class Summary:
         # a matrix whitens in float64: fewer at a time, so that its copies stay small for any number of threads
         threads = self.plan.n_threads if self.problem.metric.cholesky is None else min(self.plan.n_threads, PACKERS)
         run(pack, len(starts), threads, Meter(False, 0, ""))
-        if len(starts) * shape.block >= n:
-            self._kept = {key: blocks}
         return blocks
 
     @cached_property
@@ -231,14 +262,17 @@ class Summary:
     def extent(self) -> tuple[NDArray[np.float64], float]:
         """Largest |k_j| of the (whitened) keys, and the largest factor that a key scale puts on a score."""
         problem = self.problem
+        kept, key = problem.kept, ("extent", problem.kernel.inner_product)
         if problem.on_device:
             low, high = keys_there(problem).extremes
-            return np.maximum(high, -low), 1.0 if problem.key_scale is None else 1.0 / float(problem.key_scale.min())
-        reach = np.zeros(problem.d)
-        for rows in row_blocks(problem.keys):
-            block = coordinates(problem, problem.keys[rows])
-            reach = np.maximum(reach, np.maximum(block.max(axis=0), -block.min(axis=0).astype(np.float64)))
-        return reach, 1.0 if problem.key_scale is None else 1.0 / float(problem.key_scale.min())
+            return np.maximum(high, -low), 1.0 / problem.key_scale_range[0]
+        if key not in kept:
+            reach = np.zeros(problem.d)
+            for rows in row_blocks(problem.keys):
+                block = coordinates(problem, problem.keys[rows])
+                reach = np.maximum(reach, np.maximum(block.max(axis=0), -block.min(axis=0).astype(np.float64)))
+            kept[key] = reach
+        return kept[key], 1.0 / problem.key_scale_range[0]
 
     @cached_property
     def places(self) -> Any:
@@ -493,12 +527,15 @@ def certified(
     dtype: np.dtype[Any],
     spread: float = 1.0,
     as_written: bool = False,
+    band: Band | None = None,
 ) -> PoolState:
     """The state with bounds on the rounding of its sums.
 
     `error` (m,) is that of κ where tiles do not bound it; values lie within [−spread, spread]; `as_written`: see
-    `Kernel.rounding`.
+    `Kernel.rounding`; `band`: the keys that were summed, if not all, and the units of their weights.
     """
+    least_weight = problem.least_weight if band is None else band.least
+    total_weight = problem.total_weight if band is None else band.total
     unit = float(np.finfo(dtype).eps) / 2
     own_relative, own_absolute = problem.kernel.rounding(dtype, as_written)
     relative = (SEQUENTIAL[dtype] + 12) * unit + own_relative + error
@@ -507,19 +544,19 @@ def certified(
             # what exp adds below its clamp, with the polynomials of the Matérn kernels
             clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2 * (1 + np.abs(state.shift)) ** 2
             relative += clamped / state.mass
-        mass_error = state.mass_error + relative * state.mass + _vanished(problem, dtype)
+        mass_error = state.mass_error + relative * state.mass + _vanished(problem, dtype, least_weight)
         if own_absolute:
             counted = True if problem.kernel.support is None else state.mass > 0  # an empty window stays empty
-            mass_error = mass_error + np.where(counted, own_absolute * problem.total_weight, 0.0)
+            mass_error = mass_error + np.where(counted, own_absolute * total_weight, 0.0)
         total_error = mass_error + ((spread - 1) * (SEQUENTIAL[dtype] + 12) + 4 * spread) * unit * state.mass
     return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
 
 
-def _vanished(problem: Problem, dtype: np.dtype[Any]) -> float:
+def _vanished(problem: Problem, dtype: np.dtype[Any], least_weight: float) -> float:
     """Bound on terms that are lost, or lose digits, below the smallest normal number."""
     facts = problem.kernel.facts
     slow = facts is not None and facts.log_ratio is not None and not problem.kernel.works_on_logs  # κ ~ 1/u²
-    lost = float(np.finfo(dtype).tiny) if slow or problem.least_weight < LEAST_WEIGHT else 0.0
+    lost = float(np.finfo(dtype).tiny) if slow or least_weight < LEAST_WEIGHT else 0.0
     if slow and dtype == np.float64:
         lost = LOST_SLOWLY
     return problem.n * lost

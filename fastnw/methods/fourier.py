@@ -143,7 +143,7 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     grid = box.size * box.upsampling**problem.d
     transform = GRID * grid * math.log2(grid + 2)
     transforms, seconds = (problem.c + 2) // 2, 0.0
-    for size in (problem.n, problem.m):
+    for size in (problem.m,) if "fourier" in problem.prepared else (problem.n, problem.m):
         tasks = math.ceil(size / BLOCK[problem.d])
         at_once = max(min(n_threads, tasks, box.at_once), 1)
         seconds += 1e-9 * transforms * (size * point / at_once + math.ceil(tasks / at_once) * transform)
