@@ -38,8 +38,8 @@ Modes = NDArray[np.complex128]
 MOST_D = 3
 MARGIN = 0.75  # bandwidths around the keys' box within which queries are answered here
 DROPPED = 0.1  # share of the promise, for a mass of 1, that truncation and images may take
-# finufft's tolerance over the promise, by upsampling. It means 0.004 to 0.1 of that for a single key where upsampling is
-# low, 0.5 where it is not. A bound is some 30 times that of a key in three coordinates, since nothing may cancel.
+# finufft's tolerance over the promise, by upsampling. A single key is off by 0.004 to 0.1 of the tolerance where
+# upsampling is low, by 0.5 where it is not. In three coordinates a bound is some 30 times that, since nothing cancels.
 EPSILON = {1.25: 0.01, 2.0: 0.002}
 LEAST_PROMISE = 1e-12  # below it rounding is in the way
 # Upsampling by 1.25 takes a quarter of the memory of 2 in three dimensions and is as fast; it reaches 2e-10.
@@ -156,12 +156,25 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
         at_once = max(min(n_threads, tasks, box.at_once), 1)
         seconds += 1e-9 * transforms * (size * point / at_once + math.ceil(tasks / at_once) * transform)
     probes = float(min(PROBES, problem.m)) * problem.n
-    seconds += 1e-9 * (0.6 * probes / n_threads + 100.0 * problem.m + 5e6)
-    in_flight = min(n_threads, box.at_once)
-    memory = (
-        in_flight * box.bytes + 16 * transforms * box.size + min(problem.m, PANEL) * 8 * (problem.d + 4 + 2 * problem.c)
-    )
-    return Cost(probes + problem.n + problem.m, seconds, memory)
+    cells = math.prod(map(float, nufft_error.shape(box, MARGIN)))
+    seconds += 1e-9 * (0.6 * probes / n_threads + 100.0 * problem.m + nufft_error.CELL_NS[problem.d] * cells + 8e6)
+    return Cost(probes + problem.n + problem.m, seconds, _memory(problem, box, n_threads))
+
+
+def _memory(problem: Problem, box: Box, n_threads: int) -> float:
+    """Bytes at the peak, while keys or while queries are transformed."""
+    d, c, m = problem.d, problem.c, min(problem.m, PANEL)
+    pairs, modes = (c + 2) // 2, 16 * box.size
+
+    def in_flight(size: int, pairs: int) -> float:
+        """Grids, `pairs` of modes and points of all transforms at a time."""
+        at_once = min(n_threads, math.ceil(size / BLOCK[d]), box.at_once)
+        points = min(size, at_once * BLOCK[d]) * 8 * (d + 3 * c + 6)
+        return at_once * (box.bytes - modes + pairs * modes) + points
+
+    cells = 8 * 6 * math.prod(map(float, nufft_error.shape(box, MARGIN)))
+    queries = in_flight(m, 1) + m * 8 * (10 + 4 * c)
+    return pairs * modes + cells + max(in_flight(problem.n, pairs), queries)
 
 
 def _refusal(problem: Problem, backend: Any) -> str | None:

@@ -1,11 +1,11 @@
 """How far Fourier sums may be off at each query: a bound from the weight of the keys around it.
 
 finufft is linear in the strengths and goes coordinate by coordinate. So the sums at q differ from Σ w κ(q − k) by
-Σ w (T − κ) with T = Π T_j(q_j, k_j), whatever the data, and |Π T_j − Π κ_j| ≤ Σ_j |T_j − κ_j| Π (κ_i + |T_i − κ_i|) over
-i ≠ j. T_j − κ_j is a matter of one key in one coordinate, and is measured, for keys and queries at many places between
-the points of finufft's grid. It is local: an aliased κ, spread by the width of finufft's own kernel, and gone within
-REACH. So keys are counted in cells, and the weights of the cells around a query, times an envelope, bound what it is
-off by: a light region beside a heavy cluster pays for the cluster as far as that reaches.
+Σ w (T − κ) with T = Π T_j(q_j, k_j), whatever the data, and |Π T_j − Π κ_j| ≤ Σ_j |T_j − κ_j| Π (κ_i + |T_i − κ_i|),
+the product over i ≠ j. T_j − κ_j is a matter of one key in one coordinate, and is measured, for keys and queries at
+many places between the points of finufft's grid. It is local: an aliased κ, spread by the width of finufft's own
+kernel, and gone within REACH. So keys are counted in cells, and the weights of the cells around a query, times an
+envelope, bound what it is off by: a light region beside a heavy cluster pays for the cluster as far as that reaches.
 
 Rounding is local, too, where keys are spread and sums are interpolated. That of the fast Fourier transforms in between
 is the same at every query; it goes with the norm ‖·‖₂ of the grid (Higham, 2002, Accuracy and stability of numerical
@@ -30,13 +30,14 @@ UNIT = 2.0**-53
 CELL = 1.0  # bandwidths
 REACH = 10  # cells beyond which finufft's error is the same everywhere
 SAFETY = 2.0  # on the largest error among the places that are tried
-PLACES = 32  # of a key between two points of the grid
-TARGETS = 701  # queries around it
+PLACES = 24  # of a key between two points of the grid
+TARGETS = 501  # queries around it
 # Modes of the trial, by upsampling: times the upsampling it is nearly a length that the library takes for its grid. It
 # rounds others up, to a finer grid with smaller errors.
 TRIAL_MODES = {1.25: 307, 2.0: 375}
 FFT_NORM = 1.5  # per coordinate, what a change of norm 1 of the grid changes in a sum at most, over that of one key
 FFT_UNITS = 2.0  # roundings for each √log₂ of a transform's length, of the norm: 0.3 to 0.6 are seen
+CELL_NS = {1: 50.0, 2: 125.0, 3: 200.0}  # to weigh the cells around a cell, by dimension
 POINT_UNITS = 64.0  # roundings of a key or query apart from additions: weights, kernel values, products
 
 
