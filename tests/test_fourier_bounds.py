@@ -14,8 +14,10 @@ from oracle import LONG, naive_log_density, naive_pool, naive_scaled
 import fastnw
 from fastnw._plan import make_plan
 from fastnw._threads import Meter
-from fastnw._validation import build
+from fastnw._validation import build, metric
 from fastnw.methods import fourier
+from fastnw.selection.criteria import Sample
+from fastnw.selection.spectrum import Spectrum
 
 QUIET = Meter(False, 0, "")
 TOLERANCES = [1e-2, 1e-4, 1e-6, None, 1e-10]
@@ -194,6 +196,27 @@ def test_a_few_queries_that_are_not_where_their_keys_are(d):
     kappa[np.arange(len(rows)), rows] = 0
     f = kappa @ values.astype(LONG) / kappa.sum(axis=1)
     assert np.all(np.abs(got[rows] - f) <= bound[rows] + 1e-15)
+
+
+@pytest.mark.parametrize("d", [1, 2])
+@pytest.mark.parametrize("wider", [1.0, 0.2])
+def test_the_bound_of_a_search(d, wider):
+    """Of sums at keys around a heavy cluster, at the bandwidth a level is made for and at another of it."""
+    rng = np.random.default_rng(d)
+    keys = np.concatenate([np.zeros((20_000, d)), 3 * rng.normal(size=(300, d))])
+    h = np.full(d, 0.5)
+    problem = build(keys, keys, np.sin(keys[:, 0]), kernel="gaussian", bandwidth=h, exclude_self=True)
+    data = Sample(problem.values, None, float(len(keys)))
+    spectrum = Spectrum(problem, data, "auto", 1, QUIET)
+    spectrum.at(h)
+    h = h * (wider if d == 1 else 1.0)
+    level = spectrum.levels[-1]
+    sums = level.back(h, QUIET)[0, 20_000:] - 1
+    kappa = np.exp(
+        -np.square(naive_scaled(keys[20_000:], np.append(keys[20_000:], [[0.0] * d], axis=0), "gaussian", h)) / 2
+    )
+    right = kappa[:, :-1].sum(axis=1) - 1 + 20_000 * kappa[:, -1]
+    assert np.abs(sums - right).max() <= spectrum._error(level, problem.with_metric(metric(h, d)), sums[None] + 20_000)
 
 
 PEAK = """
