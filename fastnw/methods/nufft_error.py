@@ -36,8 +36,9 @@ TARGETS = 501  # queries around it
 # rounds others up, to a finer grid with smaller errors.
 TRIAL_MODES = {1.25: 307, 2.0: 375}
 FFT_NORM = 1.5  # per coordinate, what a change of norm 1 of the grid changes in a sum at most, over that of one key
-FFT_UNITS = 2.0  # roundings for each √log₂ of a transform's length, of the norm: 0.3 to 0.6 are seen
-CELL_NS = {1: 50.0, 2: 125.0, 3: 200.0}  # to weigh the cells around a cell, by dimension
+FFT_UNITS = 2.0  # roundings for each √log₂ of a transform's length, of the norm; 0.3 to 0.6 are usual
+# To weigh the cells around a cell, by dimension: measured for 3, the others by their number of passes.
+CELL_NS = {1: 50.0, 2: 125.0, 3: 200.0}
 POINT_UNITS = 64.0  # roundings of a key or query apart from additions: weights, kernel values, products
 
 
