@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnw import _integrals
+from fastnw import _frames, _integrals
 from fastnw import kernels as _kernels
 from fastnw.kernels import Kernel
 
@@ -82,7 +82,7 @@ def rule_bandwidth(
             "give a number, for example sqrt(d)."
         )
     if feature_names is None:
-        feature_names = getattr(X, "columns", None)
+        feature_names = _frames.column_names(X)
     data = X if isinstance(X, np.ndarray) else np.asarray(X)
     weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
     n, d = _count(data, weights), data.shape[1]
