@@ -154,7 +154,7 @@ class NearestNeighbours:
             raise ValueError(f"k == {self.k}, must be >= 1.")
         restore, threads = _arrays.restorer(keys), n_threads(n_jobs)
         problem, present, n = _pilot(keys, kernel, self.bandwidth, sample_weight)
-        count = float(problem.n if problem.weights is None else problem.weights.sum())
+        count = float(problem.n if problem.weights is None else problem.weights.sum(dtype=np.float64))
         if count < self.k + 1:
             by_weight = "" if sample_weight is None else ", counted by weight"
             raise ValueError(f"k={self.k} needs {self.k + 1} samples, got n_samples = {count:.6g}{by_weight}.")
