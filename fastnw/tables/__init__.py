@@ -50,7 +50,8 @@ class Table:
 
     def column(self, name: str) -> Column:
         """The column as it was read; `TableError` lists what is there if it is missing."""
-        _formats.require(self.path, self.names, [name])
+        if name not in self.columns:  # only then are all names looked through
+            _formats.require(self.path, self.names, [name])
         return self.columns[name]
 
     def numbers(self, name: str) -> np.ndarray:
