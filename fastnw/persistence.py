@@ -297,7 +297,8 @@ def _check_fitted(cls: type, state: dict[str, Any]) -> None:
         sample_weight=state["_weights"],
         key_scale=state["key_scale_"],
     )
-    types = [array.dtype.newbyteorder("=") for array in (keys, values) if array is not None]
+    kept = [keys, values] if cls is NadarayaWatsonRegressor else [keys]
+    types = [array.dtype.newbyteorder("=") for array in kept]
     if types[0] not in _FLOATS or types[0] != types[-1]:
         raise ValueError(f"keys and values of {' and '.join(map(str, types))}")
     if state["n_features_in_"] != keys.shape[1]:

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -48,11 +49,22 @@ def read_array(file: IO[bytes], size: int) -> np.ndarray:
         if not count:
             raise ValueError(f"it ends after {done} of {needed} bytes")
         done += count
+    array = content.view(dtype)
+    _refuse_no_characters(array)
     try:
-        array = content.view(dtype)
         return array.reshape(shape[::-1]).T if fortran_order else array.reshape(shape)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"it has shape {shape}: {error}") from error
+
+
+def _refuse_no_characters(array: np.ndarray) -> None:
+    """Raise over text that Python has no characters for: it would fail wherever they are first looked at."""
+    for name in array.dtype.names or ():
+        _refuse_no_characters(array[name])
+    if array.dtype.kind == "U" and array.size:
+        codes = np.ascontiguousarray(array).view(array.dtype.byteorder.replace("|", "=") + "u4")
+        if codes.max() > sys.maxunicode:
+            raise ValueError(f"it has a character of number {codes.max()}, beyond all that there are")
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:

@@ -232,7 +232,8 @@ def _read_parquet(path: Path, columns: Sequence[str] | None) -> Columns:
             names = list(file.schema_arrow.names)
             kept = [names[j] for j in _kept(path, names, columns)]
             table = file.read(columns=kept)
-    except pa.ArrowException as error:
+        table.validate(full=True)
+    except (pa.ArrowException, UnicodeError) as error:
         raise TableError(f"{path}: is not a Parquet file, or is damaged: {error}") from error
     return {name: table.column(name) for name in kept}
 
