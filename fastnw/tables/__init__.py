@@ -169,8 +169,9 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
 def write_table(table: Table | Mapping[str, Column], path: str | os.PathLike[str], *, force: bool = False) -> None:
     """Write a table in the format of the file's extension; the file appears whole or not at all.
 
-    ``.npy`` becomes a structured array and ``.npz`` one 1-D array per column, so that names are kept. Text columns of a
-    CSV file become numbers there and in Parquet where every cell is one.
+    ``.npy`` becomes a structured array and ``.npz`` one 1-D array per column, so that names are kept; of hundreds of
+    columns, numpy.load reads such a ``.npy`` with a larger `max_header_size` only. Text columns of a CSV file become
+    numbers there and in Parquet where every cell is one.
 
     Raises
     ------

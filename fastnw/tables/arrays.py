@@ -19,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 LENGTHS = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}  # of headers, by the format's version
+PART_BYTES = 1 << 20  # read at a time: zipfile makes a copy of it
 MAX_HEADER_BYTES = 1 << 23  # a structured array of 200,000 columns; NumPy itself stops at 10,000 bytes by default
 DEFLATE_RATIO = 1032  # the most that deflate can compress
 # Literals without operators and with nothing to escape but what repr escapes: Python's parser stays within its limits,
@@ -45,7 +46,7 @@ def read_array(file: IO[bytes], size: int) -> np.ndarray:
     content = np.empty(needed, np.uint8)
     done = 0
     while done < needed:
-        count = file.readinto(content[done:].data)  # type: ignore[attr-defined]
+        count = file.readinto(content[done : done + PART_BYTES].data)  # type: ignore[attr-defined]
         if not count:
             raise ValueError(f"it ends after {done} of {needed} bytes")
         done += count
