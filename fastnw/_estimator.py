@@ -14,6 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, chec
 
 import fastnw
 from fastnw import bandwidth, kernels
+from fastnw._frames import as_known
 from fastnw._losses import check_losses
 from fastnw._plan import make_plan
 from fastnw._threads import Meter
@@ -147,6 +148,7 @@ class KernelEstimator(BaseEstimator):
     def _check_queries(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         check_losses(X=X)
+        X = as_known(X)
         # no queries, no predictions: not an error, here as in fastnw.pool
         return validate_data(self, X, dtype=FLOATS, reset=False, ensure_min_samples=0)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw import _arrays, _empty
+from fastnw import _arrays, _empty, _frames
 from fastnw._device import DeviceRows
 from fastnw._empty import Tally
 from fastnw._plan import Plan, make_plan
@@ -52,8 +52,9 @@ def pool(
 
     Parameters
     ----------
-    queries : array of shape (m, d)
-    keys : array of shape (n, d)
+    queries : array or data frame of shape (m, d)
+    keys : array or data frame of shape (n, d)
+        Columns of two data frames (pandas, polars, Arrow) are matched by name, whatever their order.
     values : array of shape (n,) or (n, c)
     kernel : str or Kernel
         A name of `fastnw.kernels.names()` or its alias, or a `fastnw.Kernel`.
@@ -107,7 +108,7 @@ def pool(
     restore = _arrays.restorer(queries, keys, values)
     backend = _arrays.backend_for(backend, queries, keys, values)
     queries, keys, values, sample_weight, key_scale = _arrays.taken_in(
-        backend, queries, keys, values, sample_weight, key_scale
+        backend, _frames.matched(queries, keys), keys, values, sample_weight, key_scale
     )
     empty = check_empty(empty)
     problem = build(
@@ -193,8 +194,8 @@ def density(
 
     Parameters
     ----------
-    queries : array of shape (m, d)
-    keys : array of shape (n, d)
+    queries : array or data frame of shape (m, d)
+    keys : array or data frame of shape (n, d)
     log : bool
         Return log p, which does not underflow; −inf where no key is in reach.
     kernel, bandwidth, sample_weight, key_scale, method, backend, tol, exclude_self, n_jobs, progress
@@ -217,7 +218,9 @@ def density(
     """
     restore = _arrays.restorer(queries, keys)
     backend = _arrays.backend_for(backend, queries, keys)
-    queries, keys, sample_weight, key_scale = _arrays.taken_in(backend, queries, keys, sample_weight, key_scale)
+    queries, keys, sample_weight, key_scale = _arrays.taken_in(
+        backend, _frames.matched(queries, keys), keys, sample_weight, key_scale
+    )
     problem = build(
         queries,
         keys,
@@ -283,8 +286,8 @@ def plan(
 
     Parameters
     ----------
-    queries : array of shape (m, d)
-    keys : array of shape (n, d)
+    queries : array or data frame of shape (m, d)
+    keys : array or data frame of shape (n, d)
     values : array of shape (n,) or (n, c), optional
         None: as for `density`.
     kernel, bandwidth, sample_weight, key_scale, method, backend, tol, exclude_self, n_jobs
@@ -302,7 +305,9 @@ def plan(
     2.0
     """
     backend = _arrays.backend_for(backend, queries, keys, values)
-    *arrays, sample_weight, key_scale = _arrays.taken_in(backend, queries, keys, values, sample_weight, key_scale)
+    *arrays, sample_weight, key_scale = _arrays.taken_in(
+        backend, _frames.matched(queries, keys), keys, values, sample_weight, key_scale
+    )
     problem = build(
         *arrays,
         kernel=kernel,

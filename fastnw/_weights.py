@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw import _arrays
+from fastnw import _arrays, _frames
 from fastnw._empty import Tally, report
 from fastnw._largest import merge_largest
 from fastnw._nearest import nearest
@@ -50,8 +50,8 @@ def attention_weights(
 
     Parameters
     ----------
-    queries : array of shape (m, d)
-    keys : array of shape (n, d)
+    queries : array or data frame of shape (m, d)
+    keys : array or data frame of shape (n, d)
     top_k : int, optional
         Return only the largest `top_k` weights of each query, without an (m, n) array.
     kernel, bandwidth, sample_weight, key_scale, exclude_self, empty, method, backend, n_jobs, progress
@@ -82,6 +82,7 @@ def attention_weights(
     """
     restore = _arrays.restorer(queries, keys)
     backend = _arrays.backend_for(backend, queries, keys)
+    queries = _frames.matched(queries, keys)
     queries, keys, sample_weight, key_scale = map(_arrays.to_numpy, (queries, keys, sample_weight, key_scale))
     empty = check_empty(empty)
     problem = build(
