@@ -182,8 +182,12 @@ def test_no_forward_mode_and_no_second_derivatives(bits64):
 
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(f, (1.0,), (1.0,))
-    with pytest.raises(ValueError, match="callbacks do not support JVP"):
-        jax.grad(jax.grad(f))(1.0)
+    for forward in (jax.jacfwd(f), jax.hessian(f)):
+        with pytest.raises(TypeError, match="forward-mode"):
+            forward(1.0)
+    for second in (jax.grad(jax.grad(f)), jax.jacrev(jax.jacrev(f)), jax.jit(jax.grad(jax.grad(f)))):
+        with pytest.raises(NotImplementedError, match=r"fastnw\.jax\.pool has no second derivatives"):
+            second(1.0)
 
 
 def test_wrong_input_is_reported_as_by_pool(bits64):

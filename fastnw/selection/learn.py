@@ -23,7 +23,7 @@ from fastnw.selection.criteria import Floats, Loss, Sample
 from fastnw.selection.fits import forward, with_copies
 from fastnw.selection.parameters import Matrix, Widths
 from fastnw.selection.select import LOSSES, Progress, kind_of, random_of
-from fastnw.selection.sums import cotangents
+from fastnw.selection.sums import cotangents, mass_cotangents
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -258,7 +258,18 @@ class _Learner:
         loss = self.loss(problem, positions, sums)
         plan, fit, meter = sums
         alpha, gamma = cotangents(fit, loss)
-        found = _gradients.by_query(problem, positions, fit.log_mass, alpha, gamma, plan.n_threads, meter, outer=outer)
+        masses = mass_cotangents(problem, loss)
+        found = _gradients.by_query(
+            problem,
+            positions,
+            fit.log_mass,
+            alpha,
+            gamma,
+            plan.n_threads,
+            meter,
+            outer=outer,
+            by_log_mass=None if masses is None else masses[: len(positions)],
+        )
         return loss.value, found.squares.sum(axis=0) if found.outer is None else found.outer
 
 

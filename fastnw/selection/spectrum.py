@@ -29,7 +29,7 @@ from fastnw._validation import metric
 from fastnw.methods import fourier, tree
 from fastnw.selection.criteria import Fit, Floats, Loss, Sample
 from fastnw.selection.fits import with_copies
-from fastnw.selection.sums import Summed, cotangents
+from fastnw.selection.sums import Summed, cotangents, mass_cotangents
 
 Modes = NDArray[np.complex128]
 
@@ -293,8 +293,16 @@ class Spectrum:
         derivatives *= np.exp(problem.log_largest_weight - log_mass)
         found = summed.level.adjoint(summed.h, derivatives, self.meter) + loss.by_log_bandwidth
         if len(tail):
+            masses = mass_cotangents(problem, loss)
             sums = _gradients.by_query(
-                problem, tail, fit.log_mass[tail], alpha[tail], gamma[tail], self.n_threads, self.meter
+                problem,
+                tail,
+                fit.log_mass[tail],
+                alpha[tail],
+                gamma[tail],
+                self.n_threads,
+                self.meter,
+                by_log_mass=None if masses is None else masses[tail],
             )
             found += sums.squares.sum(axis=0)
         return found
