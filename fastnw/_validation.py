@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnw import kernels
+from fastnw import _arrays, kernels
 from fastnw._device import DeviceArray
 from fastnw._losses import check_losses
 from fastnw._problem import Array, Floats, Metric, Problem, result_dtype, row_blocks
@@ -90,7 +90,7 @@ def check_bandwidth(bandwidth: Any, d: int) -> Floats:
             "give what their key_scale method returns as key_scale=."
         )
     try:
-        h = _numeric(bandwidth, "bandwidth").astype(np.float64)
+        h = _numeric(_arrays.to_numpy(bandwidth), "bandwidth").astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"bandwidth must be a number or an array of numbers, got {bandwidth!r}: {error}") from error
     if h.shape not in ((), (d,), (d, d)):
