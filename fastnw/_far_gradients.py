@@ -6,7 +6,8 @@ double-double arithmetic, and
 
     Σ_j p_j r_j G_j = Σ_j p_j r_j (G_j − G_0) + G_0 Σ_j p_j r_j,    r_j = α·(v_j − f) + ∂L/∂log mass,
 
-where the last sum is ∂L/∂log mass, since f is the mean of these very weights. G_j, the gradient of −log κ, has 32 digits.
+where the last sum is ∂L/∂log mass, since f is the mean of these very weights. G_j is the gradient of −log κ, to 32
+digits.
 
 Compact kernels come here when every key in the window is near its edge, where 1 − u² has lost its digits.
 """

@@ -1,4 +1,4 @@
-"""How log κ of one query's pairs falls with the distance, in double-double arithmetic: what far gradients are made of."""
+"""How log κ of one query's pairs falls with the distance, in double-double arithmetic, for `_far_gradients`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ class Forces:
 def forces(view: View, row: int, positions: Rows) -> Forces:
     """Those of the keys at `positions` on the query at `row`."""
     problem = view.problem
-    q, keys, factor = view.points(problem.queries[row]), view.points(problem.keys[positions]), factors(problem, positions)
+    q, keys = view.points(problem.queries[row]), view.points(problem.keys[positions])
+    factor = factors(problem, positions)
     zeros = np.zeros_like(keys)
     if problem.kernel.inner_product:
         other: dd.Pair = np.broadcast_to(q, keys.shape), zeros

@@ -16,7 +16,8 @@ The same lines hold for inner products, whose logarithm falls with −2 q·k/s a
 
 Terms of a gradient are as large as u or u², and cancel. So where no key is near, or where values lie far from 0, means
 and masses are summed once more, in float64 and about the middle of the values; where float64 does not do for exponents
-either, `_far_gradients` takes over. Both need ∂L/∂log mass_i by itself: without it (`by_log_mass`) all is taken as given.
+either, `_far_gradients` takes over. Both need ∂L/∂log mass_i by itself: without it (`by_log_mass`), f and the mass are
+taken as given.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ from fastnw.backends.gradients import Keys, Queries, tiles
 from fastnw.methods import exact, tails
 
 Floats = NDArray[np.float64]
-Positions = NDArray[np.integer[Any]]
+Positions = NDArray[np.intp]
 
 TASK_PAIRS = 1 << 20
 SHORTEST = 32  # queries, or keys, of a task

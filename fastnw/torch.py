@@ -47,8 +47,11 @@ def pool(
 ) -> Any:
     """`fastnw.pool` for tensors, differentiable by queries, keys, values, bandwidth and sample_weight.
 
-    Gradients sum all pairs in float64, in O(m + n) memory, by the formulas of `fastnw._gradients`. There are no second
-    derivatives. Tensors of other devices are computed on the host and returned to where the queries lie.
+    Gradients sum all pairs in float64, in O(m + n) memory, by the formulas of `fastnw._gradients`; far from all keys
+    with the digits that the means have there. They are of reverse mode and first order: `backward`, `torch.func.grad`,
+    `vjp`, `jacrev` and `vmap` (one call for each part of a batch). `torch.compile` takes the function whole, a user's
+    kernel too; transforms go around the compiled function, not into it. Tensors of other devices are computed on the
+    host and returned to where the queries lie; bfloat16 and float16 are computed in float32.
 
     Parameters
     ----------
@@ -76,7 +79,8 @@ def pool(
     ValueError, TypeError
         As in `fastnw.pool`.
     NotImplementedError
-        When a second derivative is asked for.
+        When a second derivative or one of forward mode (`torch.func.jvp`, `jacfwd`, `hessian`, dual tensors) is asked
+        for.
 
     Warns
     -----
@@ -94,7 +98,7 @@ def pool(
     if not isinstance(bandwidth, Tensor):
         bandwidth = torch.as_tensor(bandwidth, dtype=torch.float64)
     if not torch.compiler.is_compiling():
-        pooled = _Pool.apply
+        pooled = _eagerly
     elif forward_ad._current_level < 0:
         pooled = _pool
     else:  # the operator knows nothing of tangents: it would drop them
@@ -247,6 +251,11 @@ def _of_inputs(ctx: Any, gradients: Sequence[Tensor]) -> tuple[Tensor | None, ..
 
 def _no_second_derivatives(ctx: Any, *grads: Any) -> None:
     raise NotImplementedError(_NO_SECOND)
+
+
+@torch.compiler.disable  # nor what it calls: a function that is compiled may be run as it is, under a transform
+def _eagerly(*inputs: Any) -> Any:
+    return _Pool.apply(*inputs)
 
 
 @torch.compiler.disable

@@ -96,7 +96,7 @@ def gradients(parts, kernel, alpha, beta, backend="auto", absent=()):
     by_log = queries.squares.sum(axis=0) / parts["bandwidth"]
     return {
         "queries": -queries.moved @ back,
-        "bandwidth": back.T @ queries.outer @ back / 2 if full else by_log if by_log.ndim == parts["bandwidth"].ndim else 0,
+        "bandwidth": back.T @ queries.outer @ back / 2 if full else by_log,
         "keys": keys.moved @ back,
         "values": keys.values,
         "sample_weight": keys.weights,
@@ -219,7 +219,7 @@ def test_at_the_rim_of_a_window(kernel, rim, d):
         "key_scale": np.ones(4),
     }
     names = ("queries", "keys", "values", "sample_weight")
-    check(parts, kernel, rng, rtol=1e-8, names=names)
+    check(parts, kernel, rng, names=names)
 
 
 @pytest.mark.parametrize("kernel", [k for k in FAR_KERNELS if k != "dot"])
@@ -241,7 +241,7 @@ def test_ties_have_no_gradient_along_the_line(kernel):
 
 
 def test_a_key_without_weight_may_outweigh_all_others():
-    """Its derivative is more than float64 holds where all other keys are far; of the sign of its value less the mean."""
+    """Its derivative is more than float64 holds where all other keys are far: infinite, of its value's sign."""
     for distance in (30.0, 50.0, 1e4):
         parts = {
             "queries": np.zeros((1, 1)),

@@ -124,7 +124,7 @@ def cotangents(fit: Fit, loss: Loss) -> tuple[Floats, Floats]:
 
 
 def mass_cotangents(problem: Problem, loss: Loss) -> Floats | None:
-    """(n,) by_log_mass of `fastnw._gradients`; None where masses hold more than the sums over other keys, their copies."""
+    """(n,) `by_log_mass` of `fastnw._gradients`; None where a mass holds copies of the key beside the other keys."""
     if problem.weights is not None and problem.exclude_self:
         return None
     return np.zeros(problem.m) if loss.by_log_mass is None else loss.by_log_mass
