@@ -29,7 +29,7 @@ from fastnw._plan import make_plan
 from fastnw._problem import Problem
 from fastnw._threads import check_stop
 from fastnw.methods import exact, tails
-from fastnw.methods.ratios import LOWEST, SLICE, View, edge_distances, lead, log_ratios, log_weights
+from fastnw.methods.ratios import LOWEST, SLICE, View, edge_distances, lead, log_weights
 
 if TYPE_CHECKING:
     from fastnw._gradients import KeySums, QuerySums
@@ -59,10 +59,13 @@ def are_far(problem: Problem, summary: exact.Summary, positions: Rows, log_mass:
     nats, limit = depth(problem, log_mass), DEPTHS.get(kernel.name, DEPTH)
     if not kernel.inner_product and problem.metric.cholesky is None:
         return nats > limit
-    error = summary.score_error(pack_queries(problem, positions, np.float64), np.dtype(np.float64))
+    queries = pack_queries(problem, positions, np.float64)
+    error = summary.score_error(queries, np.dtype(np.float64))
     if kernel.inner_product:  # its terms may be large where their sum is not
-        return (error > FAR) | (error > limit * (problem.d + 4) * 2.0**-53)
-    return (nats > limit) | (error * (1.2 + (np.maximum(nats, 0.0) if kernel.works_on_logs else 0.0)) > FAR)
+        return ~((error <= FAR) & (error <= limit * (problem.d + 4) * 2.0**-53))
+    if kernel.works_on_logs:
+        error = summary.nats(queries, np.maximum(nats, 0.0))
+    return (nats > limit) | ~(error <= FAR)
 
 
 def depth(problem: Problem, log_mass: Floats) -> Floats:
@@ -217,7 +220,7 @@ def _pairs(problem: Problem, positions: Rows, rows: Rows, without_weights: bool)
 
 
 def _scored(summary: exact.Summary, view: View, queries: Rows) -> Floats:
-    """(queries, n) log κ in plain float64, or u² for a compact kernel; NaN for a key to be left out."""
+    """(queries, n) log κ in plain float64, NaN for a key to be left out; u² for a compact kernel."""
     facts = summary.problem.kernel.facts
     assert facts is not None
     if facts.log_ratio is not None:
@@ -225,10 +228,7 @@ def _scored(summary: exact.Summary, view: View, queries: Rows) -> Floats:
         scores = np.concatenate(blocks, axis=1)
         scores[scores == -np.inf] = np.nan
         return scores
-    scores = np.concatenate([squares for _, squares in tails._scores(summary, view, queries)], axis=1)
-    if summary.problem.exclude_self:
-        scores[np.arange(len(queries)), queries] = np.nan
-    return scores
+    return np.concatenate([squares for _, squares in tails._scores(summary, view, queries)], axis=1)
 
 
 def _decaying(
@@ -247,15 +247,27 @@ def _decaying(
         present = replace(problem, weights=(weights > -np.inf).astype(np.float64))
         scaled = view.scaled(tails._power(replace(view, problem=present), query))
         return _decaying(summary, scaled, query, _scored(summary, scaled, row)[0], weights, without_weights)
-    error = view.square_error
-    if not view.power:
-        error = float(summary.score_error(pack_queries(problem, row, np.float64), np.dtype(np.float64))[0])
-    if not problem.kernel.inner_product:
-        error *= 2.0 + REACH - max(best, LOWEST)
-    lowest = float(np.fmax(best - REACH - 2 * error, -np.inf))  # an error that is not known: all may matter
+    lowest = best - REACH - 2 * _error_of_logs(summary, view, row, 2.0 + REACH - max(best, LOWEST))
     counted = plain if without_weights else weighted
-    kept = np.flatnonzero((counted >= lowest) & (counted > -np.inf))
-    return view, kept, log_ratios(view, query, leader, kept)
+    kept = np.flatnonzero(~(counted < lowest) & (counted > -np.inf))  # an error that is not known: all may matter
+    for _ in range(tails.MOST_LEADERS):
+        logs, _ = tails._ratios(view, query, leader, kept, REACH)
+        first = int(np.argmax(logs + weights[kept]))
+        if not logs[first] + weights[kept][first] > weights[leader.position] + 1.0:
+            break
+        leader = lead(view, query, int(kept[first]))  # plain float64 was wrong by so much that logarithms round
+    return view, kept, logs
+
+
+def _error_of_logs(summary: exact.Summary, view: View, row: Rows, depth: float) -> float:
+    """Bound on the error of a query's plain logarithms down to that depth."""
+    problem, queries = summary.problem, pack_queries(summary.problem, row, np.float64)
+    if view.power:
+        return view.square_error * depth
+    if problem.kernel.works_on_logs and not problem.kernel.inner_product:
+        return float(summary.nats(queries, np.array([depth]))[0])
+    error = float(summary.score_error(queries, np.dtype(np.float64))[0])
+    return error if problem.kernel.inner_product else error * depth
 
 
 def _within(
@@ -265,8 +277,12 @@ def _within(
     facts = summary.problem.kernel.facts
     assert facts is not None
     assert facts.edge is not None
-    near = np.flatnonzero((squares < 1.0 + 1e-6) & (without_weights | (weights > -np.inf)))
-    y = edge_distances(view, query, near)
+    queries = pack_queries(summary.problem, np.array([query]), np.float64)
+    outside = 1.0 + 1e-6 + 2 * summary.score_error(queries, np.dtype(np.float64))[0]
+    near = np.flatnonzero(~(squares > outside) & (without_weights | (weights > -np.inf)))
+    if summary.problem.exclude_self:
+        near = near[near != query]
+    y, _ = edge_distances(view, query, near)
     near, y = near[y > tails.RIM], np.minimum(y[y > tails.RIM], 1.0)
     if not np.any(weights[near] > -np.inf):
         return None

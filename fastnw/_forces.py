@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastnw import _doubledouble as dd
 from fastnw.kernels import Kernel
-from fastnw.methods.ratios import View, factors
+from fastnw.methods.ratios import View, factors, times
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
@@ -56,10 +56,10 @@ def forces(view: View, row: int, positions: Rows) -> Forces:
     zeros = np.zeros_like(keys)
     if problem.kernel.inner_product:
         other: dd.Pair = np.broadcast_to(q, keys.shape), zeros
-        falls = dd.negate(_applied(view.form, (keys, zeros)))
-        return Forces(dd.multiply(falls, _column(factor)), other, _applied(view.form, other), factor[0])
+        falls = dd.negate(_applied(view, (keys, zeros)))
+        return Forces(dd.multiply(falls, _column(factor)), other, _applied(view, other), factor[0])
     other = dd.two_sum(q, -keys)
-    applied = _applied(view.form, other)
+    applied = _applied(view, other)
     square = dd.multiply(dd.total(dd.multiply(applied, other)), factor)
     scale = dd.multiply(_slope(view, square), factor)
     return Forces(dd.multiply(applied, _column(scale)), other, applied, factor[0])
@@ -74,12 +74,12 @@ def _column(numbers: dd.Pair) -> dd.Pair:
     return numbers[0][:, None], numbers[1][:, None]
 
 
-def _applied(form: dd.Pair, points: dd.Pair) -> dd.Pair:
-    """(J, d) The quadratic form times each point."""
-    if np.ndim(form[0]) == 1:
-        return dd.multiply(points, form)
-    columns = [dd.total(dd.multiply(points, row)) for row in zip(*form, strict=True)]
-    return np.stack([first for first, _ in columns], axis=1), np.stack([second for _, second in columns], axis=1)
+def _applied(view: View, points: dd.Pair) -> dd.Pair:
+    """(J, d) The quadratic form of the bandwidth times each point."""
+    if np.ndim(view.form[0]) == 1:
+        return dd.multiply(points, view.form)
+    found = times(view.form, points)
+    return times((view.form[0].T, view.form[1].T), found) if view.whitens else found
 
 
 def _slope(view: View, square: dd.Pair) -> dd.Pair:

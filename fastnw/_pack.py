@@ -161,15 +161,11 @@ def keeps_values(problem: Problem, dtype: Any) -> bool:
 
 def coordinates(problem: Problem, points: Array) -> Array:
     """The points' coordinates before they are multiplied by `inverse`: raw, or whitened by a full matrix."""
-    cholesky = problem.metric.cholesky
-    if cholesky is None:
+    factor = problem.metric.factor
+    if factor is None:
         return points
-    from scipy.linalg import solve_triangular  # 0.2 s to import, and few need it
-
-    points = points.astype(np.float64)
-    if not problem.kernel.inner_product:
-        points = points - problem.keys[0].astype(np.float64)
-    return solve_triangular(cholesky, points.T, lower=True, check_finite=False).T
+    origin = np.zeros(problem.d) if problem.kernel.inner_product else problem.keys[0].astype(np.float64)
+    return factor.whitened(points.astype(np.float64), origin)
 
 
 def queries_there(problem: Problem, rows: Rows, dtype: Any) -> DeviceArray:

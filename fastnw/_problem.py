@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw._device import DeviceArray, relative_weights
+from fastnw._factor import Factor
 from fastnw._lazily import cached_property
 from fastnw.kernels import Kernel
 
@@ -19,6 +20,8 @@ Floats = NDArray[np.float64]
 
 DEFAULT_TOL = {np.dtype(np.float64): 1e-8, np.dtype(np.float32): 1e-4}
 LEAST_TOL = 1e-200  # far below all rounding, so that nothing is certified; quotients by it stay finite
+# 1/h and λ beyond which u² is not summed in float64: (x/h)² and λ² overflow or vanish where κ may still count.
+LEAST_INVERSE, MOST_INVERSE, LEAST_SCALE, MOST_SCALE = 1e-150, 1e150, 1e-70, 1e70
 SCAN_BYTES = 1 << 20  # arrays are looked through in blocks of rows, so that no mask or copy of a whole one is made
 
 
@@ -36,12 +39,20 @@ class Metric:
         L with L Lᵀ = H: coordinates become L⁻¹(x − origin).
     log_volume : float
         log of h^d, Π h_j or √det H.
+    factor : Factor or None
+        What whitens, and bounds on its rounding.
     """
 
     bandwidth: Floats
     inverse: Floats
     cholesky: Floats | None
     log_volume: float
+    factor: Factor | None = None
+
+    @cached_property
+    def kept(self) -> dict[Any, Any]:
+        """What was found out about the bandwidth."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,27 @@ class Problem:
         """What methods found out about these queries."""
         return {}
 
+    @cached_property
+    def squares_in_range(self) -> bool:
+        """Whether bandwidths and key scales leave squares of ordinary distances within float64's range."""
+        inverse = self.metric.inverse if self.metric.factor is None else 1 / np.diag(self.metric.factor.lower)
+        least, most = (float(x) for x in (inverse.min(), inverse.max()))
+        return least >= LEAST_INVERSE and most <= MOST_INVERSE and self.scales_in_range
+
+    @cached_property
+    def scales_in_range(self) -> bool:
+        """The same of key scales alone."""
+        scale = self.key_scale
+        return scale is None or bool(scale.min() >= LEAST_SCALE and scale.max() <= MOST_SCALE)
+
+    @property
+    def whitening_errors(self) -> tuple[float, float]:
+        """Of `Factor`: relative, of u²; and of a whitened point, over its norm. Zeros without a matrix."""
+        factor = self.metric.factor
+        if factor is None:
+            return 0.0, 0.0
+        return factor.plain_errors if self.on_device else (factor.square_error, factor.point_error)
+
     @property
     def promise(self) -> float:
         """The factor of range(V) that errors may reach."""
@@ -149,19 +181,48 @@ class Problem:
             return None if logs is None else np.exp(logs)
         return None if self.weights is None else self.weights[rows].astype(np.float64) / self._largest_weight
 
-    def log_weights_at(self, rows: slice | NDArray[np.intp]) -> Floats | None:
-        """log of those keys' weights relative to the largest, or None if all weights are 1."""
-        return self._logs_at(rows) - self.log_largest_weight if self.weighted else None
+    def log_weights_at(self, rows: slice | NDArray[np.intp], reference: int | None = None) -> Floats | None:
+        """log of those keys' weights relative to the largest, or to that of the key `reference`; None if all weights
+        are 1. Logarithms of quotients: as differences, those of 1e300 would differ by a rounding of 690."""
+        if not self.weighted:
+            return None
+        if reference is None:
+            return self._logs_at(rows, *self._weight_unit) - self._largest_log
+        at = slice(reference, reference + 1)
+        weight = 1.0 if self.weights is None else float(self.weights[at].astype(np.float64)[0])
+        scale = float(self.key_scale[at].astype(np.float64)[0]) if self.by_volume else 1.0  # type: ignore[index]
+        return self._logs_at(rows, weight, scale)
 
-    def _logs_at(self, rows: slice | NDArray[np.intp]) -> Floats:
+    def _logs_at(self, rows: slice | NDArray[np.intp], weight: float, scale: float) -> Floats:
+        """log of w/weight (λ/scale)^(−d)."""
         logs = np.zeros(len(self.keys[rows]))
         if self.weights is not None:
-            with np.errstate(divide="ignore"):
-                np.log(self.weights[rows].astype(np.float64), out=logs)
+            logs = log_quotients(self.weights[rows].astype(np.float64), weight)
         if self.by_volume:
             assert self.key_scale is not None
-            logs -= self.d * np.log(self.key_scale[rows].astype(np.float64))
+            logs -= self.d * log_quotients(self.key_scale[rows].astype(np.float64), scale)
         return logs
+
+    @cached_property
+    def _weight_unit(self) -> tuple[float, float]:
+        """A weight and, by volume, a scale that logarithms are taken relative to."""
+        weight = 1.0 if self.weights is None else self._largest_weight
+        return weight, float(self.key_scale.min()) if self.by_volume else 1.0  # type: ignore[union-attr]
+
+    @cached_property
+    def _largest_log(self) -> float:
+        """Of all keys, in that unit."""
+        if not self.by_volume:
+            return 0.0
+        if self.on_device:
+            return self._weights_there[1] - self._log_unit
+        largest = max(float(self._logs_at(rows, *self._weight_unit).max()) for rows in row_blocks(self.keys))
+        return largest if largest > -math.inf else 0.0
+
+    @property
+    def _log_unit(self) -> float:
+        weight, scale = self._weight_unit
+        return math.log(weight) - self.d * math.log(scale)
 
     @cached_property
     def _largest_weight(self) -> float:
@@ -173,10 +234,7 @@ class Problem:
         """0 without any weight."""
         if not self.by_volume:
             return 0.0 if self.weights is None else math.log(self._largest_weight)
-        if self.on_device:
-            return self._weights_there[1]
-        largest = max(float(self._logs_at(rows).max()) for rows in row_blocks(self.keys))
-        return largest if largest > -math.inf else 0.0
+        return self._weights_there[1] if self.on_device else self._log_unit + self._largest_log
 
     @cached_property
     def least_weight(self) -> float:
@@ -223,6 +281,14 @@ class Problem:
         """Middle and half of the range: values travel as (v − middle)/half, which lies in [−1, 1]."""
         low, high = self.values_range
         return low / 2 + high / 2, high / 2 - low / 2
+
+
+def log_quotients(numbers: Floats, unit: float) -> Floats:
+    """log(x/unit), to a few roundings of itself; the quotient may leave float64's range. −inf for 0."""
+    mantissas, exponents = np.frexp(numbers)
+    mantissa, exponent = math.frexp(unit)
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(mantissas / mantissa) + (exponents - exponent) * math.log(2.0))
 
 
 def row_blocks(array: Array) -> Iterator[slice]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastnw import _arrays, kernels
 from fastnw._device import DeviceArray
+from fastnw._factor import factor, lower_factor
 from fastnw._losses import check_losses
 from fastnw._problem import Array, Floats, Metric, Problem, result_dtype, row_blocks
 from fastnw.kernels import Kernel
@@ -90,7 +91,9 @@ def check_bandwidth(bandwidth: Any, d: int) -> Floats:
             "give what their key_scale method returns as key_scale=."
         )
     try:
-        h = _numeric(_arrays.to_numpy(bandwidth), "bandwidth").astype(np.float64)
+        h = _numeric(_arrays.to_numpy(bandwidth), "bandwidth")
+        unit = float(np.finfo(h.dtype if h.dtype.kind == "f" else np.float64).eps)  # of the user's type
+        h = h.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"bandwidth must be a number or an array of numbers, got {bandwidth!r}: {error}") from error
     if h.shape not in ((), (d,), (d, d)):
@@ -107,22 +110,28 @@ def check_bandwidth(bandwidth: Any, d: int) -> Floats:
     if not np.all(np.isfinite(h)):
         j, k = np.argwhere(~np.isfinite(h))[0]
         raise ValueError(f"bandwidth must be finite, got {h[j, k]} at coordinates ({j}, {k}).")
-    if not np.allclose(h, h.T, rtol=1e-10, atol=0):
-        j, k = np.unravel_index(np.argmax(np.abs(h - h.T)), h.shape)
-        raise ValueError(f"bandwidth matrix must be symmetric, but entries ({j}, {k}) and ({k}, {j}) differ.")
-    for j in range(d):  # the first leading minor that fails names the coordinate
-        try:
-            np.linalg.cholesky(h[: j + 1, : j + 1])
-        except np.linalg.LinAlgError:
-            raise ValueError(f"bandwidth matrix must be positive definite; it fails at coordinate {j}.") from None
+    h = _symmetric(h, unit)
+    lower_factor(h)  # raises for the first leading minor that is not positive
     return h
+
+
+def _symmetric(h: Floats, unit: float) -> Floats:
+    """The matrix, or its mean with its transpose where they differ by some roundings of the largest entry."""
+    if np.array_equal(h, h.T):
+        return h
+    mean = h / 2 + h.T / 2
+    apart = np.abs(h - mean)
+    if not np.all((apart <= 4 * len(h) * unit * np.abs(h).max()) | (apart <= 1e-10 * np.abs(mean))):
+        j, k = np.unravel_index(np.argmax(apart), h.shape)
+        raise ValueError(f"bandwidth matrix must be symmetric, but entries ({j}, {k}) and ({k}, {j}) differ.")
+    return mean
 
 
 def metric(h: Floats, d: int) -> Metric:
     """A checked bandwidth's parts."""
     if h.ndim == 2:
-        cholesky = np.linalg.cholesky(h).astype(np.float64)
-        return Metric(h, np.ones(len(h)), cholesky, float(np.log(np.diag(cholesky)).sum()))
+        found = factor(h)
+        return Metric(h, np.ones(len(h)), found.lower, found.log_volume, found)
     h = np.broadcast_to(h, d)
     with np.errstate(over="ignore"):
         return Metric(h, 1.0 / h, None, float(np.log(h).sum()))

@@ -40,6 +40,7 @@ from fastnw.methods import Cost, products, tails
 if TYPE_CHECKING:
     from fastnw._plan import Plan
 
+FLOAT64 = np.dtype(np.float64)
 TILE = 256  # queries a tile at most: with 64, calls cost 5 (d = 3) to 15 % (d = 64)
 # The last tiles are shorter, so that no thread is left alone with a long one: 4 % of 0.1 s on two threads.
 SHRINK, SHORTEST = 16, 32
@@ -61,6 +62,7 @@ SERIAL_PAIRS = 1 << 20  # work below a millisecond is not worth a thread's start
 # d (the bound does): measured for d from 1 to 200, 2e-13 of the range at 5e3 nats, 8e-13 at 5e4, 8e-12 at 5e5.
 LIMIT, FLOOR, DEEP = 4e-12, 2e-13, 2e4
 LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and κ may vanish
+LOST_SLOWLY = 1e-130  # κ of keys whose u² overflows before their scale, in range (`Problem`), divides it
 VANISHING = -680.0  # log mass below which κ, which is not much larger, may be no normal number
 # Terms that one lane may add in sequence before they are folded to float64: a strip of 1024 in 4 lanes (2 for float64).
 SEQUENTIAL = {np.dtype(np.float32): 264, np.dtype(np.float64): 520}
@@ -218,33 +220,56 @@ class Summary:
         there = self.problem.on_device and _sweeps(self.plan.tiles)
         return (queries_there if there else pack_queries)(self.problem, rows, dtype)
 
+    def nats(self, queries: Any, depth: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(m,) Bound on the float64 error of log κ of each query's keys down to so deep below the kernel's peak."""
+        return nats(self.problem, self.score_error(queries, FLOAT64), depth)
+
     def score_error(self, queries: Any, dtype: np.dtype[Any]) -> NDArray[np.float64]:
         """(m,) Bound on the relative error of u² (the absolute one for u < 1), or that of an inner product.
 
         A difference costs one rounding, 1/h_j and the product with it two, squared: 6 units and one for the square;
         sums go in parts of four or eight; turning u² into an exponent costs three. Whitened coordinates carry an
-        absolute error of their own.
+        absolute error e of their own, which changes u² by 2 u e + e². Infinite where squares leave float64's range.
         """
         problem, unit, there = self.problem, float(np.finfo(dtype).eps) / 2, isinstance(queries, DeviceArray)
         scaled = 0 if problem.key_scale is None else 3
-        if problem.kernel.inner_product:
+        if not problem.squares_in_range:
+            return np.full(len(queries), np.inf)
+        square_error, point_error = problem.whitening_errors
+        point_error += unit  # whitened in float64, rounded to `dtype`
+        with np.errstate(over="ignore", invalid="ignore"):  # such a query goes to `tails`
+            if problem.kernel.inner_product:
+                reach, factor = self.extent
+                reach = reach * problem.metric.inverse
+                size = (queries.sizes(reach) if there else np.abs(queries).astype(np.float64) @ reach) * factor
+                error = (problem.d + 4 + scaled) * unit * size
+                if problem.metric.factor is None:
+                    return error
+                norms = np.sqrt(_squares(queries, problem.d)) * np.sqrt(np.square(reach).sum()) * factor
+                return error + (square_error + 2.1 * point_error) * norms
+            relative = _relative_error(problem, dtype)
+            if problem.metric.factor is None:
+                return np.full(len(queries), relative)
             reach, factor = self.extent
-            reach = reach * problem.metric.inverse
-            size = (queries.sizes(reach) if there else np.abs(queries).astype(np.float64) @ reach) * factor
-            return (problem.d + 4 + scaled) * unit * size + _whitening_error(problem, dtype) * size
-        relative = _relative_error(problem, dtype)
-        if problem.metric.cholesky is None:
-            return np.full(len(queries), relative)
-        reach, factor = self.extent
-        with np.errstate(over="ignore"):  # such a query goes to `tails`
-            squares = queries.norms(np.ones(problem.d)) if there else np.square(queries, dtype=np.float64).sum(axis=1)
-            size = np.sqrt(squares) + np.sqrt(np.square(reach).sum())
-        return relative + 2 * _whitening_error(problem, dtype) * size * max(factor, 1.0)
+            apart = (
+                point_error
+                * (np.sqrt(_squares(queries, problem.d)) + np.sqrt(np.square(reach).sum()))
+                * max(factor, 1.0)
+            )
+            return relative + 2 * apart + apart**2
+
+
+def _squares(queries: Any, d: int) -> NDArray[np.float64]:
+    """(m,) Squared norms of the packed queries."""
+    if isinstance(queries, DeviceArray):
+        return queries.norms(np.ones(d))
+    return np.asarray(np.square(queries, dtype=np.float64).sum(axis=1))
 
 
 def _relative_error(problem: Problem, dtype: np.dtype[Any]) -> float:
-    """Bound on the relative error of u² from differences of raw coordinates."""
-    return (16 + problem.d / 4 + (0 if problem.key_scale is None else 3)) * float(np.finfo(dtype).eps) / 2
+    """Bound on the relative error of u² from differences of coordinates, and from the factor of a matrix."""
+    roundings = 16 + problem.d / 4 + (0 if problem.key_scale is None else 3)
+    return roundings * float(np.finfo(dtype).eps) / 2 + problem.whitening_errors[0]
 
 
 def summarise(problem: Problem, plan: Plan) -> Summary:
@@ -289,7 +314,7 @@ def exponent_limit(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) 
 def accurate(problem: Problem, state: PoolState, limit: Any) -> NDArray[np.bool_]:
     bound = np.where(state.is_empty, 0.0, state.bound() / 2) if problem.c else 0.0
     # No mass: certainly empty only if no key of a compact kernel is near its edge. Else it may have underflowed.
-    lost = state.is_empty & ((problem.kernel.support is None) | (state.mass_error > 0))
+    lost = state.is_empty & ((problem.kernel.support is None) | ~(state.mass_error <= 0))
     return (np.maximum(state.relative_mass_error(), bound) <= limit) & ~lost
 
 
@@ -304,7 +329,7 @@ def _first_sweep(summary: Summary, positions: NDArray[np.intp], meter: Meter) ->
     with np.errstate(over="ignore", invalid="ignore"):  # not finite: the query is handed on
         exponent = np.where(
             few,
-            _exponent_error(problem, relative, state.log_mass()),
+            _exponent_error(problem, relative, state.log_mass(), dtype),
             products.exponent_error(problem, query_norm, key_norm, dtype),
         )
     return certified(problem, state, exponent, dtype, products.values_spread(problem, dtype))
@@ -323,7 +348,7 @@ def sweep(
     if _sweeps(plan.tiles):
         state, exponent = plan.tiles.sweep(summary, positions, queries, inverse, error, meter, by_products)
         if exponent is None:
-            exponent = error_of_weights(problem, plan.tiles, error, state)
+            exponent = error_of_weights(problem, plan.tiles, error, state, dtype)
         return certified(problem, state, exponent, dtype)
     serial = m * problem.n <= SERIAL_PAIRS  # then fewer calls are what counts
     tiles = _tiles(m, TILE) if serial or shape.groups > 1 else _tiles(m)
@@ -350,12 +375,16 @@ def sweep(
         threads = 1 if serial else plan.n_threads
         run(tile, len(tiles) * shape.groups, threads, meter)
     merged = PoolState.merged(states)
-    return certified(problem, merged, error_of_weights(problem, plan.tiles, error, merged), dtype)
+    return certified(problem, merged, error_of_weights(problem, plan.tiles, error, merged, dtype), dtype)
 
 
-def error_of_weights(problem: Problem, tiles: Any, error: NDArray[np.float64], state: PoolState) -> Any:
+def error_of_weights(
+    problem: Problem, tiles: Any, error: NDArray[np.float64], state: PoolState, dtype: np.dtype[Any] = FLOAT64
+) -> Any:
     """(m,) What `certified` takes, from the relative error of u²."""
-    return np.zeros(len(error)) if tiles.bounds(problem.kernel) else _exponent_error(problem, error, state.log_mass())
+    if tiles.bounds(problem.kernel):
+        return np.where(error < np.inf, 0.0, np.inf)
+    return _exponent_error(problem, error, state.log_mass(), dtype)
 
 
 def _tiles(m: int, shortest: int = SHORTEST) -> list[slice]:
@@ -366,13 +395,6 @@ def _tiles(m: int, shortest: int = SHORTEST) -> list[slice]:
         tiles.append(slice(start, stop))
         start = stop
     return tiles
-
-
-def _whitening_error(problem: Problem, dtype: np.dtype[Any]) -> float:
-    cholesky = problem.metric.cholesky
-    if cholesky is None:
-        return 0.0
-    return float(np.finfo(dtype).eps) / 2 + (problem.d + 3) * 2.0**-53 * float(np.linalg.cond(cholesky))
 
 
 def certified(
@@ -398,7 +420,10 @@ def _vanished(problem: Problem, dtype: np.dtype[Any]) -> float:
     """Bound on terms that are lost, or lose digits, below the smallest normal number."""
     facts = problem.kernel.facts
     slow = facts is not None and facts.log_ratio is not None and not problem.kernel.works_on_logs  # κ ~ 1/u²
-    return problem.n * float(np.finfo(dtype).tiny) if slow or problem.least_weight < LEAST_WEIGHT else 0.0
+    lost = float(np.finfo(dtype).tiny) if slow or problem.least_weight < LEAST_WEIGHT else 0.0
+    if slow and dtype == np.float64:
+        lost = LOST_SLOWLY
+    return problem.n * lost
 
 
 def exponent_error(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -412,16 +437,35 @@ def exponent_error(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) 
     return _exponent_error(problem, summary.score_error(queries, np.dtype(np.float64)), log_mass)
 
 
-def _exponent_error(problem: Problem, error: NDArray[np.float64], log_mass: NDArray[np.float64]) -> NDArray[np.float64]:
+def _exponent_error(
+    problem: Problem, error: NDArray[np.float64], log_mass: NDArray[np.float64], dtype: np.dtype[Any] = FLOAT64
+) -> NDArray[np.float64]:
     """(rows,) Bound on the weights' mean relative error, from the error of u².
 
     The relative error of κ is at most a + b·(−log κ) times that of u² (`Kernel.steepness`), and since the
     Kullback–Leibler divergence of the weights from w/W, W = Σ w, is not negative, the mean of −log κ over the weights
-    is at most log(W/mass). So the bound needs no further sum.
+    is at most log(W/mass). So the bound needs no further sum. An absolute error of u, as of whitened coordinates, is
+    multiplied by |d log κ/du|: of the built-in kernels at most √5 or, of the Gaussian, u, whose mean square over the
+    weights is at most 2 log(W/mass).
     """
     if problem.kernel.inner_product:
         return error
-    a, b, log_peak = problem.kernel.steepness
+    facts = problem.kernel.facts
+    if facts is not None and facts.sensitivity == 0 and problem.kernel.support is None:
+        return np.zeros(len(error))
+    log_peak = problem.kernel.steepness[2]
     depth = np.maximum(math.log(problem.total_weight or 1.0) + log_peak - log_mass, 0.0)
+    return nats(problem, error, depth, dtype)
+
+
+def nats(
+    problem: Problem, error: NDArray[np.float64], depth: NDArray[np.float64], dtype: np.dtype[Any] = FLOAT64
+) -> NDArray[np.float64]:
+    """(rows,) Bound on the error of log κ of keys that lie, in the mean, so deep below the kernel's peak."""
+    facts, (a, b, _) = problem.kernel.facts, problem.kernel.steepness
     with np.errstate(over="ignore", invalid="ignore"):  # such a query goes to `tails`
-        return error * (a + b * depth) if b else error * a
+        if problem.metric.factor is not None and facts is not None and b:
+            relative = _relative_error(problem, dtype)
+            apart = np.maximum(error - relative, 0.0) / 2
+            return relative * (a + b * depth) + apart * (math.sqrt(5.0) + np.sqrt(2 * depth))
+        return np.where(error < np.inf, error * (a + b * depth) if b else error * a, np.inf)

@@ -109,10 +109,8 @@ def box_of(problem: Problem) -> Box:
 
 
 def _place_error(problem: Problem, period: Floats) -> float:
-    cholesky, extent = problem.metric.cholesky, math.sqrt(np.square(period).sum())
-    if cholesky is None:
-        return PLACE * extent
-    return (PLACE + 2 * (problem.d + 4) * 2.0**-53 * float(np.linalg.cond(cholesky))) * extent
+    square_error, point_error = problem.whitening_errors
+    return (PLACE + 2 * point_error + square_error) * math.sqrt(np.square(period).sum())
 
 
 def _extent(problem: Problem) -> tuple[Floats, Floats]:

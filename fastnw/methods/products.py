@@ -50,7 +50,7 @@ READ, COPY = 0.10, 1.0
 def can(problem: Problem, tiles: Any) -> bool:
     """Whether the kernel and the bandwidth are a quadratic form of raw coordinates."""
     exponential = problem.kernel.facts is not None and problem.kernel.name in ("gaussian", "dot")
-    plain = problem.key_scale is None and problem.metric.cholesky is None
+    plain = problem.key_scale is None and problem.metric.cholesky is None and problem.squares_in_range
     return exponential and plain and problem.d >= LEAST_D and tiles.NAME == "compiled" and tiles.has_products()
 
 

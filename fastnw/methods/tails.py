@@ -29,7 +29,18 @@ from fastnw._problem import Problem
 from fastnw._state import PoolState
 from fastnw._threads import Meter, check_stop, run
 from fastnw.kernels import Kernel
-from fastnw.methods.ratios import LOWEST, SLICE, Leader, View, edge_distances, lead, log_ratios, log_weights
+from fastnw.methods.ratios import (
+    LOWEST,
+    MAX_LOG_ERROR,
+    SLICE,
+    Leader,
+    View,
+    edge_distances,
+    exact_log_ratios,
+    lead,
+    log_ratios,
+    log_weights,
+)
 
 if TYPE_CHECKING:
     from fastnw.methods.exact import Summary
@@ -42,6 +53,7 @@ BUDGET = 24 << 20  # bytes that all tasks together may take
 RIM = 2.0**-96  # 1 − u² below this is the rounding of a key exactly on the rim, where κ = 0
 STEEP = 1e270  # nats per u², once u² is scaled: any key not the nearest to within rounding is out of the question
 UNIT = 2.0**-53
+MOST_LEADERS = 40  # tries to find the leading key: each gains 16 digits of exponents up to 1e600
 
 
 def known(kernel: Kernel) -> bool:
@@ -83,7 +95,7 @@ def task_bytes(problem: Problem) -> int:
 def weights_of(summary: Summary, row: int) -> tuple[Rows, Floats]:
     """Positions of the keys that can matter to one query, and w κ/mass there."""
     with np.errstate(all="ignore"):
-        found = [part for _, _, *part in _relative_logs(summary, View.of(summary.problem), np.array([row]))]
+        found = [part[2:4] for part in _relative_logs(summary, View.of(summary.problem), np.array([row]))]
         if not found:
             return np.empty(0, np.intp), np.empty(0)
         positions, logs = (np.concatenate(part) for part in zip(*found, strict=True))
@@ -94,11 +106,13 @@ def weights_of(summary: Summary, row: int) -> tuple[Rows, Floats]:
 def _log_sums(summary: Summary, view: View, rows: Rows) -> PoolState:
     # Shifts stay relative to the leader until the end: log κ itself has no digits to spare (5e17 ± 32 at 10⁹).
     state, base = PoolState.empty(len(rows), summary.problem.c), np.zeros(len(rows))
-    for i, leader, positions, logs in _relative_logs(summary, view, rows):
+    for i, leader, positions, logs, errors in _relative_logs(summary, view, rows):
         base[i] = leader.base
-        _merge(state, i, logs, np.ones(len(logs)), normalised_values(summary.problem, positions))
-    # What is left: the rounding of log ratios (their size is at most `_reach` where they matter), of exp and of sums.
-    error = state.mass * ((8 * _reach(summary.problem) + 64) * UNIT)
+        values = normalised_values(summary.problem, positions)
+        _merge(state, i, logs, np.ones(len(logs)), values, np.expm1(errors))
+    # What is left: the rounding of log ratios less than `_reach` in size, of exp and of sums.
+    error = state.mass * ((4 * _reach(summary.problem) + 64) * UNIT) + state.mass_error
+    error = np.where(np.isnan(error), np.inf, error)
     shift = np.where(base > LOWEST, state.shift + base, np.minimum(state.shift, LOWEST))  # −inf stays where empty
     return PoolState(shift, state.mass, state.total, error, error)
 
@@ -108,26 +122,38 @@ def _edge_sums(summary: Summary, view: View, rows: Rows) -> PoolState:
     problem = summary.problem
     assert problem.kernel.facts is not None
     assert problem.kernel.facts.edge is not None
-    state = PoolState.empty(len(rows), problem.c)
+    state, kappa = PoolState.empty(len(rows), problem.c), problem.kernel.facts.edge
+    outside = 1.0 + 1e-6 + 2 * summary.score_error(pack_queries(problem, rows, np.float64), np.dtype(np.float64))
     for block, u2 in _scores(summary, view, rows):
         for i, row in enumerate(rows):
             logs = log_weights(problem, block, _own(problem, row, block))
-            near = np.flatnonzero((u2[i] < 1.0 + 1e-6) & (logs > -np.inf))
-            y = edge_distances(view, row, near + block.start)
-            near, y = near[y > RIM], np.minimum(y[y > RIM], 1.0)
+            near = np.flatnonzero(~(u2[i] > outside[i]) & (logs > -np.inf))
+            y, error = edge_distances(view, row, near + block.start)
+            kept = ~(y + error <= RIM)
+            near, y, error = near[kept], np.clip(y[kept], 0.0, 1.0), error[kept]
             if len(near):
+                weights = np.where(y > RIM, kappa(y), 0.0)
+                # κ grows with 1 − u²; where that may be 0, a boxcar may jump
+                low = np.where(y - error > RIM, kappa(np.maximum(y - error, 0.0)), 0.0)
+                errors = np.maximum(kappa(np.minimum(y + error, 1.0)) - weights, weights - low)
+                errors += weights * (4 * UNIT * np.abs(logs[near]))
                 values = normalised_values(problem, near + block.start)
-                _merge(state, i, logs[near], problem.kernel.facts.edge(y), values)
-    error = state.mass * (64 * UNIT)
+                _merge(state, i, logs[near], weights, values, errors, relative=False)
+    error = state.mass * (64 * UNIT) + state.mass_error
+    error = np.where(np.isnan(error), np.inf, error)
     return PoolState(state.shift, state.mass, state.total, error, error)
 
 
-def _merge(state: PoolState, i: int, logs: Floats, factors: Floats, values: Floats) -> None:
-    """Add keys of weights factor·exp(log) and values (c, keys) to the state's row `i`."""
+def _merge(
+    state: PoolState, i: int, logs: Floats, factors: Floats, values: Floats, errors: Floats, relative: bool = True
+) -> None:
+    """Add keys of weights factor·exp(log) and values (c, keys) to the state's row `i`; `errors` are those of factors,
+    over them if `relative`."""
     highest = logs.max()
-    weights = factors * np.exp(logs - highest)
-    total = (values * weights).sum(axis=1)
-    part = PoolState(np.array([highest]), np.array([weights.sum()]), total[None, :], np.zeros(1), np.zeros(1))
+    scale = np.exp(logs - highest)
+    weights = factors * scale
+    total, error = (values * weights).sum(axis=1), (errors * (weights if relative else scale)).sum(keepdims=True)
+    part = PoolState(np.array([highest]), weights.sum(keepdims=True), total[None, :], error, error.copy())
     state.put(slice(i, i + 1), state.rows(slice(i, i + 1)).merge(part))
 
 
@@ -161,28 +187,72 @@ def _reach(problem: Problem) -> float:
     return 45.0 + math.log(problem.n)
 
 
-def _relative_logs(summary: Summary, view: View, rows: Rows) -> Iterator[tuple[int, Leader, Rows, Floats]]:
-    """(index in `rows`, leader, positions of keys that can matter, log weights relative to the leader's)."""
-    leaders, lowest = _leaders(summary, view, rows)
+def _relative_logs(summary: Summary, view: View, rows: Rows) -> Iterator[tuple[int, Leader, Rows, Floats, Floats]]:
+    """(index in `rows`, leader, positions of keys that can matter, log weights relative to the leader's, bounds on
+    their errors)."""
+    leaders, lowest, unsure = _leaders(summary, view, rows)
     beyond = np.array([leader is not None and view.beyond(leader) for leader in leaders], bool)
+    _settle(summary, view, rows, leaders, lowest, unsure & ~beyond)
+    for i, positions in _candidates(summary, view, rows, lowest, ~beyond):
+        leader = leaders[i]
+        assert leader is not None
+        logs, errors = _ratios(view, int(rows[i]), leader, positions, _reach(summary.problem))
+        kept = ~(logs < -_reach(summary.problem))  # the leader's own is 0, so the largest is at least that
+        if kept.any():
+            yield i, leader, positions[kept], logs[kept], errors[kept]
+    for far in np.flatnonzero(beyond):
+        scaled = view.scaled(_power(view, int(rows[far])))
+        for _, leader, positions, logs, errors in _relative_logs(summary, scaled, rows[far : far + 1]):
+            yield int(far), leader, positions, logs, errors
+
+
+def _candidates(
+    summary: Summary, view: View, rows: Rows, lowest: Floats, wanted: NDArray[np.bool_]
+) -> Iterator[tuple[int, Rows]]:
+    """(index in `rows`, positions of keys that can matter), block by block, of the wanted rows."""
     for block, plain in _plain_logs(summary, view, rows):
-        matters = (plain >= lowest[:, None]) & (plain > -np.inf) & ~beyond[:, None]
+        matters = ~(plain < lowest[:, None]) & (plain > -np.inf) & wanted[:, None]
         for i in np.flatnonzero(matters.any(axis=1)):
-            leader, positions = leaders[i], np.flatnonzero(matters[i]) + block.start
+            yield int(i), np.flatnonzero(matters[i]) + block.start
+
+
+def _ratios(view: View, row: int, leader: Leader, positions: Rows, reach: float) -> tuple[Floats, Floats]:
+    """`log_ratios`, with more digits for the keys that may matter and need them."""
+    logs, errors = log_ratios(view, row, leader, positions)
+    rough = np.flatnonzero(~(errors <= MAX_LOG_ERROR + 8 * UNIT * np.abs(logs)) & ~(logs + errors < -reach))
+    if len(rough) and view.has_digits:
+        logs[rough], errors[rough] = exact_log_ratios(view, row, leader, positions[rough])
+    return logs, errors
+
+
+def _settle(
+    summary: Summary,
+    view: View,
+    rows: Rows,
+    leaders: list[Leader | None],
+    lowest: Floats,
+    unsure: NDArray[np.bool_],
+) -> None:
+    """Replace leaders that plain float64 may have got wrong by so much that logarithms relative to them round."""
+    for _ in range(MOST_LEADERS):
+        if not unsure.any():
+            return
+        best, leading = np.zeros(len(rows)), np.full(len(rows), -1)
+        for i, positions in _candidates(summary, view, rows, lowest, unsure):
+            leader = leaders[i]
             assert leader is not None
-            logs = log_ratios(view, int(rows[i]), leader, positions)
-            kept = logs >= -_reach(summary.problem)  # the leader's own is 0, so the largest is at least that
-            if kept.any():
-                yield int(i), leader, positions[kept], logs[kept]
-    for i in np.flatnonzero(beyond):
-        scaled = view.scaled(_power(view, int(rows[i])))
-        for _, leader, positions, logs in _relative_logs(summary, scaled, rows[i : i + 1]):
-            yield int(i), leader, positions, logs
+            logs, _ = _ratios(view, int(rows[i]), leader, positions, 0.0)
+            at = int(np.argmax(np.where(np.isnan(logs), -np.inf, logs)))
+            if logs[at] > best[i]:
+                best[i], leading[i] = logs[at], positions[at]
+        unsure = unsure & (best > 1.0)
+        for other in np.flatnonzero(unsure):
+            leaders[other] = lead(view, int(rows[other]), int(leading[other]))
 
 
-def _leaders(summary: Summary, view: View, rows: Rows) -> tuple[list[Leader | None], Floats]:
-    """Each query's key of largest weight by plain float64 (its errors cost nothing, since any near key will do), and
-    the plain log weight below which no key can matter."""
+def _leaders(summary: Summary, view: View, rows: Rows) -> tuple[list[Leader | None], Floats, NDArray[np.bool_]]:
+    """Each query's key of largest weight by plain float64, the plain log weight below which no key can matter, and
+    whether another key may lead by more than a nat."""
     problem = summary.problem
     best, leading = np.full(len(rows), -np.inf), np.full(len(rows), -1)
     for block, logs in _plain_logs(summary, view, rows):
@@ -190,13 +260,18 @@ def _leaders(summary: Summary, view: View, rows: Rows) -> tuple[list[Leader | No
         top = logs[np.arange(len(rows)), at]
         leading = np.where(top > best, at + block.start, leading)
         best = np.maximum(best, top)
-    error: Floats = np.full(len(rows), view.square_error)
-    if not view.power:
-        error = summary.score_error(pack_queries(problem, rows, np.float64), np.dtype(np.float64))
-    if not problem.kernel.inner_product:  # relative: log κ errs by at most that much of itself
-        error = error * (2.0 + _reach(problem) - np.maximum(best, LOWEST))
+    queries, depth = pack_queries(problem, rows, np.float64), 2.0 + _reach(problem) - np.maximum(best, LOWEST)
+    if view.power:  # relative: log κ errs by at most that much of itself
+        error = view.square_error * depth
+    elif problem.kernel.works_on_logs and not problem.kernel.inner_product:
+        error = summary.nats(queries, depth)
+    else:
+        error = summary.score_error(queries, np.dtype(np.float64))
+        error = error if problem.kernel.inner_product else error * depth
     leaders = [lead(view, int(row), int(k)) if k >= 0 else None for row, k in zip(rows, leading, strict=True)]
-    return leaders, np.fmax(best - _reach(problem) - 2 * error, -np.inf)  # an error that is not known: all may matter
+    unsure = ~(error < 0.5) & (leading >= 0)
+    lowest = best - _reach(problem) - 2 * error
+    return leaders, np.where(np.isnan(lowest), -np.inf, lowest), unsure  # an error that is not known: all may matter
 
 
 def _plain_logs(summary: Summary, view: View, rows: Rows) -> Iterator[tuple[slice, Floats]]:

@@ -114,6 +114,8 @@ def _refusal(problem: Problem, backend: Any) -> str | None:
         return f"skips pairs of kernels that are compact or decay exponentially, not of {kernel.name}"
     if kernel.inner_product:
         return f"skips pairs by their distance, which {kernel.name} has none of"
+    if not problem.squares_in_range:
+        return "compares squared distances, which leave float64's range here"
     if problem.tol == 0:
         return "skips pairs, and tol=0 asks for every one"
     if hasattr(backend, "sweep"):
