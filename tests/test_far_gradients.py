@@ -126,15 +126,15 @@ def tail(kernel, u, shape, rng, d=2, n=6, m=2, decades=0.0, ties=1.0):
     }
 
 
-def check(parts, kernel, rng, with_mass=False, u=0.0, rtol=1e-8, backend="auto", names=None):
+def check(parts, kernel, rng, with_mass=False, u=0.0, rtol=1e-8, narrowest=1.0, backend="auto", names=None):
     """To `rtol` of the largest entry. Near keys, where one of them has nearly all the weight, a gradient may be smaller
-    than the rounding of its terms, which are of the size of u."""
+    than the rounding of its terms, which are of the size of u over the least bandwidth."""
     alpha = rng.normal(size=(len(parts["queries"]), 2))
     beta = rng.normal(size=len(alpha)) * with_mass
     found = gradients(parts, kernel, alpha, beta, backend)
     for name in names or found:
         expected = exact_gradient(parts, kernel, alpha, beta, name)
-        rounding = 1e-14 * (1 + u) ** (2 if name == "bandwidth" else 1) if u < 1e4 else LEAST
+        rounding = 1e-14 / narrowest * (1 + u) ** (2 if name == "bandwidth" else 1) if u < 1e4 else LEAST
         np.testing.assert_allclose(
             found[name], expected, rtol=0, atol=rtol * np.abs(expected).max() + rounding, err_msg=name
         )
@@ -284,3 +284,27 @@ def test_leave_one_out_in_tails():
         right = by_query(alone, *one, 1, Meter(False, 0, ""), by_log_mass=np.zeros(1))
         np.testing.assert_allclose(found.moved[i], right.moved[0], rtol=1e-12)
         np.testing.assert_allclose(found.squares[i], right.squares[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "laplacian", "cauchy", "dot"])
+@pytest.mark.parametrize("condition", [1e4, 1e8, 1e12])
+def test_matrices_of_any_condition(kernel, condition):
+    """Near and far: u² of keys that nearly tie has lost √condition of its digits, and more."""
+    for u in (1.0, 1e3, 1e6):
+        rng = np.random.default_rng([int(np.log10(condition)), int(u) % 1000])
+        parts = tail(kernel, u, "vector", rng, d=2)
+        rotation, _ = np.linalg.qr(rng.normal(size=(2, 2)))
+        h = (rotation * np.array([1.0, 1 / condition])) @ rotation.T
+        root = np.linalg.cholesky((h + h.T) / 2)
+        for name in ("queries", "keys"):
+            parts[name] = (parts[name] / parts["bandwidth"]) @ root.T
+        parts["bandwidth"] = (h + h.T) / 2
+        check(
+            parts,
+            kernel,
+            rng,
+            u=u,
+            rtol=1e-5,
+            narrowest=condition**-0.5,
+            names=("queries", "keys", "values", "sample_weight"),
+        )
