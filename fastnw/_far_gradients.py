@@ -47,7 +47,7 @@ BATCH = 1 << 22  # pairs scored at a time, or one query's
 NEAR_EDGE = 1e-6  # 1 − u² below which less than ten of its digits are left
 
 
-def are_far(problem: Problem, summary: exact.Summary, positions: Rows, log_mass: Floats) -> NDArray[np.bool_]:
+def are_far(problem: Problem, positions: Rows, log_mass: Floats) -> NDArray[np.bool_]:
     """(p,) Which of the queries at `positions` are to be summed here."""
     kernel = problem.kernel
     if kernel.facts is None or not tails.known(kernel):
@@ -59,13 +59,17 @@ def are_far(problem: Problem, summary: exact.Summary, positions: Rows, log_mass:
     nats, limit = depth(problem, log_mass), DEPTHS.get(kernel.name, DEPTH)
     if not kernel.inner_product and problem.metric.cholesky is None:
         return nats > limit
-    queries = pack_queries(problem, positions, np.float64)
+    queries, summary = pack_queries(problem, positions, np.float64), _summary(problem)
     error = summary.score_error(queries, np.dtype(np.float64))
     if kernel.inner_product:  # its terms may be large where their sum is not
         return ~((error <= FAR) & (error <= limit * (problem.d + 4) * 2.0**-53))
     if kernel.works_on_logs:
         error = summary.nats(queries, np.maximum(nats, 0.0))
     return (nats > limit) | ~(error <= FAR)
+
+
+def _summary(problem: Problem) -> exact.Summary:
+    return exact.Summary(problem, make_plan(problem, "exact", "auto", 1))
 
 
 def depth(problem: Problem, log_mass: Floats) -> Floats:
@@ -198,7 +202,7 @@ def _difference(one: dd.Pair, other: dd.Pair) -> Floats:
 def _pairs(problem: Problem, positions: Rows, rows: Rows, without_weights: bool) -> Iterator[Pairs]:
     """The pairs of one query after another; none for an empty window."""
     bare = replace(problem, weights=None, by_volume=False)  # κ by itself
-    summary = exact.Summary(bare, make_plan(bare, "exact", "auto", 1))
+    summary = _summary(bare)
     view, weights = View.of(bare), log_weights(problem, slice(None))
     batch = max(BATCH // problem.n, 1)
     for start in range(0, len(rows), batch):

@@ -244,15 +244,15 @@ def _asked(
         return _Asked(positions, log_mass, alpha, gamma, centre, nothing)
     present = (log_mass > -np.inf) & (np.any(alpha != 0, axis=1) | (by_log_mass != 0))
     log_mass = np.where(present, log_mass, -np.inf)
-    summary = exact.Summary(problem, make_plan(problem, "exact", "reference" if backend == "reference" else "auto", 1))
-    far, near = present & _far_gradients.are_far(problem, summary, positions, log_mass), np.zeros(len(positions), bool)
+    backend = "reference" if backend == "reference" else "auto"
+    far, near = present & _far_gradients.are_far(problem, positions, log_mass), np.zeros(len(positions), bool)
     if alpha.shape[1]:
         middle, half = problem.values_centre
         centre = np.where(np.abs(middle) > OFFSET * half, middle, 0.0)
         near = present & ~far & (np.any(centre != 0) | (_far_gradients.depth(problem, log_mass) > NEAR))
     rows = np.flatnonzero(near)
     if len(rows):
-        gamma = gamma.copy()
+        gamma, summary = gamma.copy(), exact.Summary(problem, make_plan(problem, "exact", backend, 1))
         state = exact.sweep(summary, positions[rows], np.dtype(np.float64), meter)
         means, logs = middle - centre + half * state.means(), state.log_mass() + problem.log_largest_weight
         lost = ~exact.accurate(problem, state, ACCURATE)
