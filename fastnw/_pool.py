@@ -85,8 +85,8 @@ def pool(
     Returns
     -------
     result : (m,) or (m, c) array
-        float32 if queries, keys and floating values all are float32 or float16, otherwise float64; of the framework
-        and device of the input. Without a gradient: tensors that need one are taken as data.
+        float32 if queries, keys and floating values all are float32, float16 or bfloat16, otherwise float64; of the
+        framework and device of the input. Without a gradient: tensors that need one are taken as data.
     log_mass, error : (m,) arrays
         If asked for, in this order.
 

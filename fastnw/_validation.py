@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnw import _frames, kernels
+from fastnw import _arrays, _frames, kernels
 from fastnw._device import DeviceArray
 from fastnw._factor import factor, lower_factor
 from fastnw._losses import check_losses
@@ -91,7 +91,7 @@ def check_bandwidth(bandwidth: Any, d: int) -> Floats:
             "give what their key_scale method returns as key_scale=."
         )
     try:
-        h = _numeric(bandwidth, "bandwidth")
+        h = _numeric(_arrays.to_numpy(bandwidth), "bandwidth")
         unit = float(np.finfo(h.dtype if h.dtype.kind == "f" else np.float64).eps)  # of the user's type
         h = h.astype(np.float64)
     except (TypeError, ValueError) as error:

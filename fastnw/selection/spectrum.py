@@ -28,7 +28,7 @@ from fastnw._threads import Meter, run
 from fastnw._validation import metric
 from fastnw.methods import fourier, nufft_error, tree
 from fastnw.selection.criteria import Fit, Floats, Loss
-from fastnw.selection.sums import Summed, cotangents
+from fastnw.selection.sums import Summed, cotangents, mass_cotangents
 
 Modes = NDArray[np.complex128]
 
@@ -314,7 +314,14 @@ class Spectrum:
         found = summed.level.adjoint(summed.h, derivatives, self.meter) + loss.by_log_bandwidth
         if len(tail):
             sums = _gradients.by_query(
-                problem, tail, fit.log_mass[tail], alpha[tail], gamma[tail], self.n_threads, self.meter
+                problem,
+                tail,
+                fit.log_mass[tail],
+                alpha[tail],
+                gamma[tail],
+                self.n_threads,
+                self.meter,
+                by_log_mass=mass_cotangents(problem, loss)[tail],
             )
             found += sums.squares.sum(axis=0)
         return found
