@@ -63,7 +63,8 @@ class Kernel:
     TypeError
         If `profile` or `log_profile` is not callable.
     ValueError
-        If the profile is not finite and non-negative on a grid within the support, or κ(0) is not positive.
+        If the profile is not finite and non-negative on a grid within the support, or κ(0) is not positive. Calls raise
+        it for distances beyond the grid.
 
     Notes
     -----
