@@ -68,6 +68,7 @@ SERIAL_PAIRS = 1 << 20  # work below a millisecond is not worth a thread's start
 LIMIT, FLOOR, DEEP = 4e-12, 2e-13, 2e4
 RIM = 16  # the promise for a boxcar: pairs within 16 d ε of u = 1 may fall on either side
 LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and κ may vanish
+NEARER = 2.0**25  # κ of a key in units of a state's shift, at most: MUCH in _tiles.pxi, times lanes
 LOST_SLOWLY = 1e-130  # κ of keys whose u² overflows before their scale, in range (`Problem`), divides it
 VANISHED = 1e-280  # mean κ of a user's kernel below which it may have been flushed to 0
 VANISHING = -680.0  # log mass below which κ, which is not much larger, may be no normal number
@@ -559,6 +560,8 @@ def _vanished(problem: Problem, dtype: np.dtype[Any], least_weight: float) -> fl
     lost = float(np.finfo(dtype).tiny) if slow or least_weight < LEAST_WEIGHT else 0.0
     if slow and dtype == np.float64:
         lost = LOST_SLOWLY
+    if problem.kernel.works_on_logs:
+        lost *= NEARER
     return problem.n * lost
 
 
