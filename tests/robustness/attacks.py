@@ -1,6 +1,6 @@
 """Problems aimed at the weak spot of a method: each function draws one of its class.
 
-What is small and heavy in one of them stands for what is large in practice: a key of weight 10⁶ is a million keys.
+A key of large weight, or of many copies, stands for a cluster of many.
 """
 
 from __future__ import annotations
@@ -38,30 +38,30 @@ def unit_vectors(rng: Rng, m: int, d: int) -> np.ndarray:
 
 
 def rim_of_a_heavy_cluster(rng: Rng) -> Problem:
-    """Light keys beside a heavy cluster, and few of many queries there: `fourier` sums both with one absolute error."""
-    d = int(rng.integers(1, 4))
-    heavy = 10.0 ** rng.uniform(3, 14)
-    along = np.zeros((60, d))
-    along[:, 0] = np.linspace(rng.uniform(2.5, 4), rng.uniform(6, 8.5), 60)
-    light, far = along[::6], 12.0 + rng.uniform(0, 4 if d == 3 else 20, (int(rng.integers(5, 40)), d))
+    """Light keys beside a heavy cluster, and few of many queries there: `fourier` sums both with one absolute error.
+
+    The masses of the other queries are smaller yet, so that neither the lightest queries nor evenly spaced ones see it.
+    """
+    d, m = int(rng.integers(1, 4)), int(pick(rng, [200, 600, 2000]))
+    along = np.zeros((40, d))
+    along[:, 0] = np.linspace(rng.uniform(2.5, 4), rng.uniform(6, 8.5), 40)
+    light, far = along[::5], 12.0 + rng.uniform(0, 4 if d == 3 else 20, (int(rng.integers(10, 40)), d))
     keys = np.concatenate([np.zeros((1, d)), light, far])
-    sizes = [
-        np.full(1, heavy),
-        np.full(len(light), 10.0 ** rng.uniform(-3, 1)),
-        np.full(len(far), 10.0 ** rng.uniform(-2, 2)),
-    ]
+    copies = np.ones(len(keys), int)
+    copies[0] = int(10.0 ** rng.uniform(2, 5))
+    power = rng.uniform(-3, 0)
+    powers = np.repeat([0.0, power, power - rng.uniform(0, 1.5)], [1, len(light), len(far)])
     held = np.concatenate([[1.0], np.zeros(len(light)), rng.uniform(0, 1, len(far))])
-    m = int(pick(rng, [150, 300, 1000]))
     queries = far[rng.integers(len(far), size=m)] + 0.3 * rng.normal(size=(m, d))
     evenly = set(np.linspace(0, m - 1, 64).astype(int).tolist())
     places = np.array([row for row in range(m) if row not in evenly])
-    rows = np.sort(rng.choice(places, min(60, len(places)), replace=False))
-    queries[rows] = along[: len(rows)]
+    rows = np.sort(rng.choice(places, len(along), replace=False))
+    queries[rows] = along
     h = 10.0 ** rng.uniform(-3, 3)
-    options = {"kernel": "gaussian", "bandwidth": h, "sample_weight": np.concatenate(sizes), **tolerance(rng)}
+    options = {"kernel": "gaussian", "bandwidth": h, "sample_weight": 10.0**powers, **tolerance(rng)}
     options["method"] = pick(rng, ["fourier", "fourier", "auto"])
-    problem = Problem("rim of a heavy cluster", "pool", queries * h, keys * h, held, options)
-    problem = replace(problem, suspects=tuple(rng.choice(rows, 3).tolist()))
+    suspects = tuple(rng.choice(rows, 2).tolist())
+    problem = Problem("rim of a heavy cluster", "pool", queries * h, keys * h, held, options, 0, suspects, copies)
     return finished(rng, cast(problem, pick(rng, ["f8", "f8", "f4"])))
 
 

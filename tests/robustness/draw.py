@@ -6,7 +6,7 @@ which aims at the weak spot of one method at a time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ class Problem:
         Which of the machine's instruction set levels runs it, counted from the highest.
     suspects : tuple of int
         Queries that are checked with all digits in any case.
+    copies : (n,) integers, optional
+        How many of each key fastnw gets: thousands, which the oracle counts as one of so much more weight.
     """
 
     family: str
@@ -54,14 +56,15 @@ class Problem:
     values: np.ndarray | None
     options: dict[str, Any]
     level: int = 0
-    suspects: tuple[int, ...] = field(default=())
+    suspects: tuple[int, ...] = ()
+    copies: np.ndarray | None = None
 
     def __str__(self) -> str:
         options = {name: _short(value) for name, value in self.options.items()}
         values = "" if self.values is None else f", values {self.values.dtype}{self.values.shape}"
         return (
             f"{self.ask} of {self.family}: queries {self.queries.dtype}{self.queries.shape}, "
-            f"keys {self.keys.dtype}{self.keys.shape}{values}, {options}, level {self.level}"
+            f"keys {self.keys.dtype}{self.keys.shape}{values}, {options}, level {self.level}, copies {self.copies}"
         )
 
 

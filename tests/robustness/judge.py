@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -63,8 +63,22 @@ class Given:
     unsure: int
 
 
+def expanded(problem: Problem) -> Problem:
+    """With each copy of a key as a key of its own."""
+    if problem.copies is None:
+        return problem
+    options = dict(problem.options)
+    for name in ("sample_weight", "key_scale"):
+        if name in options:
+            options[name] = np.repeat(options[name], problem.copies)
+    values = None if problem.values is None else np.repeat(problem.values, problem.copies, axis=0)
+    keys = np.repeat(problem.keys, problem.copies, axis=0)
+    return replace(problem, keys=keys, values=values, options=options, copies=None)
+
+
 def call(problem: Problem, **more: Any) -> Given:
     """fastnw's answer; any warning but its own two is an error."""
+    problem = expanded(problem)
     options = problem.options | more
     if options["kernel"] in PROFILES:
         options["kernel"] = user_kernel(options["kernel"])
@@ -295,6 +309,8 @@ def _density(problem: Problem, given: Given, verdict: Verdict, number: int) -> N
 def _weights(problem: Problem, given: Given, verdict: Verdict, number: int) -> None:
     got = given.results[0]
     dtype, n = result_type(problem), len(problem.keys)
+    if problem.copies is not None:
+        got = np.add.reduceat(got, np.concatenate([[0], np.cumsum(problem.copies)[:-1]]), axis=1)
     if got.dtype != dtype or got.shape != (len(problem.queries), n):
         verdict.add("type", f"weights of {got.dtype}{got.shape}")
         return

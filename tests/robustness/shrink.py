@@ -55,5 +55,8 @@ def _of_keys(problem: Problem, kept: np.ndarray, own: bool) -> Problem:
         if name in options:
             options[name] = options[name][kept]
     values = None if problem.values is None else problem.values[kept]
+    copies = None if problem.copies is None else problem.copies[kept]
     queries = problem.queries[kept] if own else problem.queries
-    return replace(problem, queries=queries, keys=problem.keys[kept], values=values, options=options, suspects=())
+    return replace(
+        problem, queries=queries, keys=problem.keys[kept], values=values, options=options, suspects=(), copies=copies
+    )

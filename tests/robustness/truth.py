@@ -151,8 +151,11 @@ class Oracle:
         self.h = np.asarray(options.get("bandwidth", 1.0), np.float64)
         w = np.ones(n) if "sample_weight" not in options else np.asarray(options["sample_weight"])
         lam = np.ones(n) if "key_scale" not in options else np.asarray(options["key_scale"])
-        self.weight, self.scale = [Decimal(float(x)) for x in w], [Decimal(float(x)) for x in lam]
-        self.log_weight = [math.log(x) if x > 0 else -math.inf for x in map(float, w)]
+        counts = [1] * n if problem.copies is None else problem.copies.tolist()
+        self.scale = [Decimal(float(x)) for x in lam]
+        with context(DIGITS):
+            self.weight = [Decimal(float(x)) * count for x, count in zip(w, counts, strict=True)]
+        self.log_weight = [log(x) for x in self.weight]
         self.by_volume = problem.ask == "density" and "key_scale" in options
         self.keys = np.array([[Decimal(float(x)) for x in key] for key in problem.keys], object).reshape(n, d)
         columns = None if problem.values is None else problem.values.reshape(n, -1)
@@ -296,6 +299,8 @@ def screen(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     h = np.asarray(options.get("bandwidth", 1.0)).astype(LONG)
     with np.errstate(all="ignore"):
         w = np.log(np.ones(n, LONG) if "sample_weight" not in options else options["sample_weight"].astype(LONG))
+        if problem.copies is not None:
+            w = w + np.log(problem.copies.astype(LONG))
         scale = np.ones(n, LONG) if "key_scale" not in options else options["key_scale"].astype(LONG)
         if problem.ask == "density":
             w = w - d * np.log(scale)
