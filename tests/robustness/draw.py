@@ -15,6 +15,7 @@ COMPACT = ["boxcar", "triangular", "epanechnikov", "biweight", "triweight", "tri
 EXPONENTIAL = ["gaussian", "laplacian", "matern32", "matern52", "logistic"]
 BUILT_IN = [*COMPACT, *EXPONENTIAL, "cauchy", "constant", "dot"]
 USER = ["user student", "user bump", "user power", "user stretched", "user two scales"]
+NUMBA = ["gaussian", "epanechnikov", "user power"]
 
 # What a forced method takes; anything else it refuses.
 TAKES = {
@@ -82,6 +83,20 @@ def draw(seed: int, index: int) -> Problem:
     make = general if rng.random() < 0.5 else pick(rng, attacks.ATTACKS)
     with np.errstate(all="ignore"):
         return finite(make(rng))
+
+
+def draw_for_numba(seed: int, index: int) -> Problem:
+    """The same for the Numba backend: in float64 and not fused, so that each kernel is compiled once, in seconds."""
+    rng = np.random.default_rng([seed, index, 1])
+    with np.errstate(all="ignore"):
+        while (problem := general(rng)).options["method"] in ("moments", "fourier") or problem.keys.shape[1] < 4:
+            pass
+        kernel = pick(rng, NUMBA)
+        options = problem.options | {"kernel": kernel, "backend": "numba"}
+        if options["method"] == "tree" and kernel not in TAKES["tree"]:
+            options["method"] = "exact"
+        problem = replace(problem, queries=problem.queries.astype("f8"), keys=problem.keys.astype("f8"))
+        return finite(replace(problem, options=options))
 
 
 def pick(rng: np.random.Generator, options: Any) -> Any:
@@ -307,8 +322,8 @@ def general(rng: np.random.Generator) -> Problem:
         kernel = pick(rng, USER)
     most_d = {"moments": 1, "fourier": 3}.get(options["method"], 0)
     d = int(rng.integers(1, most_d + 1)) if most_d else int(pick(rng, [1, 1, 2, 2, 3, 4, 5, 8, 20, 40]))
-    n = int(pick(rng, [1, 2, 3, 5, 10, 30, 60, 150, 300]))
-    own = rng.random() < 0.15
+    n = int(pick(rng, [1, 2, 3, 5, 10, 30, 60, 150, 300])) if rng.random() < 0.98 else 1500
+    own = rng.random() < 0.15 and n <= 300
     m = n if own else int(pick(rng, [1, 2, 5, 15, 40]))
     keys = layout(rng, n, d)
     h = 10.0 ** pick(rng, [-2.0, -1.0, -0.5, 0.0, 0.0, 0.5, 2.0, rng.uniform(-6, 6)])

@@ -10,19 +10,22 @@ import argparse
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from robustness.draw import Problem, draw
+from robustness.draw import Problem, draw, draw_for_numba
 from robustness.judge import Verdict, judge
 from robustness.shrink import shrunk
 
 Found = dict[tuple[str, str, str], list[tuple[int, str]]]
 
 
-def search(seed: int, indices: range, talk: bool = False) -> tuple[Counter[str], Found]:
+def search(
+    seed: int, indices: range, draw: Callable[[int, int], Problem] = draw, talk: bool = False
+) -> tuple[Counter[str], Found]:
     """How often each outcome came, and the faults by (family, method, kind) as (index, words)."""
     outcomes: Counter[str] = Counter()
     found: Found = defaultdict(list)
@@ -47,12 +50,12 @@ def told(seed: int, outcomes: Counter[str], found: Found) -> str:
     return "\n".join(lines)
 
 
-def show(seed: int, index: int, small: bool = True) -> None:
+def show(seed: int, index: int, draw: Callable[[int, int], Problem] = draw) -> None:
     """Print one problem, its verdict, and the smallest problem found that has the same fault."""
     problem = draw(seed, index)
     verdict = judge(problem, index)
     print(problem, verdict, sep="\n")
-    for kind in dict.fromkeys(kind for kind, _ in verdict.faults) if small else ():
+    for kind in dict.fromkeys(kind for kind, _ in verdict.faults):
         _show_small(shrunk(problem, kind, index), index)
 
 
@@ -72,12 +75,14 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--index", type=int)
+    parser.add_argument("--numba", action="store_true", help="problems for that backend")
     options = parser.parse_args()
+    chosen = draw_for_numba if options.numba else draw
     if options.index is not None:
-        show(options.seed, options.index)
+        show(options.seed, options.index, chosen)
         return
     start = time.process_time()
-    outcomes, found = search(options.seed, range(options.first, options.first + options.problems), talk=True)
+    outcomes, found = search(options.seed, range(options.first, options.first + options.problems), chosen, talk=True)
     print(told(options.seed, outcomes, found))
     print(f"{time.process_time() - start:.0f} s of processor time")
     sys.exit(bool(found))

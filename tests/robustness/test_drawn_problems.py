@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import mpmath
 import numpy as np
@@ -15,7 +16,7 @@ from oracle import LONGER, mp_pool
 
 import fastnw
 from robustness import judge as judging
-from robustness.draw import BUILT_IN, EXPONENTIAL, Problem, draw
+from robustness.draw import BUILT_IN, EXPONENTIAL, Problem, draw, draw_for_numba
 from robustness.fuzz import search, told
 from robustness.judge import judge
 from robustness.truth import Oracle
@@ -26,8 +27,8 @@ PART, LONG_PART = 250, 2500  # problems a test
 needs_long_double = pytest.mark.skipif(not LONGER, reason="long double has no more digits than double here")
 
 
-def holds(indices: range) -> None:
-    outcomes, found = search(SEED, indices)
+def holds(indices: range, draw: Callable[[int, int], Problem] = draw) -> None:
+    outcomes, found = search(SEED, indices, draw)
     print(f"seed {SEED}, problems {indices.start} to {indices.stop - 1}")
     assert not found, told(SEED, outcomes, found)
     assert outcomes["held"] > len(indices) / 2
@@ -46,6 +47,14 @@ def test_every_certificate_holds(part):
 def test_every_certificate_holds_in_many_more(part):
     first = 8 * PART + part * LONG_PART
     holds(range(first, first + LONG_PART))
+
+
+@needs_long_double
+@pytest.mark.parametrize(
+    "problems", [pytest.param(40, id="quick"), pytest.param(2000, id="long", marks=[pytest.mark.slow])]
+)
+def test_every_certificate_of_numba_holds(problems):
+    holds(range(problems), draw_for_numba)
 
 
 def test_all_kernels_are_drawn():
