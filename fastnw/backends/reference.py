@@ -149,4 +149,7 @@ def score_tile(kernel: Kernel, queries: NDArray[Any], keys: KeyBlock, inverse: N
             out += (queries[:, j, None] * inverse[j]) * keys.coords[j]
         else:
             out += ((queries[:, j, None] - keys.coords[j]) * inverse[j]) ** 2
-    return out if keys.scale is None else out * keys.scale
+    if keys.scale is None:
+        return out
+    with np.errstate(over="ignore", invalid="ignore"):  # methods look for what is not finite
+        return out * keys.scale

@@ -372,6 +372,13 @@ def panel(problem: Problem) -> int:
 
 def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
     """The sums of those queries, each with a certified bound."""
+    return accumulate_and_tell(summary, positions, meter)[0]
+
+
+def accumulate_and_tell(
+    summary: Summary, positions: NDArray[np.intp], meter: Meter
+) -> tuple[PoolState, NDArray[np.intp]]:
+    """The same, and which of them `tails` summed, since plain float64 sums are not accurate there."""
     problem, plan = summary.problem, summary.plan
     state = _first_sweep(summary, positions, plan.dtype, summary.by_products, meter)
     if plan.dtype == np.float32 and summary.again_by_products and not _sweeps(plan.tiles):
@@ -387,14 +394,15 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
         again = np.flatnonzero(~accurate(problem, state, limit) | on_the_rim(summary, positions))
         if len(again):
             state.put(again, tails.accumulate(summary, positions[again], meter))
-    elif problem.kernel.facts is None and plan.tiles is not reference and not problem.on_device:
+        return state, again
+    if problem.kernel.facts is None and plan.tiles is not reference and not problem.on_device:
         # compiled, the least numbers are flushed and the largest left alone: NumPy has the formula's own values there
         vanished = ~(state.mass > VANISHED * problem.total_weight)
         again = np.flatnonzero(vanished & ~accurate(problem, state, problem.promise))
         if len(again):
             by_numpy = Summary(problem, replace(plan, tiles=reference, dtype=np.dtype(np.float64)))
             state.put(again, sweep(by_numpy, positions[again], np.dtype(np.float64), meter))
-    return state
+    return state, np.empty(0, np.intp)
 
 
 def on_the_rim(summary: Summary, rows: Rows) -> NDArray[np.bool_]:

@@ -94,8 +94,12 @@ def task_bytes(problem: Problem) -> int:
 
 def weights_of(summary: Summary, row: int) -> tuple[Rows, Floats]:
     """Positions of the keys that can matter to one query, and w κ/mass there."""
+    facts, view, rows = summary.problem.kernel.facts, View.of(summary.problem), np.array([row])
     with np.errstate(all="ignore"):
-        found = [part[2:4] for part in _relative_logs(summary, View.of(summary.problem), np.array([row]))]
+        if facts is not None and facts.log_ratio is None:
+            found = [(near, logs + np.log(kappa)) for _, near, logs, kappa, _ in _edge_terms(summary, view, rows)]
+        else:
+            found = [part[2:4] for part in _relative_logs(summary, view, rows)]
         if not found:
             return np.empty(0, np.intp), np.empty(0)
         positions, logs = (np.concatenate(part) for part in zip(*found, strict=True))
@@ -120,9 +124,21 @@ def _log_sums(summary: Summary, view: View, rows: Rows) -> PoolState:
 def _edge_sums(summary: Summary, view: View, rows: Rows) -> PoolState:
     """Sums of a compact kernel with 1 − u² in double-double arithmetic."""
     problem = summary.problem
+    state = PoolState.empty(len(rows), problem.c)
+    for i, positions, logs, kappa, errors in _edge_terms(summary, view, rows):
+        errors = errors + kappa * (4 * UNIT * np.abs(logs))
+        _merge(state, i, logs, kappa, normalised_values(problem, positions), errors, relative=False)
+    error = state.mass * (64 * UNIT) + state.mass_error
+    error = np.where(np.isnan(error), np.inf, error)
+    return PoolState(state.shift, state.mass, state.total, error, error)
+
+
+def _edge_terms(summary: Summary, view: View, rows: Rows) -> Iterator[tuple[int, Rows, Floats, Floats, Floats]]:
+    """(index in `rows`, positions of keys in the window or on its rim, their log weights, κ, bounds on its errors)."""
+    problem = summary.problem
     assert problem.kernel.facts is not None
     assert problem.kernel.facts.edge is not None
-    state, kappa = PoolState.empty(len(rows), problem.c), problem.kernel.facts.edge
+    kappa = problem.kernel.facts.edge
     outside = 1.0 + 1e-6 + 2 * summary.score_error(pack_queries(problem, rows, np.float64), np.dtype(np.float64))
     for block, u2 in _scores(summary, view, rows):
         for i, row in enumerate(rows):
@@ -136,12 +152,7 @@ def _edge_sums(summary: Summary, view: View, rows: Rows) -> PoolState:
                 # κ grows with 1 − u²; where that may be 0, a boxcar may jump
                 low = np.where(y - error > RIM, kappa(np.maximum(y - error, 0.0)), 0.0)
                 errors = np.maximum(kappa(np.minimum(y + error, 1.0)) - weights, weights - low)
-                errors += weights * (4 * UNIT * np.abs(logs[near]))
-                values = normalised_values(problem, near + block.start)
-                _merge(state, i, logs[near], weights, values, errors, relative=False)
-    error = state.mass * (64 * UNIT) + state.mass_error
-    error = np.where(np.isnan(error), np.inf, error)
-    return PoolState(state.shift, state.mass, state.total, error, error)
+                yield i, near + block.start, logs[near], weights, errors
 
 
 def _merge(
