@@ -36,8 +36,10 @@ def search(
         outcomes["warned"] += verdict.warned
         for kind, words in {kind: words for kind, words in reversed(verdict.faults)}.items():
             found[problem.family, str(problem.options.get("method")), kind].append((index, words))
+            if talk:
+                print(f"  {index} {problem.family}: {kind}", file=sys.stderr, flush=True)
         if talk and (index + 1) % 1000 == 0:
-            print(f"  {index + 1} problems, {outcomes['broken']} broken", file=sys.stderr, flush=True)
+            print(f"{index + 1} problems, {outcomes['broken']} broken", file=sys.stderr, flush=True)
     return outcomes, found
 
 
