@@ -258,7 +258,8 @@ class _Sweep:
                 inside = u2 <= kernel.support**2
             else:  # polynomials times exponentials are NaN where u² has overflowed
                 inside = u2 < np.inf if kernel.works_on_logs else np.ones(u2.shape, bool)
-            argument = np.where(inside, u2, 0.0)
+            # the constant kernel is 1 even where u² is no number
+            argument = np.fmin(np.where(inside, u2, 0.0), np.finfo(np.float64).max)
             if kernel.log_profile is not None:
                 logs = kernel.log_profile(argument)
             else:

@@ -553,7 +553,11 @@ def certified(
             # what exp adds below its clamp, with the polynomials of the Matérn kernels
             clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2 * (1 + np.abs(state.shift)) ** 2
             relative += clamped / state.mass
-        mass_error = state.mass_error + relative * state.mass + _vanished(problem, dtype, least_weight)
+        lost: Any = _vanished(problem, dtype, least_weight)
+        if lost and problem.kernel.facts is None and problem.kernel.works_on_logs:
+            # the shift is that of keys whose weights are left, and a lost one may be much nearer
+            lost = lost * np.exp(np.maximum(problem.kernel.steepness[2] - state.shift, 0.0))
+        mass_error = state.mass_error + relative * state.mass + lost
         if own_absolute:
             counted = True if problem.kernel.support is None else state.mass > 0  # an empty window stays empty
             mass_error = mass_error + np.where(counted, own_absolute * total_weight, 0.0)
