@@ -414,6 +414,7 @@ def _worse_than_bound(summary: Summary, positions: NDArray[np.intp], found: Pool
     factor = np.exp(direct.shift)[:, None]
     right = np.concatenate([direct.mass[:, None], direct.total], axis=1) * factor
     sums = np.concatenate([found.mass[probes, None], found.total[probes]], axis=1)
-    seen = (np.abs(sums - right) - direct.mass_error[:, None] * factor).max(axis=1)
-    worst = float(np.fmax.reduce(seen / found.mass_error[probes]))
+    with np.errstate(invalid="ignore"):  # NaN where a direct sum has no bound: it tells nothing
+        seen = (np.abs(sums - right) - direct.mass_error[:, None] * factor).max(axis=1)
+        worst = float(np.fmax.reduce(seen / found.mass_error[probes]))
     return 1.0 if worst <= 1 else SAFETY * worst

@@ -81,3 +81,19 @@ def test_the_constant_kernel_needs_no_distances(ask, backend):
         options = {"kernel": "constant", "bandwidth": 1.0, "key_scale": np.full(5, scale), "backend": backend}
         values = rng.normal(size=5) if ask == "pool" else None
         held(Problem("constant", ask, np.concatenate([keys, -keys]), keys, values, options))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("own", [False, True])
+def test_tiny_values_and_light_weights_in_many_coordinates(dtype, own):
+    """Matrix products sum values as they are, and 1e-250 times a weight of 1e-159 of the largest vanishes."""
+    rng = np.random.default_rng(7)
+    smallest = 36 if dtype == "float32" else 298
+    for _ in range(40):
+        n, d = int(rng.integers(6, 20)), int(rng.choice([40, 64, 100]))
+        keys = rng.normal(size=(n, d)).astype(dtype)
+        sizes = np.where(np.arange(n) == 0, 10.0 ** rng.uniform(0, 200), 1.0)
+        values = (rng.normal(size=n) * 10.0 ** -rng.uniform(smallest - 20, smallest)).astype(dtype)
+        options = {"kernel": str(rng.choice(["gaussian", "dot"])), "bandwidth": 2 * np.sqrt(d), "sample_weight": sizes}
+        queries = keys if own else np.concatenate([keys[1:], keys[1:]]) + keys[:1]
+        held(Problem("tiny values", "pool", queries, keys, values, options | {"exclude_self": own}))
