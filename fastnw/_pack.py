@@ -41,6 +41,8 @@ class KeyBlock:
         False if all weights are 1.
     values : (c, B) compute type
         w·t for each value t ∈ [−1, 1]; the transpose of rows a whole number of cache lines apart where c > 1.
+    codes : (B, outputs) int32 or None
+        In place of values: the columns of totals to which w κ is added.
     """
 
     start: int
@@ -49,6 +51,7 @@ class KeyBlock:
     weights: Array
     weighted: bool
     values: Array
+    codes: Array | None = None
 
     @property
     def size(self) -> int:
@@ -64,6 +67,7 @@ class KeyBlock:
             self.weights[first:last],
             self.weighted,
             self.values[:, first:last],
+            None if self.codes is None else self.codes[first:last],
         )
 
 
@@ -110,14 +114,18 @@ def readable(array: Array, dtype: Any) -> Array:
     return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
 
 
-def pack_keys(problem: Problem, start: int, stop: int, dtype: Any, room: Array | None = None) -> KeyBlock:
-    """The keys from `start` up to `stop`; their coordinates in `room` (d, stop − start or more), if that is given."""
+def pack_keys(
+    problem: Problem, start: int, stop: int, dtype: Any, room: Array | None = None, codes: bool = True
+) -> KeyBlock:
+    """The keys from `start` up to `stop`; their coordinates in `room` (d, stop − start or more), if that is given.
+    Classes stay `codes`, or become values."""
     rows = slice(start, stop)
     points = coordinates(problem, problem.keys[rows])
     coords = aligned_rows(problem.d, len(points), dtype) if room is None else room[:, : len(points)]
     coords[...] = points.T
-    weights, values = _weights_and_values(problem, rows, dtype)
-    return KeyBlock(start, coords, pack_scale(problem, rows, dtype), weights, problem.weighted, values)
+    of_rows = problem.classes.codes[rows] if codes and problem.classes is not None else None
+    weights, values = _weights_and_values(problem, rows, dtype, problem.c if of_rows is None else 0)
+    return KeyBlock(start, coords, pack_scale(problem, rows, dtype), weights, problem.weighted, values, of_rows)
 
 
 def aligned_rows(count: int, length: int, dtype: Any) -> Array:
@@ -154,6 +162,8 @@ def are_rows(array: Array, dtype: Any) -> bool:
 def keeps_values(problem: Problem, dtype: Any) -> bool:
     """Whether values can be summed as they are: so near 0 that centring afterwards costs two digits at most, and not so
     small that dividing by their spread overflows."""
+    if problem.classes is not None:
+        return False
     centre, half = problem.values_centre
     fit = (np.abs(centre) <= RAW_VALUES * half) & ((half == 0) | (half > LEAST_SPREAD))
     return are_rows(problem.values, dtype) and bool(np.all(fit))
@@ -227,9 +237,16 @@ def empty_values(count: int, length: int, dtype: Any) -> Array:
     return np.zeros((length, -(-count // VECTOR) * VECTOR), dtype).T[:count]
 
 
-def _weights_and_values(problem: Problem, rows: slice, dtype: Any) -> tuple[Array, Array]:
-    """w and w·t in float64, rounded once."""
-    length, count = rows.stop - rows.start, problem.c
+def weighted_totals(problem: Problem, rows: Rows, weights: Array) -> Array:
+    """(c,) Σ w t over those rows."""
+    if problem.classes is not None:  # t = 2 [class] − 1
+        return 2 * problem.classes.sums(rows, weights) - weights.sum()
+    return np.asarray((normalised_values(problem, rows) * weights).sum(axis=1))
+
+
+def _weights_and_values(problem: Problem, rows: slice, dtype: Any, count: int) -> tuple[Array, Array]:
+    """w and w·t of `count` values in float64, rounded once."""
+    length = rows.stop - rows.start
     weights = problem.weights_at(rows)
     packed = empty_values(count, length, dtype)
     step = max(PART // max(count, 1), 1)  # no float64 copy of a whole block

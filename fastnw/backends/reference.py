@@ -46,6 +46,8 @@ def sum_tile(
 ) -> None:
     """Add the block's sums to the state, in place; see `fastnw.backends`."""
     step = max(PAIRS // max(len(queries), 1), 1)
+    if keys.codes is not None:  # a row of totals is added for each part
+        step = max(step, state.total.shape[1] // 4)
     with one_blas_thread, np.errstate(all="ignore"):
         for first in range(0, keys.size, step):
             check_stop()
@@ -55,7 +57,7 @@ def sum_tile(
             if own is not None:
                 mine = np.flatnonzero((own >= first) & (own < first + part.size))
                 present[mine, own[mine] - first] = False
-            sums = _sums(kernel, u2, present, part, error)
+            sums = _sums(kernel, u2, present, part, error, state.total.shape[1])
             state.put(slice(None), state.merge(sums))
 
 
@@ -74,7 +76,12 @@ def sum_several(
 
 
 def _sums(
-    kernel: Kernel, u2: NDArray[Any], present: NDArray[np.bool_], keys: KeyBlock, error: NDArray[np.float64]
+    kernel: Kernel,
+    u2: NDArray[Any],
+    present: NDArray[np.bool_],
+    keys: KeyBlock,
+    error: NDArray[np.float64],
+    c: int,
 ) -> PoolState:
     weights, shift = _weights(kernel, u2, present)
     w, values = keys.weights.astype(np.float64), keys.values.astype(np.float64)
@@ -87,7 +94,13 @@ def _sums(
         mass_error = (present & (u2 <= 1 + 2 * error[:, None])) @ w * (kernel.window_sensitivity * error)
     else:
         mass_error = np.zeros(len(u2))
-    return PoolState(shift, weights @ w, weights @ values.T, mass_error, np.zeros(len(u2)))
+    if keys.codes is None:
+        total = weights @ values.T
+    else:
+        total, outputs = np.empty((len(u2), c)), keys.codes.shape[1]
+        for row, terms in zip(total, weights * w, strict=True):
+            row[:] = np.bincount(keys.codes.ravel(), np.repeat(terms, outputs), c)
+    return PoolState(shift, weights @ w, total, mass_error, np.zeros(len(u2)))
 
 
 def _weights(

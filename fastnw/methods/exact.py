@@ -13,7 +13,7 @@ where that still does, by `tails`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +61,8 @@ SERIAL_PAIRS = 1 << 20  # work below a millisecond is not worth a thread's start
 # A far tail is where the keys that count lie DEEP nats below κ(0). What float64 loses of an exponent does not grow with
 # d (the bound does): measured for d from 1 to 200, 2e-13 of the range at 5e3 nats, 8e-13 at 5e4, 8e-12 at 5e5.
 LIMIT, FLOOR, DEEP = 4e-12, 2e-13, 2e4
+FUSED = 4  # queries that share a pass over the keys
+LEAST_PANEL = 16  # queries, where the totals of classes are long
 LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and κ may vanish
 LOST_SLOWLY = 1e-130  # κ of keys whose u² overflows before their scale, in range (`Problem`), divides it
 VANISHING = -680.0  # log mass below which κ, which is not much larger, may be no normal number
@@ -90,6 +92,10 @@ NANOSECONDS: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
 }
 
 
+# The same for a class kept as an integer, whatever the type; and to clear, normalise and finish a class's total.
+CODE_NS, STATE_NS = 1.0, 10.0
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a problem is cut: keys a block, blocks a span, queries a panel, groups of blocks a span."""
@@ -102,17 +108,23 @@ class Layout:
 
 def layout(problem: Problem, m: int, dtype: np.dtype[Any]) -> Layout:
     """For `m` queries in that compute type. A function of the problem alone."""
-    per_key = dtype.itemsize * (problem.d + 1 + problem.c + (problem.key_scale is not None))
+    per_key = dtype.itemsize * (problem.d + 1 + (problem.key_scale is not None)) + _value_bytes(problem, dtype)
     per_query = 8 * (4 + problem.c)
     block = min(max(BLOCK_BYTES // per_key // 32 * 32, 32), 32768, problem.n)
     span = max(SPAN_BYTES // (per_key * block), 1)
-    panel = max(PANEL_BYTES // (per_query + 24 * problem.d), 4)
+    panel = max(PANEL_BYTES // (per_query + 24 * problem.d), 4 if problem.classes is None else LEAST_PANEL)
     # of a tile at most, coordinates take four times as much: for 5 queries at a time (d = 30,000), packing took half
     panel = max(panel // TILE * TILE or panel, min(PANEL_BYTES // (per_query + 6 * problem.d), TILE))
     tiles = max(math.ceil(min(m, panel) / TILE), 1)
     groups = min(MAX_GROUPS if tiles > 2 else 4 * MAX_GROUPS, max(STATE_BYTES // (tiles * TILE * per_query), 1))
     groups = 1 if tiles >= FEW_TILES else min(span, math.ceil(problem.n / block), groups)
     return Layout(block, span, panel, groups)
+
+
+def _value_bytes(problem: Problem, dtype: np.dtype[Any]) -> int:
+    """Of a packed key."""
+    classes = problem.classes
+    return dtype.itemsize * problem.c if classes is None else classes.codes.itemsize * classes.codes.shape[1]
 
 
 def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost:
@@ -123,7 +135,8 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     one = products.seconds(problem, dtype) if by_products else _seconds(problem, backend, dtype)
     seconds = one if _sweeps(backend) else one / min(n_threads, tiles)
     shape = layout(problem, problem.m, dtype)
-    packed = min(shape.span * shape.block, problem.n) * dtype.itemsize * (problem.d + 1 + problem.c)
+    per_key = dtype.itemsize * (problem.d + 1) + _value_bytes(problem, dtype)
+    packed = min(shape.span * shape.block, problem.n) * per_key
     states = min(shape.panel, problem.m) * (shape.groups + 1) * 8 * (4 + problem.c)
     return Cost(pairs, seconds, packed + states)
 
@@ -133,8 +146,17 @@ def _seconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:
     plain, with_exp, per_coordinate, per_value, per_element = NANOSECONDS[backend.isa(), dtype.name]
     base = with_exp if problem.kernel.works_on_logs else plain
     coordinates = problem.d + max(problem.d - FROM_L1, 0)
-    pair = base + per_coordinate * coordinates + per_value * problem.c
-    return 1e-9 * problem.n * (problem.m * pair + per_element * (problem.d + problem.c))
+    pair = base + per_coordinate * coordinates + values_ns(problem, backend, dtype)
+    count = problem.c if problem.classes is None or _sweeps(backend) else 1
+    seconds = 1e-9 * problem.n * (problem.m * pair + per_element * (problem.d + count))
+    return seconds if problem.classes is None else seconds + STATE_NS * 1e-9 * problem.m * problem.c
+
+
+def values_ns(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:
+    """Nanoseconds that a pair's values take, on one thread."""
+    if problem.classes is None or _sweeps(backend):
+        return NANOSECONDS[backend.isa(), dtype.name][3] * problem.c
+    return CODE_NS * problem.classes.codes.shape[1]
 
 
 def _sweeps(tiles: Any) -> bool:
@@ -399,6 +421,8 @@ def sweep(
         return certified(problem, state, exponent, dtype)
     serial = m * problem.n <= SERIAL_PAIRS  # then fewer calls are what counts
     tiles = _tiles(m, TILE) if serial or shape.groups > 1 else _tiles(m)
+    if problem.classes is not None and shape.groups == 1 and m < TILE:  # totals are long, panels short
+        tiles = _tiles(m, FUSED)
     states = [PoolState.empty(m, problem.c) for _ in range(shape.groups)]
     if not problem.kernel.works_on_logs:
         for state in states:
@@ -421,8 +445,18 @@ def sweep(
 
         threads = 1 if serial else plan.n_threads
         run(tile, len(tiles) * shape.groups, threads, meter)
-    merged = PoolState.merged(states)
+    merged = normalised(problem, PoolState.merged(states))
     return certified(problem, merged, error_of_weights(problem, plan.tiles, error, merged, dtype), dtype)
+
+
+def normalised(problem: Problem, state: PoolState) -> PoolState:
+    """The state of values t = 2 [class] − 1 from one whose totals are the masses of classes, which is overwritten."""
+    if problem.classes is None:
+        return state
+    np.multiply(state.total, 2.0, out=state.total)
+    np.subtract(state.total, state.mass[:, None], out=state.total)
+    roundings = 2.0 * problem.classes.most_rows + 8.0  # those of a class are added one after another, in float64
+    return replace(state, total_error=state.total_error + roundings * 2.0**-53 * state.mass)
 
 
 def error_of_weights(
@@ -460,6 +494,7 @@ def certified(
             relative += clamped / state.mass
         mass_error = state.mass_error + relative * state.mass + _vanished(problem, dtype)
         total_error = mass_error + ((spread - 1) * (SEQUENTIAL[dtype] + 12) + 4 * spread) * unit * state.mass
+        total_error += state.total_error  # that of classes
     return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw._classes import MOST_DENSE_BYTES
 from fastnw._lazily import cached_property
 from fastnw._pack import coordinates, normalised_values
 from fastnw._problem import Problem, row_blocks
@@ -150,10 +151,10 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     probes = float(min(PROBES, problem.m)) * problem.n
     seconds += 1e-9 * (0.6 * probes / n_threads + 100.0 * problem.m + 5e6)
     in_flight = min(n_threads, box.at_once)
-    memory = (
-        in_flight * box.bytes + 16 * transforms * box.size + min(problem.m, PANEL) * 8 * (problem.d + 4 + 2 * problem.c)
-    )
-    return Cost(probes + problem.n + problem.m, seconds, memory)
+    states = 16 * transforms * box.size + min(problem.m, PANEL) * 8 * (problem.d + 4 + 2 * problem.c)
+    if problem.classes is not None and states > MOST_DENSE_BYTES:
+        return Refusal(f"would take {states / 2**20:.0f} MiB for transforms of {problem.c} classes")
+    return Cost(probes + problem.n + problem.m, seconds, in_flight * box.bytes + states)
 
 
 def _refusal(problem: Problem, backend: Any) -> str | None:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 UNIT = 2.0**-53
 SHARE = 0.5  # of the promise, for what is left out; rounding takes the rest
 QUERIES = 1 << 11  # a task
+NEIGHBOURS = 32  # queries in a block, which share a walk; src_cython/_boxes.pxi
 TASK_PAIRS = 2e7  # after which Ctrl-C is heard: 0.1 s in six coordinates, more where others take the cores
 PANEL_BYTES = 128 << 20  # of the queries worked on at a time: coordinates and states, sorted and not
 
@@ -69,15 +70,18 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     pairs = float(m) * n * ((shares.reached if by_query else shares.looked_at) - (shares.inside if numbers else 0.0))
     plain, with_exp, per_coordinate, per_value, _ = exact.NANOSECONDS[backend.isa(), "float64"]
     pair = (with_exp if problem.kernel.works_on_logs else plain) + SINGLE * per_coordinate * d
-    pair += per_value * max(problem.c, 1)
+    pair += per_value if problem.c < 2 else exact.values_ns(problem, backend, FLOAT64)
     sort = sum(SORT_NS * size * (2 + math.log2(size / LEAF + 1)) * (1 + d / 8) for size in (n, m))
     choose = m * (QUERY_NS + n / LEAF * shares.looked_at * (LEAF_NS + BOX_NS * d))
     if not by_query:
         choose = m / gathered.BLOCK * (BLOCK_NS + n / LEAF * ARRAY_NS * d)
     whole = numbers * MOMENT_NS * (m * n / LEAF / 4 * shares.inside + 10 * n)
-    tasks = max(math.ceil(m / QUERIES), 1)
+    tasks = max(math.ceil(min(m, panel(problem)) / _task(problem)), 1)
     seconds = START + 1e-9 * (sort + (choose + whole + pairs * pair) / min(n_threads, tasks))
-    memory = n * 8 * (2 * d + 3 + problem.c + numbers / LEAF) + min(m, panel(problem)) * 16 * (4 + problem.c + d)
+    if problem.classes is not None:
+        seconds += 1e-9 * exact.STATE_NS * m * problem.c
+    values = problem.c if problem.classes is None else 1
+    memory = n * 8 * (2 * d + 3 + values + numbers / LEAF) + min(m, panel(problem)) * 16 * (4 + problem.c + d)
     return Cost(pairs, seconds, memory)
 
 
@@ -101,7 +105,7 @@ def _power(problem: Problem) -> int | None:
 def _moment_numbers(problem: Problem) -> int:
     """How many numbers the moments of a node are; 0 if none are made."""
     power = _power(problem)
-    if power is None or _shares(problem).inside * problem.n < MANY_KEYS:
+    if problem.classes is not None or power is None or _shares(problem).inside * problem.n < MANY_KEYS:
         return 0
     return terms_of(power, problem.d) * (1 + problem.c)
 
@@ -125,8 +129,15 @@ def _refusal(problem: Problem, backend: Any) -> str | None:
 
 def panel(problem: Problem) -> int:
     """Queries to accumulate at a time."""
-    size = max(PANEL_BYTES // (16 * (4 + problem.c + problem.d)), QUERIES)
-    return size // QUERIES * QUERIES
+    size = PANEL_BYTES // (16 * (4 + problem.c + problem.d))
+    if problem.classes is not None and size < QUERIES:
+        return max(size // NEIGHBOURS * NEIGHBOURS, NEIGHBOURS)
+    return max(size, QUERIES) // QUERIES * QUERIES
+
+
+def _task(problem: Problem) -> int:
+    """Queries a task."""
+    return QUERIES if problem.classes is None else min(QUERIES, max(panel(problem) // 8, NEIGHBOURS))
 
 
 @dataclass
@@ -198,8 +209,10 @@ def accumulate(summary: Summary, positions: Positions, meter: Meter) -> PoolStat
     if hasattr(tiles, "prepare"):
         tiles.prepare(problem.kernel, inverse, problem.c, problem.key_scale is not None)
 
+    size = _task(problem)
+
     def task(i: int) -> float:
-        start, stop, pairs = i * QUERIES, min((i + 1) * QUERIES, m), 0.0
+        start, stop, pairs = i * size, min((i + 1) * size, m), 0.0
         while start < stop:
             check_stop()
             rows = slice(start, stop)
@@ -210,8 +223,8 @@ def accumulate(summary: Summary, positions: Positions, meter: Meter) -> PoolStat
             start, pairs = start + done, pairs + summed
         return pairs
 
-    run(task, math.ceil(m / QUERIES), summary.plan.n_threads, meter)
-    state.put(order, sums)
+    run(task, math.ceil(m / size), summary.plan.n_threads, meter)
+    state.put(order, exact.normalised(problem, sums))
     state = exact.certified(problem, state, exact.error_of_weights(problem, tiles, error, state), FLOAT64)
     known = tails.known(problem.kernel)
     limit = exact.exponent_limit(summary.exact, positions, state.log_mass()) if known else problem.promise

@@ -45,12 +45,14 @@ class Sums:
 
     def seconds(self, h: Floats, with_gradient: bool) -> float:
         """Predicted, on one thread."""
-        by_pairs = SLOPE_NS * 1e-9 * self.base.n**2
+        by_pairs = SLOPE_NS * 1e-9 * self.base.n**2 if self.base.classes is None else math.inf
         if self.base.n < FEW:
-            return self._of_every_pair + by_pairs * with_gradient
+            slopes = by_pairs if self.base.classes is None else 2 * self.base.d * self._of_every_pair
+            return self._of_every_pair + slopes * with_gradient
         problem = self.base.with_metric(metric(h, self.base.d))
         plan = make_plan(problem, "auto", self.backend, 1)
-        by_differences = math.inf if plan.method == "exact" else 2 * problem.d * plan.seconds
+        taken = plan.method != "exact" or problem.classes is not None
+        by_differences = 2 * problem.d * plan.seconds if taken else math.inf
         return plan.seconds + (min(by_pairs, by_differences) if with_gradient else 0.0)
 
     @cached_property
@@ -72,6 +74,8 @@ class Sums:
     def gradient(self, summed: Summed, loss: Loss) -> Floats:
         """(d,) ∂ loss/∂ log h_j."""
         problem, fit = summed.problem, summed.fit
+        if problem.classes is not None:
+            return self._by_differences(summed, loss) + loss.by_log_bandwidth
         plan = make_plan(problem, "auto", self.backend, self.n_jobs)
         everywhere = np.arange(problem.n)
         pairs = SLOPE_NS * 1e-9 * problem.n**2 / plan.n_threads
