@@ -79,7 +79,7 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     tasks = max(math.ceil(min(m, panel(problem)) / _task(problem)), 1)
     seconds = START + 1e-9 * (sort + (choose + whole + pairs * pair) / min(n_threads, tasks))
     if problem.classes is not None:
-        seconds += 1e-9 * exact.STATE_NS * m * problem.c
+        seconds += exact.states_seconds(problem, 2)
     values = problem.c if problem.classes is None else 1
     memory = n * 8 * (2 * d + 3 + values + numbers / LEAF) + min(m, panel(problem)) * 16 * (4 + problem.c + d)
     return Cost(pairs, seconds, memory)
@@ -130,8 +130,8 @@ def _refusal(problem: Problem, backend: Any) -> str | None:
 def panel(problem: Problem) -> int:
     """Queries to accumulate at a time."""
     size = PANEL_BYTES // (16 * (4 + problem.c + problem.d))
-    if problem.classes is not None and size < QUERIES:
-        return max(size // NEIGHBOURS * NEIGHBOURS, NEIGHBOURS)
+    if problem.classes is not None and size // 4 < QUERIES:  # totals are long, and made anew for every panel
+        return max(size // 4 // NEIGHBOURS, 1) * NEIGHBOURS
     return max(size, QUERIES) // QUERIES * QUERIES
 
 
