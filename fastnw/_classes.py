@@ -1,4 +1,4 @@
-"""Classes of the keys as integers, in place of a matrix of indicators (n, c), and what is made of their probabilities."""
+"""Classes of the keys as integers, in place of a matrix of indicators (n, c), and the most probable classes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fastnw._lazily import cached_property
 
 Floats = NDArray[np.float64]
 
-# From so many classes on they stay integers. A pair takes 0.03 (float32) or 0.06 ns (float64, v4) a class by indicators,
-# and 0.6 ns by integers, whatever the number of classes: those are faster from 16 to 24 classes on.
+# From so many classes on they stay integers. By indicators a pair takes 0.03 (float32) or 0.06 ns (float64, v4) a
+# class, by integers 0.6 ns whatever their number: less from 16 to 24 classes on. Few classes keep their bits.
 LEAST_CLASSES = 33
 MOST_DENSE_BYTES = 1 << 30  # of a method that needs indicators, or a sum over all keys for each class
 

@@ -266,8 +266,9 @@ class Problem:
     def values_range(self) -> tuple[Floats, Floats]:
         """Least and largest value (c,) of the keys with positive weight; 0 if there are none."""
         if isinstance(self.values, DeviceArray):
-            values = self.values
-            low, high = values.extremes if self.weights is None else values.extremes_where(self.weights)
+            values: DeviceArray = self.values
+            weights: Any = self.weights
+            low, high = values.extremes if weights is None else values.extremes_where(weights)
         elif self.classes is not None:  # also of a class that all keys have, or none with a weight
             low, high = np.zeros(self.c), np.ones(self.c)
         else:
@@ -306,7 +307,7 @@ def row_blocks(array: Array) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, len(array), step))
 
 
-def result_dtype(queries: Array, keys: Array, values: Array) -> np.dtype[Any]:
+def result_dtype(queries: Array, keys: Array, values: Array | OneHot) -> np.dtype[Any]:
     """float32 if queries, keys and floating values all are float32 or float16; otherwise float64."""
     narrow = (np.dtype(np.float16), np.dtype(np.float32))
     floating = [queries, keys] + ([values] if values.dtype.kind == "f" else [])

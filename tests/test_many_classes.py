@@ -11,16 +11,15 @@ import fresh
 import numpy as np
 import oracle
 import pytest
-from sklearn.exceptions import UndefinedMetricWarning
 
 import fastnw
-from fastnw import NadarayaWatsonClassifier, _classes, estimators, kernels
+from fastnw import NadarayaWatsonClassifier, estimators, kernels
 from fastnw._classes import LEAST_CLASSES, MostProbable, OneHot
 from fastnw._plan import make_plan
 from fastnw._pool import run
 from fastnw._validation import trusted
 from fastnw.methods import exact, tails, tree
-from fastnw.selection import select
+from fastnw.selection import own_classes, select
 
 CLASSES = LEAST_CLASSES + 7
 TOL = {"float64": 2e-8, "float32": 2e-4}  # twice the promise of probabilities, for the result's rounding
@@ -86,8 +85,9 @@ def test_numba_gives_them_too(kernel, d, dtype):
     check(model.fit(keys, labels, weights), queries, expected, TOL[dtype])
 
 
-def test_a_kernel_of_the_users_own(dtype):
+def test_a_kernel_of_the_users_own():
     """Numba compiles it with a bound from its own slope; the reference takes any."""
+    dtype = "float64"
     kernel = fastnw.Kernel("hump", lambda u2: max(1 - u2, 0.0) ** 2 if u2 < 1 else 0.0, support=1.0, monotone=True)
     queries, keys, labels, weights = cloud(dtype=dtype)
     expected = plain_shares(queries, keys, labels, weights, "biweight", 0.5)
@@ -126,9 +126,16 @@ def test_methods_that_need_indicators_make_them_or_refuse(method, kernel, d, mon
 
 
 def test_many_coordinates_take_matrix_products_of_indicators():
-    queries, keys, labels, weights = cloud(n=3000, d=200, classes=LEAST_CLASSES)
+    _, keys, labels, weights = cloud(n=2000, d=200, classes=LEAST_CLASSES)
+    queries = keys[:400] + 0.01
     model = NadarayaWatsonClassifier(bandwidth=12.0, method="exact").fit(keys, labels, weights)
-    check(model, queries, plain_shares(queries, keys, labels, weights, "gaussian", 12.0), 2e-8)
+    problem = model._asked(queries)
+    assert exact.summarise(problem, make_plan(problem, "exact", "compiled", 2)).by_products
+    norms = [np.square(points).sum(axis=1) for points in (queries, keys)]
+    u2 = (norms[0][:, None] + norms[1] - 2 * queries @ keys.T) / 12.0**2
+    kappa = np.exp(-(u2 - u2.min()) / 2) * weights
+    expected = kappa @ np.equal.outer(labels, np.arange(LEAST_CLASSES)) / kappa.sum(axis=1, keepdims=True)
+    check(model, queries, expected, 2e-8)
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "laplacian", "epanechnikov", "cauchy"])
@@ -186,7 +193,7 @@ def test_empty_windows_are_counted_once_for_all_panels(monkeypatch):
     monkeypatch.setattr(exact, "PANEL_BYTES", 1 << 10)
     queries, keys, labels, weights = cloud()
     rng = np.random.default_rng(1)
-    queries = np.concatenate([queries, rng.normal(size=(40, 2)), [[50.0, 0.0]], rng.normal(size=(4, 2)) + [0, 99]])
+    queries = np.concatenate([queries, rng.normal(size=(40, 2)), [[50.0, 0.0]], [[0.0, 99.0]] * 4])
     model = NadarayaWatsonClassifier(kernel="boxcar", bandwidth=0.5, method="exact").fit(keys, labels, weights)
     assert exact.panel(model._asked(queries)) <= 16
     expected = plain_shares(queries, keys, labels, weights, "boxcar", 0.5)
@@ -275,23 +282,46 @@ def leave_one_out_loss(keys, labels, weights, kernel, h):
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "biweight"])
-def test_bandwidths_are_selected_without_indicators(kernel, monkeypatch):
-    """Own classes alone, n numbers, give the losses that indicators give, and the same choice."""
+@pytest.mark.parametrize("way", ["indicators", "own classes", "all classes"])
+def test_bandwidths_are_selected_by_leave_one_out_losses(kernel, way, monkeypatch):
+    """By the pairs of the same class alone, or by sums of all classes of which only the own one's is kept."""
+    monkeypatch.setattr(select, "MOST_INDICATOR_BYTES", 1 << 30 if way == "indicators" else 0)
+    monkeypatch.setattr(own_classes, "PAIR_NS", 1e9 if way == "all classes" else 1e-9)
+    monkeypatch.setattr(own_classes, "PAIRS", 500)
     _, keys, labels, weights = cloud(n=300)
-    keys = 0.1 * keys + np.column_stack([labels % 8, labels // 8])
+    keys = 0.35 * keys + np.column_stack([labels % 8, labels // 8])
     candidates = np.array([0.1, 0.4, 1.0, 3.0]) * (1 if kernel == "gaussian" else 20)
     present = weights > 0
     expected = [leave_one_out_loss(keys[present], labels[present], weights[present], kernel, h) for h in candidates]
-    chosen = []
-    for most in (1 << 30, 0):
-        monkeypatch.setattr(select, "MOST_INDICATOR_BYTES", most)
-        options = {"kernel": kernel, "criterion": "log_loss", "sample_weight": weights}
-        found = fastnw.select_bandwidth(keys, labels, candidates=candidates, **options)
-        np.testing.assert_allclose(found.path.score, expected, rtol=1e-6)
-        assert found.score == pytest.approx(min(expected), rel=1e-6)
-        chosen.append(NadarayaWatsonClassifier(kernel=kernel, bandwidth="loo").fit(keys, labels, weights))
-    np.testing.assert_allclose(chosen[1].bandwidth_, chosen[0].bandwidth_, rtol=2e-2)
-    assert chosen[1].selection_.score <= chosen[0].selection_.score * (1 + 1e-4)
+    options = {"kernel": kernel, "criterion": "log_loss", "sample_weight": weights}
+    found = fastnw.select_bandwidth(keys, labels, candidates=candidates, **options)
+    np.testing.assert_allclose(found.path.score, expected, rtol=1e-6)
+    assert found.score == pytest.approx(min(expected), rel=1e-6)
+    # the search, whose gradients are analytic or differences
+    model = NadarayaWatsonClassifier(kernel=kernel, bandwidth="loo", n_jobs=1).fit(keys, labels, weights)
+    at = leave_one_out_loss(keys[present], labels[present], weights[present], kernel, model.bandwidth_)
+    assert model.selection_.score == pytest.approx(at, rel=1e-6)
+    assert at < min(expected)
+    for factor in (0.9, 1.1):
+        assert at <= leave_one_out_loss(
+            keys[present], labels[present], weights[present], kernel, factor * model.bandwidth_
+        )
+    other = NadarayaWatsonClassifier(kernel=kernel, bandwidth="loo", n_jobs=2).fit(keys, labels, weights)
+    np.testing.assert_array_equal(other.bandwidth_, model.bandwidth_)
+
+
+def test_own_classes_of_several_outputs():
+    _, keys, labels, weights = cloud(n=200, outputs=3)
+    labels[:, 1] //= 4
+    own = own_classes.OwnClasses.of(labels.astype(np.int32))
+    problem = trusted(keys, None, kernels.get("matern32"), [0.4, 0.7], weights, None)
+    u = np.linalg.norm((keys[:, None] - keys[None]) / [0.4, 0.7], axis=2)
+    kappa = (1 + math.sqrt(3) * u) * np.exp(-math.sqrt(3) * u) * weights
+    np.fill_diagonal(kappa, 0)
+    found = own.shares(problem, np.log(kappa.sum(axis=1)), 2)
+    for k, column in enumerate(labels.T):
+        expected = (kappa * (column[:, None] == column[None])).sum(axis=1) / kappa.sum(axis=1)
+        np.testing.assert_allclose(found[:, k], expected, rtol=1e-12, atol=1e-300)
 
 
 def test_aicc_of_many_classes_says_what_to_do(monkeypatch):

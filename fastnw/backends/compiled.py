@@ -129,7 +129,9 @@ def sum_several(
 ) -> None:
     """Add the block's sums for several profiles to their states, in place; see `fastnw.backends`."""
     assert _active is not None
-    if keys.values.shape[0] > 1 or keys.codes is not None:  # kernel values of each profile would have to be kept: nothing is shared
+    if (
+        keys.values.shape[0] > 1 or keys.codes is not None
+    ):  # kernel values of each profile would have to be kept: nothing is shared
         for (kernel, factor), state in zip(profiles, states, strict=True):
             sum_tile(kernel, queries, keys, inverse * inverse.dtype.type(factor), own, state, error)
         return

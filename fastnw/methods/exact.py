@@ -92,8 +92,8 @@ NANOSECONDS: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
 }
 
 
-# The same for a class kept as an integer, whatever the type; and what a class's total takes, once in each group of keys and
-# once to be finished.
+# The same for a class kept as an integer, whatever the type; and what a query's total of a class takes beside the
+# pairs, once in each group of keys and once to be finished.
 CODE_NS, STATE_NS = 0.6, 8.0
 
 
@@ -144,7 +144,7 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
 
 def _seconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:
     """Predicted for differences, on one thread: packing keys and summing pairs."""
-    plain, with_exp, per_coordinate, per_value, per_element = NANOSECONDS[backend.isa(), dtype.name]
+    plain, with_exp, per_coordinate, _, per_element = NANOSECONDS[backend.isa(), dtype.name]
     base = with_exp if problem.kernel.works_on_logs else plain
     coordinates = problem.d + max(problem.d - FROM_L1, 0)
     pair = base + per_coordinate * coordinates + values_ns(problem, backend, dtype)

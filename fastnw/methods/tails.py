@@ -164,7 +164,10 @@ def _merge(
     highest = logs.max()
     scale = np.exp(logs - highest)
     weights = factors * scale
-    total, error = weighted_totals(problem, positions, weights), (errors * (weights if relative else scale)).sum(keepdims=True)
+    total, error = (
+        weighted_totals(problem, positions, weights),
+        (errors * (weights if relative else scale)).sum(keepdims=True),
+    )
     part = PoolState(np.array([highest]), weights.sum(keepdims=True), total[None, :], error, error.copy())
     state.put(slice(i, i + 1), state.rows(slice(i, i + 1)).merge(part))
 

@@ -92,8 +92,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Fit:
-    """Means (n, c) and log masses (n,) at the keys; −inf where no other key is in reach. Of classes kept as integers the
-    shares (n, outputs) of each key's own classes, whose indicators are ones."""
+    """Means (n, c) and log masses (n,) at the keys; −inf where no other key is in reach.
+
+    Of classes kept as integers the shares (n, outputs) of each key's own classes, whose indicators are ones.
+    """
 
     mean: Floats
     log_mass: Floats
