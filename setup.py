@@ -82,7 +82,12 @@ levels = ["plain"] if not is_x86_64() or sys.platform == "win32" else ["v2", "v3
 # products need vectors, which the plain body does without
 kinds = [(kind, level) for kind in ("tiles", "gradients") for level in levels]
 kinds += [("products", level) for level in levels if level != "plain"]
-extensions = [Extension(f"fastnw.{name}", [str(SOURCE / f"{name}.pyx")]) for name in ("_cpu", "_largest")]
+extensions = [
+    Extension(
+        f"fastnw.{name}", [str(SOURCE / f"{name}.pyx")], depends=[str(SOURCE / "_flush.h")], include_dirs=[str(SOURCE)]
+    )
+    for name in ("_cpu", "_largest")
+]
 extensions += [Extension(f"fastnw.methods.{name}", [str(SOURCE / f"{name}.pyx")]) for name in ("_moments", "_tree")]
 extensions += [compiled(*kind) for kind in kinds]
 setup(

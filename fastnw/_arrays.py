@@ -37,11 +37,13 @@ def to_numpy(array: Any) -> Any:
     """A host array for arrays of torch, JAX, TensorFlow, MXNet, CuPy and Numba, and for what has
     ``__cuda_array_interface__`` or speaks DLPack on a CUDA device; anything else as it is.
 
-    Those of torch, JAX and TensorFlow in the host's memory are read where they lie; MXNet's only come as copies.
+    Those of torch, JAX and TensorFlow in the host's memory are read where they lie; MXNet's only come as copies, and
+    bfloat16, which NumPy does not have, as float32.
     """
     kind = framework(array)
     if kind == "torch":
-        return array.detach().cpu().numpy()
+        array = array.detach().cpu()
+        return (array.float() if array.dtype == sys.modules["torch"].bfloat16 else array).numpy()
     if kind == "mxnet":
         return array.asnumpy()
     if kind == "cupy":
@@ -49,8 +51,9 @@ def to_numpy(array: Any) -> Any:
     if kind in ("numba", "cuda", "dlpack"):
         return DeviceArray(_numba_view(array, kind)).host
     if kind in ("jax", "tensorflow"):
-        return np.asarray(array)
-    return array
+        array = np.asarray(array)
+    is_bfloat16 = isinstance(array, np.ndarray) and array.dtype.name == "bfloat16"
+    return array.astype(np.float32) if is_bfloat16 else array
 
 
 def restorer(*arrays: Any) -> Restore:

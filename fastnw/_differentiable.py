@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastnw import _pool
-from fastnw._gradients import KeySums, QuerySums, by_key, by_query
+from fastnw._gradients import QuerySums, by_key, by_query
 from fastnw._hardware import n_threads as threads_for
 from fastnw._plan import make_plan
 from fastnw._problem import Metric, Problem
@@ -71,34 +71,22 @@ def gradients(
     """
     problem = choices.problem(inputs)
     alpha = np.asarray(cotangents[0], np.float64).reshape(problem.m, problem.c)
+    by_log_mass = np.asarray(cotangents[1], np.float64)
     with np.errstate(invalid="ignore"):  # empty windows take no part
-        gamma = (alpha * np.asarray(outputs[0], np.float64).reshape(alpha.shape)).sum(axis=1)
-        gamma -= np.asarray(cotangents[1], np.float64)
+        gamma = (alpha * np.asarray(outputs[0], np.float64).reshape(alpha.shape)).sum(axis=1) - by_log_mass
     arguments = (np.arange(problem.m), outputs[1], alpha, gamma, threads_for(choices.n_jobs), Meter(False, 0, ""))
+    options: dict[str, Any] = {"backend": choices.backend, "by_log_mass": by_log_mass}
     found: list[Floats | None] = [None] * len(INPUTS)
     if needed[0] or needed[3]:
         full = needed[3] and problem.metric.cholesky is not None
-        by_queries = by_query(problem, *arguments, outer=full, backend=choices.backend)
+        by_queries = by_query(problem, *arguments, outer=full, **options)
         found[0] = -_unwhitened(problem.metric, by_queries.moved)
         found[3] = _of_bandwidth(problem.metric, by_queries, np.shape(inputs[3])) if needed[3] else None
     if needed[1] or needed[2] or needed[4]:
-        weights = np.asarray(inputs[4], np.float64) if needed[4] else None
-        # ∂/∂w is the sum without w, which a weight of 0 has, too
-        asked = problem if weights is None else replace(problem, weights=None)
-        by_keys = _weighted(by_key(asked, *arguments, backend=choices.backend), weights)
+        by_keys = by_key(problem, *arguments, by_weight=needed[4], **options)
         found[1], found[4] = _unwhitened(problem.metric, by_keys.moved), by_keys.weights
         found[2] = by_keys.values.reshape(np.shape(inputs[2]))
     return [gradient if is_needed else None for gradient, is_needed in zip(found, needed, strict=True)]
-
-
-def _weighted(sums: KeySums, weights: Floats | None) -> KeySums:
-    """The sums of points and values times w, if that was left out."""
-    if weights is None:
-        return sums
-    factor = weights[:, None]
-    with np.errstate(invalid="ignore"):  # far from all others, a key of no weight may have infinite sums
-        moved, values = (np.where(factor > 0, factor * x, 0.0) for x in (sums.moved, sums.values))
-    return replace(sums, moved=moved, values=values)
 
 
 def _unwhitened(metric: Metric, moved: Floats) -> Floats:

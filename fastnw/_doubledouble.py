@@ -55,6 +55,21 @@ def reciprocal(a: Any) -> Pair:
     return _renormalise(first, ((1.0 - p) - e) / a)
 
 
+def divide(x: Pair, y: Pair) -> Pair:
+    """x/y, to about 2^-100 of |x/y|."""
+    first = x[0] / y[0]
+    rest = add(x, negate(multiply(y, (first, np.zeros_like(first)))))
+    return _renormalise(first, (rest[0] + rest[1]) / y[0])
+
+
+def root(x: Pair) -> Pair:
+    """√x for x ≥ 0, to about 2^-100 of √x."""
+    first = np.sqrt(x[0])
+    p, e = two_product(first, first)
+    rest = ((x[0] - p) - e) + x[1]
+    return _renormalise(first, np.where(first > 0, rest / np.where(first > 0, 2.0 * first, 1.0), 0.0))
+
+
 def negate(x: Pair) -> Pair:
     return -x[0], -x[1]
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastnw._device import DeviceRows
-from fastnw._pack import normalised_values, pack_inverse, pack_keys, pack_queries
+from fastnw._nearest import nearest
+from fastnw._pack import normalised_values
 from fastnw._plan import Plan
 from fastnw._problem import Problem, row_blocks
+from fastnw._threads import Meter
 from fastnw._validation import Empty
 from fastnw._warnings import EmptyWindowWarning, caller_level
 
@@ -35,12 +37,21 @@ class Tally:
         return ", ".join(map(str, self.first)) + (", …" if self.count > len(self.first) else "")
 
 
-def fill(problem: Problem, plan: Plan, mean: NDArray[Any] | DeviceRows, rows: NDArray[np.intp], empty: Empty) -> None:
-    """Put what `empty` asks for into those rows of `mean` (m, c)."""
+def fill(
+    problem: Problem,
+    plan: Plan,
+    mean: NDArray[Any] | DeviceRows,
+    rows: NDArray[np.intp],
+    empty: Empty,
+    meter: Meter,
+    pairs: float,
+) -> None:
+    """Put what `empty` asks for into those rows of `mean` (m, c); `pairs` is what a search for keys adds to the
+    meter."""
     if empty == "mean":
         mean[rows] = _overall_mean(problem)
     elif empty == "nearest":
-        at = nearest(problem, plan, rows)
+        at = nearest(problem, plan, rows, meter, pairs)
         mean[rows] = np.where((at >= 0)[:, None], problem.values[at], np.nan)
     else:
         mean[rows] = empty if isinstance(empty, float) else np.nan
@@ -84,29 +95,3 @@ def report(problem: Problem, bare: Tally, empty: Empty) -> None:
     if empty == "raise":
         raise ValueError(message)
     warnings.warn(message, EmptyWindowWarning, stacklevel=caller_level())
-
-
-def nearest(problem: Problem, plan: Plan, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Position of the nearest key with positive weight in scaled distance, ties to the smaller; −1 without any."""
-    best, at = np.full(len(rows), np.inf), np.full(len(rows), -1)
-    queries, inverse = pack_queries(problem, rows, np.float64), pack_inverse(problem, np.float64)
-    tile, block = 64, 4096
-    for start in range(0, problem.n, block):
-        keys = pack_keys(
-            replace(problem, values=problem.values[:, :0]), start, min(start + block, problem.n), np.float64
-        )
-        for first in range(0, len(rows), tile):
-            mine = slice(first, first + tile)
-            u2 = plan.tiles.score_tile(problem.kernel, queries[mine], keys, inverse)
-            if problem.weights is not None:
-                u2[:, problem.weights[start : start + block] == 0] = np.inf
-            if problem.exclude_self:
-                own = rows[mine] - start
-                here = np.flatnonzero((own >= 0) & (own < keys.size))
-                u2[here, own[here]] = np.inf
-            closest = u2.argmin(axis=1)
-            distance = u2[np.arange(len(u2)), closest]
-            nearer = distance < best[mine]
-            best[mine] = np.where(nearer, distance, best[mine])
-            at[mine] = np.where(nearer, closest + start, at[mine])
-    return at

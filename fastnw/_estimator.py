@@ -15,12 +15,14 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, chec
 import fastnw
 from fastnw import bandwidth, kernels
 from fastnw._classes import OneHot
+from fastnw._frames import as_known
 from fastnw._losses import check_losses
 from fastnw._plan import make_plan
 from fastnw._threads import Meter
 from fastnw._validation import check_bandwidth, trusted
 from fastnw._warnings import VersionWarning, caller_level
 from fastnw.kernels import Kernel
+from fastnw.methods import NAMES
 from fastnw.widths import Abramson, NearestNeighbours
 
 FLOATS = [np.float64, np.float32]
@@ -108,13 +110,22 @@ class KernelEstimator(BaseEstimator):
             key_scale=self.key_scale_,
             by_volume=self._by_volume and self.key_scale_ is not None,
         )
-        _ = self._problem.values_centre, self._problem.least_weight, self._problem.total_weight
+        problem = self._problem
+        _ = problem.values_centre, problem.least_weight, problem.total_weight, problem.key_scale_range
+        self._problem = problem.prepared_for(frozenset(getattr(self, "_prepared", ())))
 
     def _prepare(self, tol: float | None) -> None:
-        """Make what the method keeps of the keys, planned as for as many queries: predictions only cost theirs."""
-        problem = self._problem.asked(self._keys, kernel=kernels.get(self.kernel), tol=tol)
-        plan = make_plan(problem, self.method, self.backend, self.n_jobs)
-        plan.steps.summarise(problem, plan).prepare(Meter(False, 0, ""))
+        """Make what two methods keep of the keys, which may be the same: the one for as many queries, and the one for a
+        single row, were everything prepared. Predictions are planned with that, and only cost their own."""
+        kernel = kernels.get(self.kernel)
+        many = self._problem.prepared_for(frozenset()).asked(self._keys, kernel=kernel, tol=tol)
+        single = self._problem.prepared_for(frozenset(NAMES)).asked(self._keys[:1], kernel=kernel, tol=tol)
+        plans = [make_plan(problem, self.method, self.backend, self.n_jobs) for problem in (many, single)]
+        self._prepared = sorted({plan.method for plan in plans})
+        self._problem = self._problem.prepared_for(frozenset(self._prepared))
+        for plan in plans:
+            problem = self._problem.asked(self._keys, kernel=kernel, tol=tol)
+            plan.steps.summarise(problem, plan).prepare(Meter(False, 0, ""))
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in super().__getstate__().items() if name != "_problem"}
@@ -138,6 +149,7 @@ class KernelEstimator(BaseEstimator):
     def _check_queries(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         check_losses(X=X)
+        X = as_known(X)
         # no queries, no predictions: not an error, here as in fastnw.pool
         return validate_data(self, X, dtype=FLOATS, reset=False, ensure_min_samples=0)
 

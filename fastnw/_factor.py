@@ -23,6 +23,7 @@ Decimals = list[list[Decimal]]
 
 UNIT = 2.0**-53
 MAX_PLAIN_ERROR = 2e-11  # relative error of u² from a float64 factor up to which it is used
+MIN_PLAIN = 1e-280  # products of the factor's entries lose no digits down to here
 MIN_MEASURED_D = 16  # coordinates from which a float64 factor's error is measured before a better one is made
 MAX_EXACT_D = 128  # coordinates up to which decimal factors are made: 0.5 s there, 1 ms for ten
 DIGITS = 80  # of the decimal factors that float64 pairs are made of
@@ -153,14 +154,17 @@ def factor(h: Floats) -> Factor:
         error = (d + 2) * UNIT * growth**2
         if not error <= MAX_PLAIN_ERROR and d >= MIN_MEASURED_D:
             error = min(error, _measured_error(h, lower, inverse))
+        if not MIN_PLAIN < np.diag(h).min() <= np.diag(h).max() < 1 / MIN_PLAIN:
+            error = np.inf
     if not error <= MAX_PLAIN_ERROR and d <= MAX_EXACT_D:
-        return _exact_factor(h)
+        return exact_factor(h)
     point_error = _solving_terms(d) * UNIT * growth
     volume = float(np.log(np.diag(lower)).sum())
     return Factor(lower, volume, error, point_error, (error, point_error), None)
 
 
-def _exact_factor(h: Floats) -> Factor:
+def exact_factor(h: Floats) -> Factor:
+    """The factor by decimal arithmetic, in up to MAX_EXACT_D coordinates."""
     d, exponents = len(h), exponents_of(h)
     rows, inverse_rows = decimal_factor(scaled(h, exponents), DIGITS)
     lower, inverse = as_pair(rows), as_pair(inverse_rows)
@@ -275,6 +279,8 @@ def _measured_error(h: Floats, lower: Floats, inverse: Floats) -> float:
     exponents, d = exponents_of(h), len(h)
     if d > 1 << (52 - 2 * SPLIT_BITS):
         return np.inf
+    from scipy.linalg.blas import dtrmm  # 0.2 s to import, and few need it
+
     a, inverse = np.ldexp(lower, -exponents[:, None]), np.ldexp(inverse, exponents)
     step = 1.5 * 2.0 ** (52 - SPLIT_BITS)
     head = (a + step) - step  # |a| ≤ 1
@@ -282,7 +288,7 @@ def _measured_error(h: Floats, lower: Floats, inverse: Floats) -> float:
     mixed = (head + b / 2) @ b.T
     rest = dd.two_sum(scaled(h, exponents), -(head @ head.T))
     residual = rest[0] - (mixed + mixed.T) + rest[1]
-    whole, norm = inverse @ residual @ inverse.T, np.linalg.norm
+    norm, whole = np.linalg.norm, dtrmm(1.0, inverse, dtrmm(1.0, inverse, residual, lower=1).T, lower=1)
     # what the second product and the sums round, by the rows' norms
     rounding = 2.2 * d * UNIT * norm(a) * norm(b) + 4 * UNIT * (2 * norm(mixed) + norm(residual))
     return float(1.1 * norm(whole) + 1.1 * norm(inverse, 1) * norm(inverse, np.inf) * rounding)

@@ -13,25 +13,32 @@ difference z_ij of query and key in bandwidths, u² = |z|²:
                                                 ∂L/∂log λ_j = KeySums.squares_j
 
 The same lines hold for inner products, whose logarithm falls with −2 q·k/s as the Gaussian's does with u².
+
+Terms of a gradient are as large as u or u², and cancel. So where no key is near, or where values lie far from 0, means
+and masses are summed once more, in float64 and about the middle of the values; where float64 does not do for exponents
+either, `_far_gradients` takes over. Both need ∂L/∂log mass_i by itself: without it (`by_log_mass`), f and the mass are
+taken as given.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw import _far_gradients
 from fastnw._pack import aligned_rows, coordinates, pack_inverse, pack_scale, readable
+from fastnw._plan import make_plan
 from fastnw._problem import Problem
 from fastnw._threads import Meter, run
 from fastnw.backends.gradients import Keys, Queries, tiles
+from fastnw.methods import exact, tails
 
 Floats = NDArray[np.float64]
-Positions = NDArray[np.integer[Any]]
+Positions = NDArray[np.intp]
 
 TASK_PAIRS = 1 << 20
 SHORTEST = 32  # queries, or keys, of a task
@@ -39,6 +46,10 @@ FEWEST_TASKS = 16  # rather than TASK_PAIRS a task
 SERIAL_PAIRS = 1 << 18  # work that is not worth a thread's start
 SPAN_BYTES = 16 << 20  # of the other side, packed at a time
 OUTER_BYTES = 16 << 20  # of all tasks' sums of outer products
+NEAR = 8.0  # nats of −log κ up to which a mean's error counts for no more in its gradient than in itself
+OFFSET = 8.0  # |centre|/half of values from which on they are taken relative to the centre
+ACCURATE = 1e-9  # bound on the relative errors of means that γ is made of
+LEAST_FACTOR = -650.0  # log of the least weight that key sums are divided by
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,7 @@ def by_query(
     *,
     outer: bool = False,
     backend: str = "auto",
+    by_log_mass: Floats | None = None,
 ) -> QuerySums:
     """Each query's sums over all keys.
 
@@ -115,25 +127,32 @@ def by_query(
         Also sum outer products.
     backend : str
         As in `fastnw.pool`; NumPy's sums stand for backends without any.
+    by_log_mass : (p,) float64 array, optional
+        ∂L/∂log mass. With it, γ and `log_mass` of queries in tails are made anew.
     """
     p, d = len(positions), problem.d
+    asked = _asked(problem, positions, log_mass, alpha, gamma, by_log_mass, backend, meter)
     summing, inverse = tiles(backend, problem.kernel), pack_inverse(problem, np.float64)
     moved, squares = np.zeros((p, d)), np.zeros((p, d))
     tasks = _tasks(p, problem.n, OUTER_BYTES // (8 * d * d) if outer else p)
     outers = np.zeros((len(tasks), d, d)) if outer else None
     longer = 1 + d // 16 if outer else 1  # outer products take d times as long: Ctrl-C must not wait for them
     for span in _spans(problem.n, _row_bytes(problem) * longer):
-        keys = _keys(problem, span, alpha is not None)
+        keys = _keys(problem, span, asked)
 
         def task(i: int, keys: Keys = keys) -> float:
             rows = tasks[i]
-            queries = _queries(problem, rows, positions, log_mass, alpha, gamma)
+            queries = _queries(problem, rows, asked)
             mine = None if outers is None else outers[i]
             summing.add_to_queries(problem.kernel, inverse, queries, keys, moved[rows], squares[rows], mine)
             return float(queries.size) * keys.size
 
         run(task, len(tasks), _threads(n_threads, p, keys.size), meter)
-    return QuerySums(moved, squares, None if outers is None else outers.sum(axis=0))
+    sums = QuerySums(moved, squares, None if outers is None else outers.sum(axis=0))
+    if len(asked.far):
+        assert by_log_mass is not None
+        _far_gradients.add_to_queries(problem, positions, asked.far, asked.alpha, by_log_mass, sums)
+    return sums
 
 
 def by_key(
@@ -146,54 +165,157 @@ def by_key(
     meter: Meter,
     *,
     backend: str = "auto",
+    by_log_mass: Floats | None = None,
+    by_weight: bool = False,
 ) -> KeySums:
-    """Each key's sums over the queries at `positions`; parameters as in `by_query`."""
-    n, d, c = problem.n, problem.d, 0 if alpha is None else alpha.shape[1]
+    """Each key's sums over the queries at `positions`; parameters as in `by_query`.
+
+    With `by_weight`, the sums named `weights` are ∂L/∂w_j, which a weight of 0 has, too.
+    """
+    n, d = problem.n, problem.d
+    asked = _asked(problem, positions, log_mass, alpha, gamma, by_log_mass, backend, meter)
+    c, factors = asked.alpha.shape[1], None
+    if by_weight:
+        factors = _log_factors(problem)
+        asked = replace(asked, log_mass=asked.log_mass - problem.log_largest_weight)
     summing, inverse = tiles(backend, problem.kernel), pack_inverse(problem, np.float64)
     moved, values = np.zeros((n, d)), np.zeros((n, c))
     weights, squares = np.zeros(n), np.zeros(n)
     tasks = _tasks(n, len(positions), n)
     for span in _spans(len(positions), _row_bytes(problem)):
-        queries = _queries(problem, span, positions, log_mass, alpha, gamma)
+        queries = _queries(problem, span, asked)
 
         def task(i: int, queries: Queries = queries) -> float:
             rows = tasks[i]
-            keys = _keys(problem, rows, c > 0)
+            keys = _keys(problem, rows, asked, factors)
             summing.add_to_keys(
                 problem.kernel, inverse, queries, keys, moved[rows], values[rows], weights[rows], squares[rows]
             )
             return float(queries.size) * keys.size
 
         run(task, len(tasks), _threads(n_threads, queries.size, n), meter)
+    sums = KeySums(moved, values, weights, squares)
+    if len(asked.far):
+        assert by_log_mass is not None
+        _far_gradients.add_to_keys(problem, positions, asked.far, asked.alpha, by_log_mass, factors, sums)
+    return sums if factors is None else _weighted(problem, sums, factors)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is summed of which queries.
+
+    Attributes
+    ----------
+    positions : (p,) int array
+    log_mass : (p,) float64 array
+        −inf for a query that takes no part in sums of float64.
+    alpha : (p, c) float64 array
+    gamma : (p,) float64 array
+        With α·`centre` taken off.
+    centre : (c,) float64 array
+        What values are relative to.
+    far : (f,) int array
+        Rows of the queries that `_far_gradients` sums.
+    """
+
+    positions: Positions
+    log_mass: Floats
+    alpha: Floats
+    gamma: Floats
+    centre: Floats
+    far: NDArray[np.intp]
+
+
+def _asked(
+    problem: Problem,
+    positions: Positions,
+    log_mass: Floats,
+    alpha: Floats | None,
+    gamma: Floats,
+    by_log_mass: Floats | None,
+    backend: str,
+    meter: Meter,
+) -> _Asked:
+    """Sort the queries by what float64 can do for them, and make γ and log mass anew where the given ones do not do."""
+    alpha = np.zeros((len(positions), 0)) if alpha is None else alpha
+    nothing, centre = np.zeros(0, np.intp), np.zeros(alpha.shape[1])
+    if by_log_mass is None:
+        return _Asked(positions, log_mass, alpha, gamma, centre, nothing)
+    present = (log_mass > -np.inf) & (np.any(alpha != 0, axis=1) | (by_log_mass != 0))
+    log_mass = np.where(present, log_mass, -np.inf)
+    backend = "reference" if backend == "reference" else "auto"
+    far, near = present & _far_gradients.are_far(problem, positions, log_mass), np.zeros(len(positions), bool)
+    if alpha.shape[1]:
+        middle, half = problem.values_centre
+        centre = np.where(np.abs(middle) > OFFSET * half, middle, 0.0)
+        near = present & ~far & (np.any(centre != 0) | (_far_gradients.depth(problem, log_mass) > NEAR))
+    rows = np.flatnonzero(near)
+    if len(rows):
+        gamma, summary = gamma.copy(), exact.Summary(problem, make_plan(problem, "exact", backend, 1))
+        state = exact.sweep(summary, positions[rows], np.dtype(np.float64), meter)
+        means, logs = middle - centre + half * state.means(), state.log_mass() + problem.log_largest_weight
+        lost = ~exact.accurate(problem, state, ACCURATE)
+        if tails.known(problem.kernel):
+            far[rows[lost]] = True
+        rows, means, logs = rows[~lost], means[~lost], logs[~lost]
+        gamma[rows] = (alpha[rows] * means).sum(axis=1) - by_log_mass[rows]
+        log_mass[rows] = logs
+    log_mass[far] = -np.inf
+    return _Asked(positions, log_mass, alpha, gamma, centre, np.flatnonzero(far))
+
+
+def _log_factors(problem: Problem) -> Floats:
+    """(n,) What stands for the keys' log weights where key sums are divided by the weights: 0, or what is left of a
+    weight too small to divide by."""
+    logs = problem.log_weights_at(slice(None))
+    if logs is None:
+        return np.zeros(problem.n)
+    return np.where(logs > -np.inf, np.minimum(logs - LEAST_FACTOR, 0.0), 0.0)
+
+
+def _weighted(problem: Problem, sums: KeySums, factors: Floats) -> KeySums:
+    """Sums that were divided by the weights, times the weights; those named `weights` over the largest one."""
+    logs = problem.log_weights_at(slice(None))
+    factor = np.ones(problem.n) if logs is None else np.exp(logs - factors)
+    column = factor[:, None]
+    with np.errstate(invalid="ignore", over="ignore"):  # far from all others, a key of no weight has infinite sums
+        moved, values = (np.where(column > 0, column * x, 0.0) for x in (sums.moved, sums.values))
+        squares = np.where(factor > 0, factor * sums.squares, 0.0)
+        half = np.exp(-(factors + problem.log_largest_weight) / 2)  # its square may overflow where the product does not
+        weights = sums.weights * half * half
+        if problem.weights is not None:
+            weights = np.where(factors == 0, sums.weights / float(problem.weights.max() or 1), weights)
     return KeySums(moved, values, weights, squares)
 
 
-def _queries(
-    problem: Problem, rows: slice, positions: Positions, log_mass: Floats, alpha: Floats | None, gamma: Floats
-) -> Queries:
-    mine = positions[rows]
-    points = coordinates(problem, problem.queries[mine])
-    coords = aligned_rows(problem.d, len(mine), np.float64)
+def _queries(problem: Problem, rows: slice, asked: _Asked) -> Queries:
+    positions, log_mass = asked.positions[rows], asked.log_mass[rows]
+    points = coordinates(problem, problem.queries[positions])
+    coords = aligned_rows(problem.d, len(positions), np.float64)
     coords[...] = points.T
-    here = log_mass[rows] > -np.inf
-    pull = np.zeros((len(mine), 0)) if alpha is None else np.where(here[:, None], alpha[rows], 0.0)
-    own = mine if problem.exclude_self else None
+    present = log_mass > -np.inf
     return Queries(
-        own,
+        positions if problem.exclude_self else None,
         coords,
-        np.where(here, log_mass[rows], np.inf),
-        np.ascontiguousarray(pull.T),
-        np.where(here, gamma[rows], 0.0),
+        np.where(present, log_mass, np.inf),
+        np.ascontiguousarray(np.where(present[:, None], asked.alpha[rows], 0.0).T),
+        np.where(present, asked.gamma[rows], 0.0),
     )
 
 
-def _keys(problem: Problem, rows: slice, with_values: bool) -> Keys:
+def _keys(problem: Problem, rows: slice, asked: _Asked, factors: Floats | None = None) -> Keys:
+    """Those keys; with `factors` (n,) in place of the logarithms of their weights."""
     points = coordinates(problem, problem.keys[rows])
     coords = aligned_rows(problem.d, len(points), np.float64)
     coords[...] = points.T
-    values = readable(problem.values[rows, : None if with_values else 0].T, np.float64)
+    values = readable(problem.values[rows, : asked.alpha.shape[1]].T, np.float64)
+    if np.any(asked.centre != 0):
+        values = values - asked.centre[:, None]
     log_weights = problem.log_weights_at(rows)
-    if log_weights is not None:
+    if factors is not None:
+        log_weights = factors[rows] if np.any(factors[rows] != 0) else None
+    elif log_weights is not None:
         log_weights += problem.log_largest_weight
     return Keys(rows.start, coords, pack_scale(problem, rows, np.float64), log_weights, values)
 

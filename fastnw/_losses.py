@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastnw import _frames
 from fastnw._problem import row_blocks
 from fastnw._warnings import AccuracyWarning, caller_level
 
@@ -50,16 +51,16 @@ def _columns(array: Any) -> Iterator[np.ndarray]:
             yield np.asarray(array)
         except ValueError:  # ragged: refused elsewhere, in words
             return
-    elif hasattr(array, "columns") and hasattr(array, "shape"):
-        for name in array.columns:
-            yield from _column(array[name])
+    elif _frames.is_frame(array):
+        for column in _frames.columns(array):
+            yield from _column(column)
     else:
         yield from _column(array)
 
 
 def _column(series: Any) -> Iterator[np.ndarray]:
-    """One of pandas or polars, if its type may hold what is looked for."""
-    kind = str(getattr(series, "dtype", "")).lower()
+    """One of pandas, polars or Arrow, if its type may hold what is looked for."""
+    kind = str(getattr(series, "dtype", getattr(series, "type", ""))).lower()
     if ("int64" in kind or kind == "object") and hasattr(series, "__array__"):
         yield np.asarray(series)
 

@@ -41,6 +41,8 @@ class KeyBlock:
         False if all weights are 1.
     values : (c, B) compute type
         w·t for each value t ∈ [−1, 1]; the transpose of rows a whole number of cache lines apart where c > 1.
+    relative : bool
+        The error of u² is relative however small u² is: coordinates are the user's own, not whitened ones.
     codes : (B, outputs) int32 or None
         In place of values: the columns of totals to which w κ is added.
     """
@@ -51,6 +53,7 @@ class KeyBlock:
     weights: Array
     weighted: bool
     values: Array
+    relative: bool = False
     codes: Array | None = None
 
     @property
@@ -67,6 +70,7 @@ class KeyBlock:
             self.weights[first:last],
             self.weighted,
             self.values[:, first:last],
+            self.relative,
             None if self.codes is None else self.codes[first:last],
         )
 
@@ -125,7 +129,8 @@ def pack_keys(
     coords[...] = points.T
     of_rows = problem.classes.codes[rows] if codes and problem.classes is not None else None
     weights, values = _weights_and_values(problem, rows, dtype, problem.c if of_rows is None else 0)
-    return KeyBlock(start, coords, pack_scale(problem, rows, dtype), weights, problem.weighted, values, of_rows)
+    scale, relative = pack_scale(problem, rows, dtype), problem.metric.cholesky is None
+    return KeyBlock(start, coords, scale, weights, problem.weighted, values, relative, of_rows)
 
 
 def aligned_rows(count: int, length: int, dtype: Any) -> Array:
@@ -171,7 +176,7 @@ def keeps_values(problem: Problem, dtype: Any) -> bool:
 
 def coordinates(problem: Problem, points: Array) -> Array:
     """The points' coordinates before they are multiplied by `inverse`: raw, or whitened by a full matrix."""
-    factor = problem.metric.factor
+    factor = problem.factor
     if factor is None:
         return points
     origin = np.zeros(problem.d) if problem.kernel.inner_product else problem.keys[0].astype(np.float64)

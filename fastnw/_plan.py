@@ -139,11 +139,12 @@ def _comparison(best: str, offers: dict[str, Cost | Refusal]) -> str:
 def _compute_dtype(problem: Problem, tiles: ModuleType) -> np.dtype[Any]:
     factors = problem.metric.inverse
     if problem.key_scale is not None:
-        factors = np.append(factors, (problem.key_scale.min(), problem.key_scale.max()))
+        factors = np.append(factors, problem.key_scale_range)
     fits = np.all((factors < FLOAT32_RANGE) & (factors > 1 / FLOAT32_RANGE))
     # near its edge a boxcar jumps, so whitened coordinates, which are not exact, need their digits
     jumps = problem.kernel.name == "boxcar" and problem.metric.cholesky is not None
     asked_for_more = problem.tol is not None and 0 < problem.tol < FLOAT32_TOL
     narrow = problem.dtype == np.float32 and fits and not jumps and not asked_for_more
-    narrow = narrow and problem.least_weight >= FLOAT32_WEIGHT and exact.narrow_is_enough(problem, tiles)
+    narrow = narrow and problem.least_weight >= FLOAT32_WEIGHT and problem.kernel.fits_float32
+    narrow = narrow and exact.narrow_is_enough(problem, tiles)
     return np.dtype(np.float32 if narrow else np.float64)

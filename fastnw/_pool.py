@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw import _arrays, _empty
+from fastnw import _arrays, _empty, _frames
 from fastnw._device import DeviceRows
 from fastnw._empty import Tally
 from fastnw._plan import Plan, make_plan
@@ -22,6 +22,8 @@ from fastnw._warnings import AccuracyWarning, caller_level
 from fastnw.kernels import Kernel
 
 Array = NDArray[Any]
+
+SEARCHED = 0.5  # of the pairs summed: what a search for the nearest keys of all empty windows counts for in the bar
 
 
 def pool(
@@ -50,8 +52,9 @@ def pool(
 
     Parameters
     ----------
-    queries : array of shape (m, d)
-    keys : array of shape (n, d)
+    queries : array or data frame of shape (m, d)
+    keys : array or data frame of shape (n, d)
+        Columns of two data frames (pandas, polars, Arrow) are matched by name, whatever their order.
     values : array of shape (n,) or (n, c)
     kernel : str or Kernel
         A name of `fastnw.kernels.names()` or its alias, or a `fastnw.Kernel`.
@@ -82,8 +85,8 @@ def pool(
     Returns
     -------
     result : (m,) or (m, c) array
-        float32 if queries, keys and floating values all are float32 or float16, otherwise float64; of the framework
-        and device of the input. Without a gradient: tensors that need one are taken as data.
+        float32 if queries, keys and floating values all are float32, float16 or bfloat16, otherwise float64; of the
+        framework and device of the input. Without a gradient: tensors that need one are taken as data.
     log_mass, error : (m,) arrays
         If asked for, in this order.
 
@@ -105,7 +108,7 @@ def pool(
     restore = _arrays.restorer(queries, keys, values)
     backend = _arrays.backend_for(backend, queries, keys, values)
     queries, keys, values, sample_weight, key_scale = _arrays.taken_in(
-        backend, queries, keys, values, sample_weight, key_scale
+        backend, _frames.matched(queries, keys), keys, values, sample_weight, key_scale
     )
     empty = check_empty(empty)
     problem = build(
@@ -191,8 +194,8 @@ def density(
 
     Parameters
     ----------
-    queries : array of shape (m, d)
-    keys : array of shape (n, d)
+    queries : array or data frame of shape (m, d)
+    keys : array or data frame of shape (n, d)
     log : bool
         Return log p, which does not underflow; −inf where no key is in reach.
     kernel, bandwidth, sample_weight, key_scale, method, backend, tol, exclude_self, n_jobs, progress
@@ -215,7 +218,9 @@ def density(
     """
     restore = _arrays.restorer(queries, keys)
     backend = _arrays.backend_for(backend, queries, keys)
-    queries, keys, sample_weight, key_scale = _arrays.taken_in(backend, queries, keys, sample_weight, key_scale)
+    queries, keys, sample_weight, key_scale = _arrays.taken_in(
+        backend, _frames.matched(queries, keys), keys, sample_weight, key_scale
+    )
     problem = build(
         queries,
         keys,
@@ -281,8 +286,8 @@ def plan(
 
     Parameters
     ----------
-    queries : array of shape (m, d)
-    keys : array of shape (n, d)
+    queries : array or data frame of shape (m, d)
+    keys : array or data frame of shape (n, d)
     values : array of shape (n,) or (n, c), optional
         None: as for `density`.
     kernel, bandwidth, sample_weight, key_scale, method, backend, tol, exclude_self, n_jobs
@@ -300,7 +305,9 @@ def plan(
     2.0
     """
     backend = _arrays.backend_for(backend, queries, keys, values)
-    *arrays, sample_weight, key_scale = _arrays.taken_in(backend, queries, keys, values, sample_weight, key_scale)
+    *arrays, sample_weight, key_scale = _arrays.taken_in(
+        backend, _frames.matched(queries, keys), keys, values, sample_weight, key_scale
+    )
     problem = build(
         *arrays,
         kernel=kernel,
@@ -329,7 +336,9 @@ def run(
     """
     missed, bare = Tally(), Tally()
     summary = plan.steps.summarise(problem, plan)
-    with progress_meter(progress, plan.seconds, plan.pairs, "fastnw") as meter:
+    # the nearest keys of empty windows are looked for when their panel is summed: a part of the bar is theirs
+    reserved = SEARCHED * plan.pairs if empty == "nearest" and problem.kernel.support is not None else 0.0
+    with progress_meter(progress, plan.seconds, plan.pairs + reserved, "fastnw") as meter:
         for start in range(0, problem.m, panel := plan.steps.panel(problem)):
             rows = slice(start, min(start + panel, problem.m))
             state = plan.steps.accumulate(summary, np.arange(rows.start, rows.stop), meter)
@@ -346,17 +355,19 @@ def run(
             nothing = np.flatnonzero(state.is_empty) + start
             bare.add(nothing)
             if empty is not None and len(nothing):
-                _empty.fill(problem, plan, mean, nothing, empty)
+                _empty.fill(problem, plan, mean, nothing, empty, meter, reserved * state.mass.size / problem.m)
     _warn_of_accuracy(problem, missed)
     if empty is not None:
         _empty.report(problem, bare, empty)
 
 
 def _check_masses(problem: Problem, state: PoolState, start: int) -> None:
-    """A user's profile may turn NaN or infinite at a distance that its first check did not try."""
+    """A user's profile may turn NaN, infinite or negative at a distance that its first check did not try."""
     bad = np.flatnonzero(~np.isfinite(state.mass))
     if len(bad):
-        raise ValueError(f"kernel {problem.kernel.name!r} is not finite at every key of query {bad[0] + start}.")
+        raise ValueError(
+            f"kernel {problem.kernel.name!r} is not finite and non-negative at every key of query {bad[0] + start}."
+        )
 
 
 def _finalise(problem: Problem, state: PoolState, out: Array | DeviceRows) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastnw._classes import OneHot
 from fastnw._device import DeviceArray, relative_weights
-from fastnw._factor import Factor
+from fastnw._factor import MAX_EXACT_D, Factor, exact_factor
 from fastnw._lazily import cached_property
 from fastnw.kernels import Kernel
 
@@ -74,6 +74,7 @@ class Problem:
     dtype: np.dtype[Any]  # of the result
     tol: float | None
     by_volume: bool = False  # weights are divided by λ^d, for densities
+    prepared: frozenset[str] = frozenset()  # methods for whose summaries these keys were made ready, as by a `fit`
 
     @property
     def m(self) -> int:
@@ -103,9 +104,15 @@ class Problem:
         other.__dict__["kept"], other.__dict__["kept_of_keys"] = self.kept, self.kept_of_keys
         return other
 
+    def prepared_for(self, methods: frozenset[str]) -> Problem:
+        """The same, planned as if summaries for those methods cost nothing; what was kept stays."""
+        other = self._knowing(replace(self, prepared=methods))
+        other.__dict__["kept"], other.__dict__["kept_of_keys"] = self.kept, self.kept_of_keys
+        return other
+
     def with_metric(self, metric: Metric) -> Problem:
         """The same at another bandwidth, none a matrix; what does not depend on it stays known."""
-        other = self._knowing(replace(self, metric=metric))
+        other = self._knowing(replace(self, metric=metric, prepared=frozenset()))
         other.__dict__["kept_of_keys"] = self.kept_of_keys
         return other
 
@@ -113,10 +120,12 @@ class Problem:
         known = (
             "_largest_weight",
             "log_largest_weight",
+            "log_least_weight",
             "least_weight",
             "total_weight",
             "values_range",
             "values_centre",
+            "key_scale_range",
         )
         other.__dict__.update({name: self.__dict__[name] for name in known if name in self.__dict__})
         return other
@@ -139,8 +148,7 @@ class Problem:
     @cached_property
     def squares_in_range(self) -> bool:
         """Whether bandwidths and key scales leave squares of ordinary distances within float64's range."""
-        inverse = self.metric.inverse if self.metric.factor is None else 1 / np.diag(self.metric.factor.lower)
-        least, most = (float(x) for x in (inverse.min(), inverse.max()))
+        least, most = float(self.metric.inverse.min()), float(self.metric.inverse.max())  # 1 with a matrix
         return least >= LEAST_INVERSE and most <= MOST_INVERSE and self.scales_in_range
 
     @cached_property
@@ -150,9 +158,20 @@ class Problem:
         return scale is None or bool(scale.min() >= LEAST_SCALE and scale.max() <= MOST_SCALE)
 
     @property
+    def factor(self) -> Factor | None:
+        """What whitens: for a kernel that jumps at its rim the most accurate factor, whatever the condition."""
+        factor, kept = self.metric.factor, self.metric.kept
+        if factor is None or factor.whitening is not None or not self.kernel.jumps or self.d > MAX_EXACT_D:
+            return factor
+        if "exact" not in kept:
+            kept["exact"] = exact_factor(self.metric.bandwidth)
+        exact: Factor = kept["exact"]
+        return exact
+
+    @property
     def whitening_errors(self) -> tuple[float, float]:
         """Of `Factor`: relative, of u²; and of a whitened point, over its norm. Zeros without a matrix."""
-        factor = self.metric.factor
+        factor = self.factor
         if factor is None:
             return 0.0, 0.0
         return factor.plain_errors if self.on_device else (factor.square_error, factor.point_error)
@@ -181,7 +200,8 @@ class Problem:
 
     def weights_at(self, rows: slice | NDArray[np.intp]) -> Floats | None:
         """Those keys' weights relative to the largest, in float64, or None if all are 1. Made block by block, like
-        everything of n rows. Those below 1e-308 vanish here; `log_weights_at` has them."""
+        everything of n rows. Those below 1e-308 vanish here, and lose digits first: what sums them adds a bound on
+        that (`exact`), or sums by `bands`; `log_weights_at` has them."""
         if self.by_volume:
             logs = self.log_weights_at(rows)
             return None if logs is None else np.exp(logs)
@@ -243,14 +263,19 @@ class Problem:
         return self._weights_there[1] if self.on_device else self._log_unit + self._largest_log
 
     @cached_property
+    def log_least_weight(self) -> float:
+        """log of the smallest positive weight, in units of the largest."""
+        if not self.weighted:
+            return 0.0
+        if self.on_device:
+            return math.log(max(self._weights_there[2], math.ulp(0.0)))
+        blocks = (self.log_weights_at(rows) for rows in row_blocks(self.keys))
+        return min(float(b.min(initial=0.0, where=b > -np.inf)) for b in blocks if b is not None)
+
+    @cached_property
     def least_weight(self) -> float:
         """Smallest positive weight, in units of the largest; 0 if it is too small for float64."""
-        if not self.weighted:
-            return 1.0
-        if self.on_device:
-            return self._weights_there[2]
-        blocks = (self.log_weights_at(rows) for rows in row_blocks(self.keys))
-        return math.exp(min(float(b.min(initial=0.0, where=b > -np.inf)) for b in blocks if b is not None))
+        return self._weights_there[2] if self.weighted and self.on_device else math.exp(self.log_least_weight)
 
     @cached_property
     def total_weight(self) -> float:
@@ -261,6 +286,11 @@ class Problem:
             return float(self.weights_on_device.sums()[0])
         blocks = (self.weights_at(rows) for rows in row_blocks(self.keys))
         return math.fsum(float(block.sum()) for block in blocks if block is not None)
+
+    @cached_property
+    def key_scale_range(self) -> tuple[float, float]:
+        """Least and largest λ; ones without any."""
+        return (1.0, 1.0) if self.key_scale is None else (float(self.key_scale.min()), float(self.key_scale.max()))
 
     @cached_property
     def values_range(self) -> tuple[Floats, Floats]:

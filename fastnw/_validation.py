@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnw import kernels
+from fastnw import _arrays, _frames, kernels
 from fastnw._classes import OneHot
 from fastnw._device import DeviceArray
 from fastnw._factor import factor, lower_factor
@@ -95,7 +95,7 @@ def check_bandwidth(bandwidth: Any, d: int) -> Floats:
             "give what their key_scale method returns as key_scale=."
         )
     try:
-        h = _numeric(bandwidth, "bandwidth")
+        h = _numeric(_arrays.to_numpy(bandwidth), "bandwidth")
         unit = float(np.finfo(h.dtype if h.dtype.kind == "f" else np.float64).eps)  # of the user's type
         h = h.astype(np.float64)
     except (TypeError, ValueError) as error:
@@ -186,6 +186,13 @@ def _numeric(array: Any, name: str) -> Any:
         )
     if isinstance(array, DeviceArray):
         return array  # only numbers come so far
+    if hasattr(array, "collect"):
+        raise TypeError(f"{name} is a lazy {type(array).__name__}. Call its .collect() first.")
+    if _frames.is_frame(array) and (column := _frames.dates(array)) is not None:  # polars makes days of them
+        raise ValueError(
+            f"dtype='numeric' is not compatible with dates or durations ({name}, column {column!r}). "
+            "Convert your data to numeric values explicitly instead."
+        )
     array = np.asarray(array)
     if array.dtype.kind == "c":
         raise ValueError(f"Complex data not supported: {name} is {array.dtype}.")
@@ -199,9 +206,17 @@ def _numeric(array: Any, name: str) -> Any:
             "Convert your data to numeric values explicitly instead."
         )
     try:
-        return array.astype(np.float64)
+        numbers = array.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
+        if "NAType" in str(error):
+            raise ValueError(f"Input {name} contains NaN (pandas.NA).") from error
         raise ValueError(f"{name} must be numeric: {error}.") from error
+    if array.dtype == object and any(isinstance(item, (str, bytes)) for item in array.flat):
+        raise ValueError(
+            f"dtype='numeric' is not compatible with arrays of bytes/strings ({name}). "
+            "Convert your data to numeric values explicitly instead."
+        )
+    return numbers
 
 
 def _check_finite(array: Array, name: str) -> None:

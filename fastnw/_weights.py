@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw import _arrays
-from fastnw._empty import Tally, nearest, report
+from fastnw import _arrays, _frames
+from fastnw._empty import Tally, report
 from fastnw._largest import merge_largest
+from fastnw._nearest import nearest
 from fastnw._pack import KeyBlock, pack_inverse, pack_keys, pack_queries
 from fastnw._plan import Plan, make_plan
 from fastnw._problem import Problem
@@ -49,8 +50,8 @@ def attention_weights(
 
     Parameters
     ----------
-    queries : array of shape (m, d)
-    keys : array of shape (n, d)
+    queries : array or data frame of shape (m, d)
+    keys : array or data frame of shape (n, d)
     top_k : int, optional
         Return only the largest `top_k` weights of each query, without an (m, n) array.
     kernel, bandwidth, sample_weight, key_scale, exclude_self, empty, method, backend, n_jobs, progress
@@ -81,6 +82,7 @@ def attention_weights(
     """
     restore = _arrays.restorer(queries, keys)
     backend = _arrays.backend_for(backend, queries, keys)
+    queries = _frames.matched(queries, keys)
     queries, keys, sample_weight, key_scale = map(_arrays.to_numpy, (queries, keys, sample_weight, key_scale))
     empty = check_empty(empty)
     problem = build(

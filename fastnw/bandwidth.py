@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnw import _integrals
+from fastnw import _frames, _integrals
 from fastnw import kernels as _kernels
 from fastnw._row_weights import other_weights, relative_weights
 from fastnw.kernels import Kernel
@@ -82,7 +82,7 @@ def rule_bandwidth(
             "give a number, for example sqrt(d)."
         )
     if feature_names is None:
-        feature_names = getattr(X, "columns", None)
+        feature_names = _frames.column_names(X)
     data = X if isinstance(X, np.ndarray) else np.asarray(X)
     rows, weights = relative_weights(sample_weight)
     given, data, d = len(data), data[rows], data.shape[1]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw import _arrays
+from fastnw import _arrays, _frames
 from fastnw._empty import Tally
 from fastnw._pool import pool
 from fastnw._problem import Problem, result_dtype
@@ -42,6 +42,7 @@ __all__ = [
 # Keys, and queries, whose distances a user's function is given at a time: 2 MiB in float64, which caches hold. Sums
 # take half as long again with 2,048, and no less with 256.
 TILE = 512
+_SUBTRACTED_AS_THEY_ARE = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class ChapterKernel:
     def __call__(self, x: Any) -> Any:
         """The kernel of each distance in `x`, an array of any framework, as an array of the same kind and shape."""
         x = _array(x)
+        if isinstance(x, np.ndarray) and x.dtype.kind in "biu":
+            x = x.astype(np.float64)  # NumPy 1 would divide small integers in float16
         return self.formula(_arrays.namespace(x), x / self.bandwidth)
 
     def bandwidth_for(self, *arrays: Any) -> float:
@@ -149,8 +152,8 @@ def nadaraya_watson(
     kernel : callable
         One of this module's, which `fastnw.pool` computes by its fastest method; a Gaussian does not underflow there as
         its formula does. Or a function of your own: of an array of signed distances, in the arrays' own framework, to
-        an array of the same shape of numbers or booleans. It is given a tile of distances at a time, and its sums are
-        taken in float64.
+        an array of the same shape of numbers or booleans. It is given a tile of distances at a time, in floating point
+        whatever the arrays hold, and its sums are taken in float64.
     attention : bool, default True
         False: no weights, and no (n, m) array is made.
 
@@ -187,6 +190,7 @@ def nadaraya_watson(
     """
     if not callable(kernel):
         raise TypeError(f"kernel must be a function of distances, such as fastnw.d2l.gaussian, got {kernel!r}.")
+    x_val = _frames.matched(x_val, x_train, ("x_val", "x_train"))
     x_train, y_train, x_val = map(_array, (x_train, y_train, x_val))
     _check_shapes(x_train, y_train, x_val)
     if isinstance(kernel, ChapterKernel):
@@ -231,12 +235,13 @@ def _by_tiles(kernel: Callable[[Any], Any], x_train: Any, y_train: Any, x_val: A
     if len(x_train.shape) != 1:
         raise ValueError("A function of signed distances needs one coordinate: x_train and x_val of shapes (n,), (m,).")
     problem = _checked(x_train, y_train, x_val)
+    distances = _distances_of(x_train, x_val, problem)
     summed = np.stack([np.ones(problem.n), problem.values[:, 0]])
     sums = np.zeros((2, problem.m))
     shares = np.empty((problem.n, problem.m)) if attention else None
     for columns in _tiles(problem.m):
         for rows in _tiles(problem.n):
-            k = _evaluated(kernel, x_train[rows][:, None] - x_val[columns][None, :])
+            k = _evaluated(kernel, distances(rows, columns))
             with np.errstate(invalid="ignore", over="ignore"):  # told below
                 sums[:, columns] += summed[:, rows] @ k
             if shares is not None:
@@ -256,6 +261,19 @@ def _checked(x_train: Any, y_train: Any, x_val: Any) -> Problem:
     """Host arrays of the points, with everything checked that `pool` checks."""
     keys, values, queries = map(_on_host, (x_train, y_train, x_val))
     return build(queries[:, None], keys[:, None], values, kernel="constant", bandwidth=1.0)
+
+
+def _distances_of(x_train: Any, x_val: Any, problem: Problem) -> Callable[[slice, slice], Any]:
+    """What gives the signed distances of some keys and queries, in the arrays' own framework.
+
+    Integers wrap where they are subtracted, and booleans cannot be; float16 has three digits. Their differences are
+    taken in float64 on the host and come in the result's type.
+    """
+    if {problem.keys.dtype.newbyteorder("="), problem.queries.dtype.newbyteorder("=")} <= _SUBTRACTED_AS_THEY_ARE:
+        return lambda rows, columns: x_train[rows][:, None] - x_val[columns][None, :]
+    keys, queries = problem.keys.astype(np.float64), problem.queries.astype(np.float64).T
+    restore = _arrays.restorer(x_train, x_val)
+    return lambda rows, columns: restore((keys[rows] - queries[:, columns]).astype(problem.dtype))
 
 
 def _tiles(length: int) -> Iterator[slice]:

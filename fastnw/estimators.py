@@ -16,6 +16,7 @@ from sklearn.utils.validation import validate_data
 from fastnw import kernels
 from fastnw._classes import LEAST_CLASSES, MostProbable, OneHot, shares
 from fastnw._estimator import COMMON_CONSTRAINTS, FLOATS, KernelEstimator
+from fastnw._frames import as_known
 from fastnw._losses import check_losses
 from fastnw._plan import make_plan
 from fastnw._pool import pooled, run
@@ -142,6 +143,7 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
         """
         self._validate_params()
         check_losses(X=X, y=y, sample_weight=sample_weight)
+        X = as_known(X)
         X, y = validate_data(self, X, y, dtype=FLOATS, multi_output=True, y_numeric=True)
         with np.errstate(over="ignore", invalid="ignore"):  # what does not fit float32 becomes infinite and is refused
             self._values = check_array(_dense(y), dtype=X.dtype, ensure_2d=False, input_name="y", estimator=self)
@@ -232,6 +234,7 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
         """
         self._validate_params()
         check_losses(X=X, sample_weight=sample_weight)  # labels stay as they are
+        X = as_known(X)
         X, y = validate_data(self, X, y, dtype=FLOATS, multi_output=True)
         check_classification_targets(y)
         y = _dense(y)

@@ -67,6 +67,10 @@ def pool(
 
     Raises
     ------
+    TypeError
+        When a forward-mode derivative (`jax.jvp`, `jax.jacfwd`) is asked for.
+    NotImplementedError
+        When a second derivative is.
     ValueError, TypeError
         What is wrong with shapes and choices. What is wrong with the numbers is raised by the callback: as
         `jax.errors.JaxRuntimeError`, with the same message.
@@ -134,15 +138,25 @@ def _backward(choices: Choices, dtype: Any, kept: Any, cotangents: tuple[Any, An
         jnp.zeros(x.shape, dtype) if isinstance(x, SymbolicZero) else x for x in cotangents
     )  # the low part adds to the high one, so both have the same cotangent
 
-    def call(inputs: Inputs, outputs: tuple[Any, Any, Any], *bars: Any) -> list[Any]:
+    def host(inputs: Inputs, outputs: tuple[Any, Any, Any], *bars: Any) -> list[Any]:
         mean, high, low = _on_host(outputs)
         log_mass = high.astype(np.float64) + low
         found = gradients(choices, _on_host(inputs), (mean, log_mass), tuple(_on_host(bars)), needed)
         return [np.asarray(g, x.dtype) for g, x in zip(found, inputs, strict=True) if g is not None]
 
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x, asked in zip(inputs, needed, strict=True) if asked]
-    found = iter(jax.pure_callback(call, shapes, inputs, outputs, mean_bar, mass_bar, vmap_method="sequential"))
+
+    @jax.custom_jvp
+    def call(*arguments: Any) -> Any:
+        return jax.pure_callback(host, shapes, *arguments, vmap_method="sequential")
+
+    call.defjvp(_no_second_derivatives)
+    found = iter(call(inputs, outputs, mean_bar, mass_bar))
     return (tuple(next(found) if asked else None for asked in needed),)
+
+
+def _no_second_derivatives(*_: Any) -> Any:
+    raise NotImplementedError("fastnw.jax.pool has no second derivatives.")
 
 
 _pool.defvjp(_forward, _backward, symbolic_zeros=True)

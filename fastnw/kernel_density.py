@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastnw import _integrals, kernels
 from fastnw._estimator import COMMON_CONSTRAINTS, FLOATS, KernelEstimator
+from fastnw._frames import as_known
 from fastnw._losses import check_losses
 from fastnw._pool import log_density
 from fastnw._validation import check_tol
@@ -139,6 +140,7 @@ class KernelDensity(KernelEstimator):
         if self.metric_params:
             raise ValueError(f"metric 'euclidean' has no parameters, got metric_params={self.metric_params!r}.")
         check_losses(X=X, sample_weight=sample_weight)
+        X = as_known(X)
         X = validate_data(self, X, dtype=FLOATS)
         _integrals.log_integral(kernels.get(self.kernel), X.shape[1])  # raises here, not in score_samples
         self._fit_keys(X, sample_weight)

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from fastnw import _steepness
+from fastnw import _steepness, _user_formulas
 
 Formula = Callable[..., Any]
 
+MOST_VERSIONS = 16  # of a user's kernel whose globals change, that are remembered
 SQRT3, SQRT5 = math.sqrt(3.0), math.sqrt(5.0)
 
 
@@ -64,6 +65,12 @@ class Kernel:
     ValueError
         If the profile is not finite and non-negative on a grid within the support, or κ(0) is not positive.
 
+    Notes
+    -----
+    Globals, closures, defaults and attributes that the functions read may change between calls. Where a proof of the
+    formula's errors is found, it is compiled for the data's type; elsewhere (it jumps, or cannot be written out as one
+    expression) it is computed in float64.
+
     Examples
     --------
     >>> import fastnw
@@ -90,7 +97,7 @@ class Kernel:
         _facts: Facts | None = None,
     ) -> None:
         if _facts is None:
-            profile, log_profile = _checked(name, profile, support, log_profile)
+            profile, log_profile = _user_formulas.checked(name, profile, support, log_profile)
         for field, value in (
             ("name", name),
             ("profile", profile),
@@ -100,6 +107,33 @@ class Kernel:
             ("facts", _facts),
         ):
             object.__setattr__(self, field, value)
+        if _facts is None:
+            first = _user_formulas.mark(profile, log_profile)
+            object.__setattr__(self, "_versions", {first: self} if first else {})
+
+    def current(self) -> Kernel:
+        """The kernel of what the formulas refer to *now*: this one, or another if a global, a closure, a default or an
+        attribute has changed. So all that is kept for a kernel object stays right."""
+        if self.facts is not None:
+            return self
+        versions: dict[str, Kernel] = self.__dict__.setdefault("_versions", {})
+        now = _user_formulas.mark(self.profile, self.log_profile)
+        if now in versions:
+            return versions[now]
+        profile, log_profile = (f and _user_formulas.scalar(f) for f in (self.profile, self.log_profile))
+        assert profile is not None
+        other = Kernel(self.name, profile, support=self.support, log_profile=log_profile, monotone=self.monotone)
+        if now is not None:
+            if len(versions) >= MOST_VERSIONS:
+                versions.pop(next(iter(versions)), None)
+            versions[now] = other
+            object.__setattr__(other, "_versions", versions)
+        return other
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether its formulas refer to what cannot be watched for changes."""
+        return self.facts is None and not self.__dict__.get("_versions")
 
     @property
     def works_on_logs(self) -> bool:
@@ -118,24 +152,27 @@ class Kernel:
         """Bound on |Δκ| of a key in the window, per error of u²; 0 for kernels that need no such bound.
 
         The sensitivity is that to a relative error. One more covers a whitened coordinate's absolute error, for which
-        |dκ/du| ≤ 2, and the profile's own rounding. For a user's kernel it is measured.
+        |dκ/du| ≤ 2, and the profile's own rounding. For a user's kernel it is proven.
         """
         if self.support is None:
             return 0.0
         if self.facts is None:
-            return (
-                0.0 if self.is_rough else (_steepness.within_support(self) or 0.0) + float(self.profile(np.zeros(1))[0])
-            )
+            proofs = [proof for dtype in ("float64", "float32") if (proof := _steepness.proof(self, dtype))]
+            at_zero = float(self.profile(np.zeros(1))[0])
+            return 0.0 if self.is_rough else max(proof.a for proof in proofs) + at_zero
         return 1.0 + self.facts.sensitivity if self.facts.sensitivity else 0.0
 
     @property
+    def jumps(self) -> bool:
+        """Whether it is a built-in kernel that is not 0 at the rim of its support."""
+        return self.support is not None and self.facts is not None and self.facts.sensitivity == 0
+
+    @property
     def is_rough(self) -> bool:
-        """Whether an error of u² can only be bounded key by key: a user's kernel that jumps, or is too steep."""
+        """Whether an error of u² can only be bounded key by key: a user's kernel that jumps, or without text."""
         if self.facts is not None:
             return False
-        if self.support is not None:
-            return self.works_on_logs or _steepness.within_support(self) is None
-        return _steepness.of_logarithm(self) is None
+        return _steepness.proof(self) is None
 
     @property
     def steepness(self) -> tuple[float, float, float]:
@@ -146,8 +183,26 @@ class Kernel:
         coordinates, whose error does not vanish with u: |d log κ/du| is at most √5, or u.
         """
         if self.facts is None:
-            return _steepness.of_logarithm(self) or (np.inf, np.inf, 0.0)
+            proofs = [proof for dtype in ("float64", "float32") if (proof := _steepness.proof(self, dtype))]
+            if self.is_rough:
+                return np.inf, np.inf, 0.0
+            return max(p.a for p in proofs), max(p.b for p in proofs), max(p.log_peak for p in proofs)
         return (1.2, 1.0, 0.0) if self.works_on_logs else (1.0 if self.facts.sensitivity else 0.0, 0.0, 0.0)
+
+    @property
+    def fits_float32(self) -> bool:
+        """Whether its errors are bounded in float32, where an error of u² is wide enough to hide a feature."""
+        return self.facts is not None or _steepness.proof(self, "float32") is not None
+
+    def rounding(self, dtype: np.dtype[Any], as_written: bool) -> tuple[float, float]:
+        """The rounding of a user's formula that no error of u² stands for: relative to κ, and absolute.
+
+        `as_written`: where NumPy computes it; compiled texts are, too, where nothing is proven of them.
+        """
+        if self.facts is not None:
+            return 0.0, 0.0
+        proof = None if as_written else _steepness.proof(self, dtype.name)
+        return _steepness.rounding(self) if proof is None else (0.0, proof.floor)
 
     def normalisable(self, d: int) -> bool:
         """Whether ∫κ(|x|)dx over ℝ^d is known to be finite (a user's kernel: settled by quadrature)."""
@@ -157,46 +212,15 @@ class Kernel:
         return self.name
 
     def __reduce__(self) -> Any:
-        """A built-in kernel is pickled by its name: its formulas have none."""
-        return super().__reduce__() if self.facts is None else (get, (self.name,))
+        """A built-in kernel is pickled by its name: its formulas have none. A user's is made again from its parts."""
+        if self.facts is not None:
+            return get, (self.name,)
+        formulas = [f and _user_formulas.scalar(f) for f in (self.profile, self.log_profile)]
+        return _again, (self.name, formulas[0], self.support, formulas[1], self.monotone)
 
 
-def _checked(
-    name: str, profile: Formula, support: float | None, log_profile: Formula | None
-) -> tuple[Formula, Formula | None]:
-    """A user's formulas as array functions, tried on a grid of u² within the support."""
-    if support is not None and not (np.isfinite(support) and support > 0):
-        raise ValueError(f"support of kernel {name!r} must be a positive number or None, got {support!r}.")
-    u2 = np.linspace(0.0, 8.0 if support is None else float(support), 65)[:-1] ** 2
-    on_arrays = _on_arrays(name, "profile", profile, u2)
-    values = on_arrays(u2)
-    if not np.all(np.isfinite(values)) or np.any(values < 0):
-        bad = u2[np.flatnonzero(~np.isfinite(values) | (values < 0))[0]]
-        raise ValueError(f"profile of kernel {name!r} must be finite and non-negative; at u² = {bad:.6g} it is not.")
-    if not values[0] > 0:
-        raise ValueError(f"profile of kernel {name!r} must be positive at 0, got {values[0]!r}.")
-    if log_profile is None:
-        return on_arrays, None
-    log_on_arrays = _on_arrays(name, "log_profile", log_profile, u2)
-    with np.errstate(divide="ignore"):
-        agrees = np.allclose(np.exp(log_on_arrays(u2)), values, rtol=1e-6, atol=1e-12)
-    if not agrees:
-        raise ValueError(f"log_profile of kernel {name!r} is not the logarithm of its profile.")
-    return on_arrays, log_on_arrays
-
-
-def _on_arrays(name: str, what: str, formula: Formula, u2: np.ndarray) -> Formula:
-    """`formula` if it maps arrays as it maps their elements, otherwise a loop over elements."""
-    if not callable(formula):
-        raise TypeError(f"{what} of kernel {name!r} must be callable, got {type(formula).__name__}.")
-    one_by_one = np.vectorize(formula, otypes=[np.float64])
-    expected = one_by_one(u2)
-    try:
-        values = np.asarray(formula(u2), dtype=np.float64)
-    except Exception:  # the user's function was promised scalars: anything may come out of it here
-        return one_by_one
-    same = values.shape == u2.shape and np.allclose(values, expected, rtol=1e-12, atol=0, equal_nan=True)
-    return formula if same else one_by_one
+def _again(name: str, profile: Formula, support: float | None, log_profile: Formula | None, monotone: bool) -> Kernel:
+    return Kernel(name, profile, support=support, log_profile=log_profile, monotone=monotone)
 
 
 def _logistic_log_ratio(delta: Any, u0: Any) -> Any:
@@ -401,7 +425,7 @@ def built_in() -> Iterator[tuple[str, Kernel]]:
 
 
 def get(kernel: str | Kernel) -> Kernel:
-    """The kernel of that name or alias; a `Kernel` is returned as it is.
+    """The kernel of that name or alias; a `Kernel` with what its formulas refer to now.
 
     Parameters
     ----------
@@ -419,7 +443,7 @@ def get(kernel: str | Kernel) -> Kernel:
         Neither a string nor a `Kernel`.
     """
     if isinstance(kernel, Kernel):
-        return kernel
+        return kernel.current()
     if not isinstance(kernel, str):
         raise TypeError(f"kernel must be a name or a fastnw.Kernel, got {type(kernel).__name__}.")
     if kernel in _BY_NAME:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import math
 import os
-import tokenize
 import zipfile
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,12 +25,14 @@ from fastnw.estimators import KernelDensity, NadarayaWatsonClassifier, NadarayaW
 from fastnw.kernels import Kernel
 from fastnw.selection.result import BandwidthSelection, SearchPath
 from fastnw.tables import atomically
+from fastnw.tables.arrays import Archive
 from fastnw.widths import Abramson, NearestNeighbours
 
 FORMAT, FORMAT_VERSION = "fastnw estimator", 1
 HEADER = "header"
 
 _ESTIMATORS = {cls.__name__: cls for cls in (NadarayaWatsonRegressor, NadarayaWatsonClassifier, KernelDensity)}
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _RECORDS: dict[str, Any] = {cls.__name__: cls for cls in (Abramson, NearestNeighbours, BandwidthSelection, SearchPath)}
 
 
@@ -103,17 +104,18 @@ def load(path: str | os.PathLike[str]) -> Any:
         The file cannot be read.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-            entries = archive.namelist()
-            if f"{HEADER}.npy" not in entries:
-                raise ValueError(f"{path}: is not a file of fastnw.save: it has no header.")
-            _refuse_damage(archive)
-            header = _header(path, archive)
-            read = [entry for entry in entries if entry != f"{HEADER}.npy"]
-            arrays = {entry.removesuffix(".npy"): _array(path, archive, entry) for entry in read}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: is not a file of fastnw.save, or is truncated or damaged: {error}.") from error
+    with open(path, "rb") as file:
+        try:
+            archive = Archive(file)
+            if archive.compressed:
+                raise ValueError(f"{archive.compressed[0]} is compressed")
+        except ValueError as error:
+            raise ValueError(f"{path}: is not a file of fastnw.save, or is truncated or damaged: {error}.") from error
+        if f"{HEADER}.npy" not in archive.names:
+            raise ValueError(f"{path}: is not a file of fastnw.save: it has no header.")
+        header = _header(path, _array(path, archive, f"{HEADER}.npy"))
+        read = [entry for entry in archive.names if entry != f"{HEADER}.npy"]
+        arrays = {entry.removesuffix(".npy"): _array(path, archive, entry) for entry in read}
     try:
         return _rebuilt(header, arrays)
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -168,7 +170,7 @@ class _Writer:
         return {"scalar" if scalar else "array": entry}
 
 
-def _decoded(code: Any, arrays: dict[str, np.ndarray]) -> Any:
+def _decoded(code: Any, arrays: _Named) -> Any:
     """The value of a `_Writer.coded`."""
     if not isinstance(code, dict):
         if isinstance(code, list):
@@ -178,18 +180,18 @@ def _decoded(code: Any, arrays: dict[str, np.ndarray]) -> Any:
     return _DECODERS[tag](content, arrays)
 
 
-def _record(cls: Any) -> Callable[[Any, dict[str, np.ndarray]], Any]:
+def _record(cls: Any) -> Callable[[Any, _Named], Any]:
     return lambda parts, arrays: cls(**{name: _decoded(part, arrays) for name, part in parts.items()})
 
 
-def _objects(content: Any, arrays: dict[str, np.ndarray]) -> np.ndarray:
+def _objects(content: Any, arrays: _Named) -> np.ndarray:
     array = np.empty(len(content["items"]), dtype=object)
     for i, item in enumerate(content["items"]):
         array[i] = _decoded(item, arrays)
     return array.reshape(content["shape"])
 
 
-def _random_state(content: Any, arrays: dict[str, np.ndarray]) -> np.random.RandomState:
+def _random_state(content: Any, arrays: _Named) -> np.random.RandomState:
     state = _decoded(content, arrays)
     if not 0 <= state["state"]["pos"] <= 624:  # NumPy reads there without a look
         raise ValueError("a random state out of range")
@@ -198,7 +200,7 @@ def _random_state(content: Any, arrays: dict[str, np.ndarray]) -> np.random.Rand
     return generator
 
 
-_DECODERS: dict[str, Callable[[Any, dict[str, np.ndarray]], Any]] = {
+_DECODERS: dict[str, Callable[[Any, _Named], Any]] = {
     "float": lambda text, arrays: float(text),
     "list": lambda items, arrays: [_decoded(item, arrays) for item in items],
     "tuple": lambda items, arrays: tuple(_decoded(item, arrays) for item in items),
@@ -212,9 +214,8 @@ _DECODERS: dict[str, Callable[[Any, dict[str, np.ndarray]], Any]] = {
 }
 
 
-def _header(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
+def _header(path: Path, array: np.ndarray) -> dict[str, Any]:
     """The header of a file that this version can read."""
-    array = _array(path, archive, f"{HEADER}.npy")
     try:
         header = json.loads(array.item()) if array.shape == () and array.dtype.kind == "U" else None
     except (ValueError, RecursionError) as error:
@@ -232,49 +233,45 @@ def _header(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
     return header
 
 
-def _refuse_damage(archive: zipfile.ZipFile) -> None:
-    """Compare all checksums, before anything that was read is looked at."""
-    for entry in archive.infolist():
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise zipfile.BadZipFile(f"{entry.filename} is compressed")
-    if (bad := archive.testzip()) is not None:
-        raise zipfile.BadZipFile(f"the checksum of {bad} is wrong")
-
-
-def _array(path: Path, archive: zipfile.ZipFile, entry: str) -> np.ndarray:
+def _array(path: Path, archive: Archive, entry: str) -> np.ndarray:
     try:
-        with archive.open(entry) as file:
-            _refuse_wrong_size(file, archive.getinfo(entry).file_size)
-            file.seek(0)
-            array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, tokenize.TokenError) as error:
+        return archive.array(entry)
+    except ValueError as error:
         raise ValueError(f"{path}: is damaged: {entry}: {error}.") from error
-    return array
-
-
-def _refuse_wrong_size(file: IO[bytes], size: int) -> None:
-    """Before an array is made as large as its header claims."""
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("its .npy version is not 1.0")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects, and pickles are not opened")
-    if math.prod(shape) * dtype.itemsize != size - file.tell():
-        raise ValueError(f"it has {size - file.tell()} bytes for shape {shape} of {dtype}")
 
 
 def _rebuilt(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> KernelEstimator:
     cls = _ESTIMATORS[header["estimator"]]
-    state = {key: _decoded(code, arrays) for key, code in header["state"].items()}
-    missing = sorted(set(cls().get_params(deep=False)) - set(state))
+    named = _Named(arrays)
+    state = {key: _decoded(code, named) for key, code in header["state"].items()}
+    parameters = set(cls().get_params(deep=False))
+    missing = sorted(parameters - set(state))
     if missing:
         raise ValueError(f"parameters are missing: {', '.join(missing)}")
+    for name in state:  # an attribute of the instance would hide a method
+        if hasattr(cls, name) or name == "_problem":
+            raise ValueError(f"{name!r} is no attribute that an estimator keeps")
     if "_keys" in state:
         _check_fitted(cls, state)
+    elif set(state) > parameters:
+        raise ValueError("it is fitted, but has no keys")
     estimator = cls.__new__(cls)
     estimator.__setstate__({**state, VERSION: fastnw.__version__})
     estimator._validate_params()
+    if len(named.asked) < len(arrays):
+        raise ValueError(f"{min(set(arrays) - named.asked)} is no part of the estimator")
     return estimator
+
+
+class _Named:
+    """The arrays of a file by their names, and which of them were asked for."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self.arrays, self.asked = arrays, set[str]()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        self.asked.add(name)
+        return self.arrays[name]
 
 
 def _check_fitted(cls: type, state: dict[str, Any]) -> None:
@@ -284,6 +281,8 @@ def _check_fitted(cls: type, state: dict[str, Any]) -> None:
         values = state["_values"]
     if cls is NadarayaWatsonClassifier:
         classes, codes = state["classes_"], state["_codes"]
+        if any(labels.ndim != 1 for labels in (classes if isinstance(classes, list) else [classes])):
+            raise ValueError("classes that are not one-dimensional")
         sizes = [len(labels) for labels in (classes if isinstance(classes, list) else [classes])]
         if codes.dtype.kind != "i" or codes.shape != (len(keys), len(sizes)):
             raise ValueError(f"class codes of {codes.dtype} and shape {codes.shape}")
@@ -298,5 +297,12 @@ def _check_fitted(cls: type, state: dict[str, Any]) -> None:
         sample_weight=state["_weights"],
         key_scale=state["key_scale_"],
     )
+    kept = [keys, values] if cls is NadarayaWatsonRegressor else [keys]
+    types = [array.dtype.newbyteorder("=") for array in kept]
+    if types[0] not in _FLOATS or types[0] != types[-1]:
+        raise ValueError(f"keys and values of {' and '.join(map(str, types))}")
     if state["n_features_in_"] != keys.shape[1]:
         raise ValueError(f"{state['n_features_in_']} features, but keys of shape {keys.shape}")
+    names = state.get("feature_names_in_")
+    if names is not None and (names.shape != keys.shape[1:] or not all(isinstance(name, str) for name in names)):
+        raise ValueError(f"feature names {names!r:.99} for keys of shape {keys.shape}")

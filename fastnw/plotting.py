@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastnw import _frames
 from fastnw import kernels as _kernels
 from fastnw.kernels import Kernel
 
@@ -253,7 +254,8 @@ class RegressionDisplay:
             column = positions[:, None]
             curve = np.ravel(estimator.predict(_like(X, column)))
             true_curve = None if truth is None else np.ravel(np.asarray(truth(column), dtype=float))
-            name = str(X.columns[0]) if hasattr(X, "columns") else "x"
+            names = _frames.column_names(X)
+            name = "x" if names is None else str(names[0])
             shown = cls(x=data[:, 0], y=observed, grid=positions, curve=curve, truth=true_curve, x_label=name)
         return shown.plot(ax, legend=legend, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs)
 
@@ -279,7 +281,7 @@ class RegressionDisplay:
                 _legend_above_data(ax)
         else:
             finite = np.concatenate([self.x, self.y])
-            ends = np.nanmin(finite), np.nanmax(finite)
+            ends = float(np.nanmin(finite)), float(np.nanmax(finite))  # small integers would wrap
             pad = 0.04 * (ends[1] - ends[0] or 1.0)
             limits = (ends[0] - pad, ends[1] + pad)
             style = {"color": "C1", "linestyle": "--", "zorder": 0, "label": "predicted = observed"}
@@ -294,8 +296,12 @@ class RegressionDisplay:
 
 def _like(X: Any, column: np.ndarray) -> Any:
     """`column` as it is, or, where X is a data frame, as one of its kind with its column's name."""
+    names = _frames.column_names(X)
+    if names is None:
+        return column
     # pandas, polars and their kin all build a frame from a dictionary
-    return type(X)({X.columns[0]: column[:, 0]}) if hasattr(X, "columns") else column
+    build = getattr(type(X), "from_pydict", type(X))  # Arrow's way
+    return build({names[0]: column[:, 0]})
 
 
 class AttentionDisplay:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnw import _arrays
+from fastnw import _arrays, _frames
 from fastnw._problem import Array, Floats, result_dtype, row_blocks
 from fastnw._weights import attention_weights
 
@@ -28,8 +28,8 @@ def relative_representation(
 
     Parameters
     ----------
-    x : array of shape (m, d)
-    anchors : array of shape (n_anchors, d)
+    x : array or data frame of shape (m, d)
+    anchors : array or data frame of shape (n_anchors, d)
         In the view of `x`.
     top_k : int, optional
         How many similarities each sample keeps, the largest, of equal ones those of the first anchors. None: all.
@@ -76,6 +76,7 @@ def relative_representation(
     from scipy.sparse import csr_array
     from sklearn.utils import check_array, check_scalar
 
+    x = _frames.matched(x, anchors, ("x", "anchors"))
     x = check_array(_arrays.to_numpy(x), dtype=_FLOATS, ensure_min_samples=0, input_name="x")
     anchors = check_array(_arrays.to_numpy(anchors), dtype=_FLOATS, input_name="anchors")
     if x.shape[1] != anchors.shape[1]:

@@ -10,6 +10,7 @@ import numpy as np
 try:
     import torch
     from torch import Tensor
+    from torch.autograd import forward_ad
 except ImportError as error:  # pragma: no cover
     raise ImportError("fastnw.torch needs PyTorch: pip install 'fastnw[torch]'") from error
 
@@ -19,6 +20,10 @@ from fastnw.kernels import Kernel
 
 __all__ = ["pool"]
 
+_NO_FORWARD_MODE = (
+    "fastnw.torch.pool has no forward-mode derivatives: take reverse mode (backward, torch.func.grad, vjp or jacrev)."
+)
+_NO_SECOND = "fastnw.torch.pool has no second derivatives."
 _NARROW = (torch.float16, torch.bfloat16, torch.float32)
 # An operator takes no objects: users' kernels go by number, and stay for as long as a compiled graph may hold it.
 _KERNELS: dict[Kernel, str] = {}
@@ -42,8 +47,11 @@ def pool(
 ) -> Any:
     """`fastnw.pool` for tensors, differentiable by queries, keys, values, bandwidth and sample_weight.
 
-    Gradients sum all pairs in float64, in O(m + n) memory, by the formulas of `fastnw._gradients`. There are no second
-    derivatives. Tensors of other devices are computed on the host and returned to where the queries lie.
+    Gradients sum all pairs in float64, in O(m + n) memory, by the formulas of `fastnw._gradients`; far from all keys
+    with the digits that the means have there. They are of reverse mode and first order: `backward`, `torch.func.grad`,
+    `vjp`, `jacrev` and `vmap` (one call for each part of a batch). `torch.compile` takes the function whole, a user's
+    kernel too; transforms go around the compiled function, not into it. Tensors of other devices are computed on the
+    host and returned to where the queries lie; bfloat16 and float16 are computed in float32.
 
     Parameters
     ----------
@@ -71,7 +79,8 @@ def pool(
     ValueError, TypeError
         As in `fastnw.pool`.
     NotImplementedError
-        When a second derivative is asked for.
+        When a second derivative or one of forward mode (`torch.func.jvp`, `jacfwd`, `hessian`, dual tensors) is asked
+        for.
 
     Warns
     -----
@@ -88,7 +97,13 @@ def pool(
     """
     if not isinstance(bandwidth, Tensor):
         bandwidth = torch.as_tensor(bandwidth, dtype=torch.float64)
-    mean, log_mass = _pool(
+    if not torch.compiler.is_compiling():
+        pooled = _eagerly
+    elif forward_ad._current_level < 0:
+        pooled = _pool
+    else:  # the operator knows nothing of tangents: it would drop them
+        raise NotImplementedError(_NO_FORWARD_MODE)
+    mean, log_mass = pooled(
         queries,
         keys,
         values,
@@ -104,6 +119,7 @@ def pool(
     return (mean, log_mass.to(mean.dtype)) if return_mass else mean
 
 
+@torch.compiler.assume_constant_result
 def _named(kernel: str | Kernel) -> str:
     kernel = kernels.get(kernel)
     if kernel.facts is not None:
@@ -160,7 +176,7 @@ def _(queries: Tensor, keys: Tensor, values: Tensor, *others: Any) -> tuple[Tens
     "fastnw::pool_backward",
     mutates_args=(),
     schema=f"(Tensor mean_grad, Tensor log_mass_grad, Tensor mean, Tensor log_mass, {_INPUTS}, bool[] needed, "
-    "str kernel, bool exclude_self, str backend, int? n_jobs) -> Tensor[]",
+    "str kernel, bool exclude_self, str backend, int? n_jobs) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _pool_backward(
     mean_grad: Tensor,
@@ -177,8 +193,8 @@ def _pool_backward(
     exclude_self: bool,
     backend: str,
     n_jobs: int | None,
-) -> list[Tensor]:
-    """The gradients that are needed, in the order of the inputs."""
+) -> tuple[Tensor, ...]:
+    """The gradients in the order of the inputs; an empty tensor for one that is not needed."""
     tensors: tuple[Any, ...] = (queries, keys, values, bandwidth, sample_weight)
     found = gradients(
         _choices(kernel, exclude_self, "auto", backend, None, n_jobs),
@@ -187,11 +203,12 @@ def _pool_backward(
         (_to_numpy(mean_grad), _to_numpy(log_mass_grad)),
         needed,
     )
-    wanted = [(x, gradient) for x, gradient in zip(tensors, found, strict=True) if gradient is not None]
-    return [
-        torch.from_numpy(np.ascontiguousarray(gradient).reshape(x.shape)).to(x.device, x.dtype)
-        for x, gradient in wanted
-    ]
+    return tuple(
+        mean_grad.new_empty(0)
+        if gradient is None
+        else torch.from_numpy(np.ascontiguousarray(gradient).reshape(x.shape)).to(x.device, x.dtype)
+        for x, gradient in zip(tensors, found, strict=True)
+    )
 
 
 @_pool_backward.register_fake
@@ -207,9 +224,10 @@ def _(
     sample_weight: Tensor | None,
     needed: Sequence[bool],
     *others: Any,
-) -> list[Tensor]:
+) -> tuple[Tensor, ...]:
     tensors: tuple[Any, ...] = (queries, keys, values, bandwidth, sample_weight)
-    return [x.new_empty(x.shape) for x, is_needed in zip(tensors, needed, strict=True) if is_needed]
+    pairs = zip(tensors, needed, strict=True)
+    return tuple(x.new_empty(x.shape) if is_needed else mean_grad.new_empty(0) for x, is_needed in pairs)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -219,17 +237,99 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _backward(ctx: Any, mean_grad: Tensor, log_mass_grad: Tensor) -> tuple[Tensor | None, ...]:
-    needed = list(ctx.needs_input_grad[:5])
-    found = iter(_pool_backward(mean_grad, log_mass_grad, *ctx.saved_tensors, needed, *ctx.choices))
-    return (*(next(found) if is_needed else None for is_needed in needed), *([None] * 6))
+    return _of_inputs(ctx, _pool_backward(mean_grad, log_mass_grad, *_kept(ctx)))
+
+
+def _kept(ctx: Any) -> tuple[Any, ...]:
+    return (*ctx.saved_tensors, list(ctx.needs_input_grad[:5]), *ctx.choices)
+
+
+def _of_inputs(ctx: Any, gradients: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    pairs = zip(gradients, ctx.needs_input_grad[:5], strict=True)
+    return (*(gradient if is_needed else None for gradient, is_needed in pairs), *([None] * 6))
 
 
 def _no_second_derivatives(ctx: Any, *grads: Any) -> None:
-    raise NotImplementedError("fastnw.torch.pool has no second derivatives.")
+    raise NotImplementedError(_NO_SECOND)
+
+
+@torch.compiler.disable  # nor what it calls: a function that is compiled may be run as it is, under a transform
+def _eagerly(*inputs: Any) -> Any:
+    return _Pool.apply(*inputs)
+
+
+@torch.compiler.disable
+def _one_by_one(function: Any, info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
+    """The rule of `torch.vmap`: one call for each part of the batch."""
+
+    def part(i: int) -> list[Any]:
+        return [
+            x.select(dim, i) if isinstance(x, Tensor) and dim is not None else x
+            for x, dim in zip(inputs, in_dims, strict=True)
+        ]
+
+    results = zip(*(function(*part(i)) for i in range(info.batch_size)), strict=True)
+    stacked = tuple(torch.stack(outputs) for outputs in results)
+    return stacked, (0,) * len(stacked)
 
 
 _pool.register_autograd(_backward, setup_context=_keep)
 _pool_backward.register_autograd(_no_second_derivatives)
+if hasattr(torch.library, "register_vmap"):  # since torch 2.5
+
+    @torch.library.register_vmap(_pool)
+    def _(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
+        return _one_by_one(_pool, info, in_dims, *inputs)
+
+    @torch.library.register_vmap(_pool_backward)
+    def _(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
+        return _one_by_one(_pool_backward, info, in_dims, *inputs)
+
+
+# The operators are for compiled graphs. Elsewhere these functions stand before them, since an operator without a rule
+# for tangents drops them.
+class _Pool(torch.autograd.Function):
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        return _pool(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _keep(ctx, inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _of_inputs(ctx, _PoolBackward.apply(*grads, *_kept(ctx)))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise NotImplementedError(_NO_FORWARD_MODE)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
+        return _one_by_one(_Pool.apply, info, in_dims, *inputs)
+
+
+class _PoolBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        return _pool_backward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise NotImplementedError(_NO_SECOND)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise NotImplementedError(_NO_SECOND)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
+        return _one_by_one(_PoolBackward.apply, info, in_dims, *inputs)
 
 
 def _to_numpy(tensor: Tensor | None) -> Any:

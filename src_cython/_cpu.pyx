@@ -1,5 +1,12 @@
 # cython: language_level=3
-"""What the processor can run."""
+"""What the processor can run, and what it does with subnormal numbers."""
+
+from libc.stdint cimport uint64_t
+
+cdef extern from "_flush.h":
+    uint64_t fastnw_flush(int)
+    void fastnw_restore(uint64_t)
+
 
 cdef extern from *:
     """
@@ -27,3 +34,13 @@ cdef extern from *:
 def x86_level():
     """The highest x86-64 micro-architecture level, 1 to 4, that processor and system support; 0 elsewhere."""
     return fastnw_x86_level()
+
+
+def flush_subnormals():
+    """Take subnormal numbers for 0 in this thread from now on; returns what `restore_subnormals` needs."""
+    return fastnw_flush(1)
+
+
+def restore_subnormals(uint64_t before):
+    """Treat subnormal numbers in this thread as before `flush_subnormals`."""
+    fastnw_restore(before)

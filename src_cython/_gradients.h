@@ -2,6 +2,8 @@
 #ifndef FASTNW_GRADIENTS_H
 #define FASTNW_GRADIENTS_H
 
+#include <math.h>
+
 #include "_simd.h"
 
 /* e^x, 0 below -690: what exp's clamp leaves there would count at 1e150 bandwidths, where z^2 is 1e300. */
@@ -9,6 +11,13 @@ static inline double fastnw_factor(double x)
 {
     const double power = fastnw_exp_f64(x < 700.0 ? x : 700.0);
     return x > -690.0 ? power : 0.0;
+}
+
+/* The same, infinite beyond 709: a key without weight may outweigh all others by more than float64 holds. */
+static inline double fastnw_unbounded_factor(double x)
+{
+    const double power = fastnw_exp_f64(x < 709.0 ? x : 709.0);
+    return x > 709.0 ? INFINITY : x > -690.0 ? power : 0.0;
 }
 
 /* -2 d cos(pi u/2)/du^2 = (pi/2)^2 sinc(pi u/2), the series in s = u^2 <= 1: the first term left out is 3e-19. */
@@ -67,6 +76,16 @@ static inline double fastnw_dot(const double *a, const double *b, ptrdiff_t n)
     SIMD_LOOP("omp simd reduction(+ : sum)")
     for (ptrdiff_t i = 0; i < n; i++)
         sum += a[i] * b[i];
+    return sum;
+}
+
+/* The same with 0 for what b = 0 multiplies, infinity too. */
+static inline double fastnw_dot_where(const double *a, const double *b, ptrdiff_t n)
+{
+    double sum = 0;
+    SIMD_LOOP("omp simd reduction(+ : sum)")
+    for (ptrdiff_t i = 0; i < n; i++)
+        sum += b[i] != 0.0 ? a[i] * b[i] : 0.0;
     return sum;
 }
 

@@ -11,6 +11,7 @@ cdef extern from "_gradients.h" nogil:
         BOXCAR, TRIANGULAR, EPANECHNIKOV, BIWEIGHT, TRIWEIGHT, TRICUBE, COSINE
         CAUCHY
     double fastnw_factor(double)
+    double fastnw_unbounded_factor(double)
     double fastnw_exp_f64(double)
     double fastnw_cosine_f64(double)
     double fastnw_cosine_fall(double)
@@ -19,6 +20,7 @@ cdef extern from "_gradients.h" nogil:
     double fastnw_force_product(
         const double*, const double*, double, double, const double*, double, double, Py_ssize_t)
     double fastnw_dot(const double*, const double*, Py_ssize_t)
+    double fastnw_dot_where(const double*, const double*, Py_ssize_t)
 
 from cython cimport floating as real
 
@@ -109,34 +111,34 @@ cdef inline void _decaying(int kernel, Pairs* pairs, Py_ssize_t n) noexcept nogi
     cdef double* force = pairs.force
     if kernel == GAUSSIAN:
         for i in range(n):
-            e = fastnw_factor(b[i] - 0.5 * s[i])
+            e = fastnw_unbounded_factor(b[i] - 0.5 * s[i])
             share[i] = e
             force[i] = e
     elif kernel == LAPLACIAN:
         for i in range(n):
             u = sqrt(s[i])
-            e = fastnw_factor(b[i] - u)
+            e = fastnw_unbounded_factor(b[i] - u)
             share[i] = e
             force[i] = e / u if u > 0 else 0.0
     elif kernel == MATERN32:
         for i in range(n):
             z = 1.7320508075688772 * sqrt(s[i])
             z = z if z < 1e150 else 1e150  # infinity times a factor of 0 is NaN
-            e = fastnw_factor(b[i] - z)
+            e = fastnw_unbounded_factor(b[i] - z)
             share[i] = (1 + z) * e
             force[i] = 3 * e
     elif kernel == MATERN52:
         for i in range(n):
             z = 2.23606797749979 * sqrt(s[i])
             z = z if z < 1e150 else 1e150  # infinity times a factor of 0 is NaN
-            e = fastnw_factor(b[i] - z)
+            e = fastnw_unbounded_factor(b[i] - z)
             share[i] = (1 + z + z * z * (1.0 / 3.0)) * e
             force[i] = (5.0 / 3.0) * (1 + z) * e
     else:
         for i in range(n):
             u = sqrt(s[i])
             g = fastnw_exp_f64(-u)
-            e = 4 * fastnw_factor(b[i] - u) / ((1 + g) * (1 + g))
+            e = 4 * fastnw_unbounded_factor(b[i] - u) / ((1 + g) * (1 + g))
             share[i] = e
             force[i] = e * fastnw_logistic_fall(u, g)
 
@@ -372,7 +374,7 @@ def add_to_keys(
                     squares[j] += sums[1]
                 for k in range(c):
                     value_sums[j, k] += fastnw_dot(pairs.share, strip.columns + k * strip.column_stride, length)
-                weight_sums[j] += fastnw_dot(pairs.share, pairs.pull, length)
+                weight_sums[j] += fastnw_dot_where(pairs.share, pairs.pull, length)
             start += length
         fastnw_restore(before)
 

@@ -299,3 +299,32 @@ def test_a_matrix_is_factorised_once_or_twice(monkeypatch):
     bad[200, 200] = -1.0
     with pytest.raises(ValueError, match="fails at coordinate 200"):
         fastnw.density(np.zeros((1, 300)), np.zeros((2, 300)), bandwidth=bad)
+
+
+@pytest.mark.parametrize("method", ["exact", "tree"])
+@pytest.mark.parametrize("log_condition", [1, 4, 8, 12])
+@pytest.mark.parametrize("centre", [0.0, 1e3, 1e6])
+def test_keys_on_the_rim_of_a_boxcar(method, log_condition, centre):
+    """A key 1e-12 within or beyond the window is on its own side, however far whitened coordinates are from 0."""
+    rng = np.random.default_rng([log_condition, int(centre)])
+    h, lower = matrix_of(rng, 2, log_condition)
+    directions = rng.normal(size=(40, 2))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    steps = rng.choice([-1, 1], size=(40, 1)) * 10.0 ** rng.uniform(-13, -8, size=(40, 1))
+    z = np.concatenate([np.zeros((1, 2)), centre + directions * (1 + steps)])  # the first key is where whitening starts
+    keys, query = z @ lower.T, np.array([[centre, centre]]) @ lower.T
+    values = rng.normal(size=41)
+    with mpmath.workdps(60):
+        u = mp_scores(query[0], keys, "boxcar", h)
+        inside = [i for i in range(41) if u[i] <= 1]
+        doubtful = [i for i in range(41) if abs(u[i] - 1) < 32 * EPS]
+    kept = [i for i in range(41) if i not in doubtful]
+    got = fastnw.pool(query, keys[kept], values[kept], kernel="boxcar", bandwidth=h, method=method)
+    assert got[0] == pytest.approx(values[[i for i in inside if i in kept]].mean(), abs=1e-12)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "matern32", "epanechnikov", "boxcar"])
+@pytest.mark.parametrize("unit", [1e-310, 1e-200, 1e200])
+def test_the_tree_hands_on_what_leaves_the_range(kernel, unit):
+    keys, queries = unit * np.array([[0.0], [3.0], [1.5], [-0.7]]), unit * np.array([[0.9], [2.2]])
+    check(queries, keys, np.array([1.0, 2.0, 4.0, -1.0]), kernel, unit, digits=800, method="tree")

@@ -37,6 +37,16 @@ def test_multiply_and_reciprocal():
         assert abs(got * Fraction(a) - 1) <= 4 * EPS
 
 
+def test_divide_and_root():
+    x, y = dd.two_sum(A, B), dd.two_sum(C, D)
+    for got, a, b in zip(exact(dd.divide(x, y)), exact(x), exact(y), strict=True):
+        assert abs(got * b / a - 1) <= 16 * EPS
+    square = dd.multiply(x, x)
+    for got, a in zip(exact(dd.root(square)), exact(square), strict=True):
+        assert abs(got * got / a - 1) <= 16 * EPS
+    assert exact(dd.root((np.zeros(1), np.zeros(1)))) == [0]
+
+
 def test_total_sums_the_last_axis():
     x = (A.reshape(30, 10), np.zeros((30, 10)))
     for got, row in zip(exact(dd.total(x)), x[0], strict=True):

@@ -95,8 +95,8 @@ CALLS = {
 }
 # What others of the quick suite nearly are; each takes three seconds.
 SLOW = ("gradients on one thread", "gradients by a matrix", "bandwidths by pairs")
-# Transforms of up to a second end alone.
-DETACHABLE = ("fourier", "fourier in three coordinates", "bandwidths by transforms")
+# Transforms of up to a second, and the making of a k-d tree, end alone.
+DETACHABLE = ("fourier", "fourier in three coordinates", "bandwidths by transforms", "nearest for empty windows")
 
 
 def interrupt(program, seconds, timeout=60):

@@ -182,8 +182,38 @@ def test_no_forward_mode_and_no_second_derivatives(bits64):
 
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(f, (1.0,), (1.0,))
-    with pytest.raises(ValueError, match="callbacks do not support JVP"):
-        jax.grad(jax.grad(f))(1.0)
+    for forward in (jax.jacfwd(f), jax.hessian(f)):
+        with pytest.raises(TypeError, match="forward-mode"):
+            forward(1.0)
+    for second in (jax.grad(jax.grad(f)), jax.jacrev(jax.jacrev(f)), jax.jit(jax.grad(jax.grad(f)))):
+        with pytest.raises(NotImplementedError, match=r"fastnw\.jax\.pool has no second derivatives"):
+            second(1.0)
+
+
+def test_gradients_far_from_all_keys(bits64):
+    """Two keys a millionth apart, a million bandwidths away: their exponents differ by 1."""
+    queries, keys, values = jnp.array([[1e6]]), jnp.array([[0.0], [1e-6]]), jnp.array([1.0, 2.0])
+    weights = jnp.array([1e200, 1e200])
+    arguments = (queries, keys, values, weights, 1.0)
+    found = jax.grad(lambda *inputs: pooled(*inputs).sum(), argnums=range(5))(*arguments)
+    share = 1 / (1 + np.exp(-(1 - 5e-13)))  # of the second key
+    slope = share * (1 - share)
+    expected = (1e-6 * slope, np.array([-1e6, 1e6]) * slope, [1 - share, share], [-1e-200 * slope, 1e-200 * slope])
+    for one, other in zip(found, (*expected, -2 * (1 - 5e-13) * slope), strict=True):
+        np.testing.assert_allclose(np.ravel(one), np.ravel(other), rtol=1e-9)
+
+
+@pytest.mark.usefixtures("bits64")
+def test_bfloat16():
+    """Read as float32, and float32 comes back."""
+    queries, keys, values, weights = (x.astype(jnp.bfloat16) for x in arrays())
+    wide = [np.asarray(x.astype(np.float32)) for x in (queries, keys, values, weights)]
+    for narrow in ((queries, keys, values, weights), [np.asarray(x) for x in (queries, keys, values, weights)]):
+        found = fastnw.pool(*narrow[:3], sample_weight=narrow[3])
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(np.asarray(found), fastnw.pool(*wide[:3], sample_weight=wide[3]))
+    found = fastnw.jax.pool(queries, keys, values, sample_weight=weights)
+    assert found.dtype == np.float32
 
 
 def test_wrong_input_is_reported_as_by_pool(bits64):

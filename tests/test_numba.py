@@ -160,7 +160,7 @@ def test_in_estimators_and_weights():
 def unknown_to_numba(u2):
     if u2 < 0:
         return 0.0
-    return float(str(1.0)[:3]) / (1 + u2) + len(os.environ) * 0
+    return float(str(1.0)[:3]) / (1 + float(u2)) + len(os.environ) * 0
 
 
 def test_what_numba_cannot_compile_names_the_users_line():
@@ -202,8 +202,8 @@ def test_steepness_bounds_small_changes(name):
 
 
 def test_kernels_that_jump_have_no_steepness():
-    assert _steepness.of_logarithm(fastnw.Kernel("sharp", sharp)) is None
-    assert _steepness.within_support(fastnw.Kernel("box", lambda u2: 1.0, support=1.0)) is None
+    assert _steepness.proof(fastnw.Kernel("sharp", sharp)) is None
+    assert _steepness.proof(fastnw.Kernel("box", lambda u2: 1.0, support=1.0)) is None
     assert fastnw.Kernel("step", lambda u2: np.where(u2 < 4, 1.0, 0.0)).is_rough
     assert not fastnw.Kernel("student", lambda u2: 1 / (1 + u2) ** 2).is_rough
 

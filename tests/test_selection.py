@@ -283,7 +283,7 @@ def test_the_spectrum_is_the_sum_of_every_pair(n):
         shift = k.max(axis=1)
         weight = np.exp(k - shift[:, None])
         f, log_mass = weight @ y / weight.sum(axis=1), np.log(weight.sum(axis=1)) + shift
-        # a mass is known to SURE = 1e4 times less than itself at worst
+        # a mass is known to SURE = 4e3 times less than itself at worst
         np.testing.assert_allclose(fit.log_mass[some], log_mass, rtol=0, atol=3e-4)
         np.testing.assert_allclose(fit.mean[some, 0], f, rtol=0, atol=6e-4)
 

@@ -352,3 +352,60 @@ def test_a_table_of_arrays_needs_no_file(tmp_path):
     table = Table({"x": X[:, 0], "s": np.array(["a", "b", "c"])}, tmp_path / "memory.npz")
     assert math.isclose(table.numbers("x")[1], 1 / 3)
     assert refusal(table.numbers, "s") == f"{table.path}: column 's' holds text, not numbers."
+
+
+def cpu_seconds(work):
+    times = []
+    for _ in range(2):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npy", ".npz", ".parquet"])
+def test_wide_tables_take_time_in_proportion_to_their_columns(tmp_path, suffix):
+    """Four times the columns take about four times as long, where a look through all names for each takes sixteen."""
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    seconds = {}
+    for width in (2_000, 8_000):
+        path, names = tmp_path / f"t{suffix}", [f"column {j}" for j in range(width)]
+        columns = {name: np.arange(3.0) + j for j, name in enumerate(names)}
+        acts = {"write": lambda path=path, columns=columns: write_table(columns, path, force=True)}
+        acts["write"]()
+        table = read_table(path)
+        assert table.names == names
+        np.testing.assert_array_equal(table.matrix(names)[1], np.arange(width) + 1.0)
+        acts |= {
+            "read": lambda path=path: read_table(path),
+            "read some": lambda path=path, names=names: read_table(path, names[::-2]),
+            "matrix": lambda table=table, names=names: table.matrix(names),
+            "rounded": lambda table=table, names=names: table.rounded(names),
+            "rewrite": lambda path=path, table=table: write_table(table, path, force=True),
+        }
+        seconds[width] = {name: cpu_seconds(act) for name, act in acts.items()}
+    for name, narrow in seconds[2_000].items():
+        # a process that has no tenth of a second to measure shows its clock's steps
+        assert seconds[8_000][name] < max(8 * narrow, 0.1), name
+
+
+def test_a_structured_array_of_any_width_reads_back(tmp_path):
+    """NumPy itself refuses headers of more than 10,000 bytes, and warns of those beyond 65,535."""
+    for width in (150, 700, 20_000):
+        columns = {f"column {j}": np.array([float(j), -1.0]) for j in range(width)}
+        write_table(columns, tmp_path / "t.npy", force=True)
+        table = read_table(tmp_path / "t.npy")
+        assert table.names == list(columns)
+        np.testing.assert_array_equal(table.matrix(table.names)[0], np.arange(width))
+    write_table({"größe": X[:, 0], "𝛼": X[:, 1]}, tmp_path / "u.npy")
+    assert read_table(tmp_path / "u.npy").names == ["größe", "𝛼"]
+
+
+def test_text_that_no_file_can_hold_is_refused(tmp_path):
+    half = np.array(["a", "\ud800"])  # half a character
+    for suffix in (".csv", ".parquet"):
+        if suffix == ".parquet":
+            pytest.importorskip("pyarrow")
+        assert "surrogates not allowed" in refusal(write_table, {"s": half}, tmp_path / f"t{suffix}")
+    assert list(tmp_path.iterdir()) == []

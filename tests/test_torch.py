@@ -163,6 +163,176 @@ def test_no_second_derivatives():
         first.sum().backward()
 
 
+# torch's own, when forward mode is first used
+forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+
+
+@forward_mode
+def test_second_derivatives_of_any_kind_raise():
+    queries, keys, values, _ = tensors(grad=False)
+    h = torch.tensor(1.0, dtype=torch.float64)
+
+    def loss(h):
+        return fastnw.torch.pool(queries, keys, values, bandwidth=h).square().sum()
+
+    func = torch.func
+    for second in (func.grad(func.grad(loss)), func.jacrev(func.jacrev(loss)), func.hessian(loss)):
+        with pytest.raises(NotImplementedError, match=r"fastnw\.torch\.pool has no"):
+            second(h)
+    with pytest.raises(NotImplementedError, match="second derivatives"):
+        torch.autograd.functional.hessian(loss, h)
+
+
+@forward_mode
+@pytest.mark.parametrize("place", range(5))
+def test_forward_mode_raises(place):
+    """By whichever input: no tangent is dropped."""
+    queries, keys, values, weights = tensors(grad=False)
+    inputs = [queries, keys, values, weights, torch.tensor(1.0, dtype=torch.float64)]
+
+    def pooled(x):
+        arguments = [*inputs[:place], x, *inputs[place + 1 :]]
+        return fastnw.torch.pool(*arguments[:3], sample_weight=arguments[3], bandwidth=arguments[4])
+
+    compiled, x = torch.compile(pooled, backend="aot_eager"), inputs[place]
+    for function in (pooled, compiled):
+        function(x)
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            torch.func.jvp(function, (x,), (torch.ones_like(x),))
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            torch.func.jacfwd(function)(x)
+        for leaf in (x, x.clone().requires_grad_()):
+            with torch.autograd.forward_ad.dual_level():
+                dual = torch.autograd.forward_ad.make_dual(leaf, torch.ones_like(x))
+                with pytest.raises(NotImplementedError, match="forward-mode"):
+                    function(dual)
+
+
+def test_transforms_of_reverse_mode():
+    """torch.func's grad, vjp, jacrev and vmap, and batches of cotangents."""
+    queries, keys, values, weights = tensors(grad=False)
+    h = torch.tensor(0.7, dtype=torch.float64)
+
+    def pooled(queries, h):
+        return fastnw.torch.pool(queries, keys, values, bandwidth=h, sample_weight=weights)
+
+    def loss(queries, h):
+        return pooled(queries, h).square().sum()
+
+    leaves = (queries.clone().requires_grad_(), h.clone().requires_grad_())
+    expected = torch.autograd.grad(loss(*leaves), leaves)
+    found, value = torch.func.grad_and_value(loss, argnums=(0, 1))(queries, h)
+    torch.testing.assert_close(value, loss(queries, h))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+    jacobian = torch.func.jacrev(pooled)(queries, h)
+    rows = [torch.autograd.grad(pooled(*leaves)[i], leaves[0])[0] for i in range(len(queries))]
+    assert torch.equal(jacobian, torch.stack(rows))
+    vectorised = torch.autograd.functional.jacobian(lambda q: pooled(q, h), queries, vectorize=True)
+    assert torch.equal(vectorised, jacobian)
+    batch = torch.stack([queries, queries + 0.1], dim=1)
+    for gradient, dims in ((torch.func.grad(loss), (1, None)), (torch.func.grad(loss), (1, 0))):
+        widths = h if dims[1] is None else torch.stack([h, 2 * h])
+        mapped = torch.func.vmap(gradient, in_dims=dims)(batch, widths)
+        for i, part in enumerate(mapped):
+            assert torch.equal(part, gradient(batch[:, i], widths if dims[1] is None else widths[i]))
+    leaf = batch.clone().requires_grad_()
+    through = torch.func.vmap(loss, in_dims=(1, None))(leaf, h).sum()
+    (by_batch,) = torch.autograd.grad(through, leaf)
+    assert torch.equal(by_batch[:, 0], expected[0])
+
+
+def test_users_kernels_in_compiled_graphs_of_a_fresh_process():
+    """A graph may be the first to meet a kernel, and may meet several of one name."""
+    program = """
+    import torch, fastnw, fastnw.torch
+    kernels = [fastnw.Kernel("mine", lambda u2, p=p: 1 / (1 + u2) ** p) for p in (2, 3)]
+    q = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None].requires_grad_()
+    def pooled(q, h, kernel=kernels[0]):
+        return fastnw.torch.pool(q, q, q[:, 0] ** 2, kernel=kernel, bandwidth=h)
+    class Layer(torch.nn.Module):
+        def __init__(self, kernel):
+            super().__init__()
+            self.kernel, self.h = kernel, torch.nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+        def forward(self, q):
+            return fastnw.torch.pool(q, q, q[:, 0] ** 2, kernel=self.kernel, bandwidth=self.h)
+    compiled = torch.compile(pooled, backend="aot_eager", fullgraph=True)
+    h = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    first = torch.autograd.grad(compiled(q, h).square().sum(), (q, h))
+    layers = [Layer(kernel) for kernel in kernels]
+    found = [torch.compile(layer, backend="aot_eager", fullgraph=True)(q) for layer in layers]
+    assert all(torch.equal(a, pooled(q, h, kernel)) for a, kernel in zip(found, kernels))
+    assert not torch.equal(*found)
+    assert all(torch.equal(a, b) for a, b in zip(first, torch.autograd.grad(pooled(q, h).square().sum(), (q, h))))
+    print("right")
+    """
+    assert fresh.run(program).split()[-1] == "right"
+
+
+def test_gradients_far_from_all_keys():
+    """Against the logistic function of the difference of two keys' exponents, which is known exactly."""
+    for u in (1e3, 1e6, 1e8):
+        gap = 1.0 / u
+        queries = torch.tensor([[u, 0.0]], dtype=torch.float64, requires_grad=True)
+        keys = torch.tensor([[gap, 0.0], [0.0, 0.0]], dtype=torch.float64, requires_grad=True)
+        weights = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+        values = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
+        h = torch.tensor([1.0, 1.0], dtype=torch.float64, requires_grad=True)
+        mean = fastnw.torch.pool(queries, keys, values, sample_weight=weights, bandwidth=h)
+        inputs = (queries, keys, values, weights, h)
+        found = torch.autograd.grad(mean.sum(), inputs)
+        exponent = u * gap - gap**2 / 2  # of the first key over the second
+        share = 1 / (1 + 2 * np.exp(-exponent))
+        slope = share * (1 - share)
+        expected = (
+            [[slope * gap, 0.0]],
+            [[slope * (u - gap), 0.0], [-slope * u, 0.0]],
+            [share, 1 - share],
+            [slope, -slope / 2],
+            [-2 * slope * exponent, 0.0],
+        )
+        for one, other in zip(found, expected, strict=True):
+            size = np.abs(other).max()
+            torch.testing.assert_close(one, torch.tensor(other, dtype=torch.float64), rtol=0, atol=1e-9 * size)
+
+
+def test_float32_values_far_from_zero():
+    """Means of values near 1e6 are rounded to 0.06; their gradients are not."""
+    queries, keys, values, _ = tensors(20, 30, 2, dtype=torch.float32)
+    with torch.no_grad():
+        values.copy_(torch.round(values * 8) / 8)  # what float32 holds near 2^20
+    near, far = (
+        torch.autograd.grad(fastnw.torch.pool(queries, keys, values + offset).sum(), (queries, keys))
+        for offset in (0.0, 2.0**20)
+    )
+    for one, other in zip(far, near, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3 * other.abs().max().item())
+
+
+def test_bfloat16():
+    """Read as float32, and float32 comes back, by `fastnw.pool` and the other functions of arrays too."""
+    queries, keys, values, weights = (x.bfloat16() for x in tensors(20, 30, 2, grad=False))
+    wide = [x.float() for x in (queries, keys, values, weights)]
+    h = torch.tensor(0.5).bfloat16()
+    calls = (
+        lambda q, k, v, w, **options: fastnw.pool(q, k, v, sample_weight=w, **options),
+        lambda q, k, v, w, **options: fastnw.torch.pool(q, k, v, sample_weight=w, **options),
+        lambda q, k, v, w, **options: fastnw.density(q, k, sample_weight=w, **options),
+        lambda q, k, v, w, **options: fastnw.attention_weights(q, k, sample_weight=w, **options),
+    )
+    for call in calls:
+        found = call(queries, keys, values, weights, bandwidth=h)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, call(*wide, bandwidth=0.5))
+    assert fastnw.pool(queries, keys, values.double()).dtype == torch.float64
+    by_first, wide_first = (fastnw.select_bandwidth(k[:, :1], k[:, 0]) for k in (keys, wide[1]))
+    assert by_first.score == wide_first.score
+    leaf = queries.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(fastnw.torch.pool(leaf, keys, values).sum(), leaf)
+    assert gradient.dtype == torch.bfloat16
+    assert torch.all(gradient != 0)
+
+
 def test_wrong_input_is_reported_as_by_pool():
     queries, keys, values, _ = tensors()
     with pytest.raises(ValueError, match="queries has 2 features, but keys has 1"):

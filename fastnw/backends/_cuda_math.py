@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numba import config, cuda, types
 
-from fastnw._formula import ONE, Traced, Untraceable, trace
+from fastnw import _texts
+from fastnw._formula import ONE, Traced
+from fastnw._user_formulas import scalar
 from fastnw.kernels import Kernel
 
 LOG2E = 1.4426950408889634
@@ -41,8 +43,8 @@ def functions(dtype: str, built_in: bool) -> dict[str, Any]:
     """What the text of a formula may call, by name."""
     real = getattr(np, dtype)
     if SIMULATED:
-        names = {name: getattr(np, name) for name in LIBDEVICE}
-        names |= {"divide": np.divide, "select": lambda condition, yes, no: yes if condition else no}
+        names = {name: _silent(getattr(np, name)) for name in LIBDEVICE}
+        names |= {"divide": _silent(np.divide), "select": lambda condition, yes, no: yes if condition else no}
         return names | {"real": real, "double": np.float64, "short": np.int32}
     from numba.cuda import libdevice
 
@@ -54,6 +56,16 @@ def functions(dtype: str, built_in: bool) -> dict[str, Any]:
     if built_in:
         found["sin"] = _sine(SINE_TERMS[dtype])
     return found | {"real": real, "double": np.float64, "short": np.int32}
+
+
+def _silent(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Without NumPy's warnings, which a device does not give: sides of a choice that is not taken are computed, too."""
+
+    def call(*values: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return function(*values)
+
+    return call
 
 
 def _device_intrinsic(target: str, operands: int) -> Any:
@@ -170,10 +182,9 @@ def formula(kernel: Kernel, log: bool, take_factor: bool) -> Formula:
     """κ of u², or its logarithm. With ``take_factor`` a constant factor of u² is taken out of the text."""
     chosen = kernel.log_profile if log else kernel.profile
     assert chosen is not None
-    raw = getattr(chosen, "pyfunc", chosen)  # of numpy.vectorize
-    try:
-        traced = trace(raw)
-    except Untraceable:
+    traced = _texts.of(kernel, log)
+    if traced is None:
+        raw = scalar(chosen)
         return Formula(None, getattr(raw, "py_func", raw))
     return _without_factor(traced) if take_factor else Formula(traced, None)
 

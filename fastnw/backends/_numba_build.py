@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import linecache
@@ -18,14 +19,18 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core.dispatcher import Dispatcher
 
-from fastnw import _formula
+from fastnw import _formula, _steepness, _texts
+from fastnw._user_formulas import scalar
 from fastnw.backends import _numba_math
 from fastnw.kernels import Kernel
 
 TEMPLATE = Path(__file__).with_name("_numba_tiles.py")
-VECTORISED = ("exp2", "sin", "cos")  # by _numba_math; the others are Numba's
-OTHERS = {"absolute": "abs", "maximum": "max", "minimum": "min", "power": "pow"}
+VECTORISED = ("exp2", "sin", "cos")  # by _numba_math, in built-in kernels; the others are Numba's
+OTHERS = {"absolute": "abs", "power": "pow"}
+# Names in a formula's text get this prefix, so that none is one of the template's.
+OF_TEXT = "text_"
 CAPS = {"float32": (1e6, 1e30), "float64": (1e8, 1e150)}  # of u²: where exp is clamped, and for all else
 
 _lock = threading.RLock()  # Numba's compiler is not for two threads at once; whoever comes later finds it done
@@ -45,6 +50,17 @@ def tiles(kernel: Kernel, dtype: Any, d: int) -> ModuleType:
 def _tiles(kernel: Kernel, dtype: str, d: int) -> ModuleType:
     texts, own = _functions(kernel)
     text = _with_kernel(TEMPLATE.read_text(encoding="utf-8"), kernel, texts, dtype, d)
+    try:
+        return _made(text, own)
+    except Exception:  # whatever reading half a file of Numba's cache raises
+        _forget()
+    try:
+        return _made(text, own)
+    except Exception:  # or the compiler, which then does so here, too
+        return _in_memory(text, own, cached=False)
+
+
+def _made(text: str, own: dict[str, Any]) -> ModuleType:
     if own:
         return _in_memory(text, own)
     # each version of Numba its own: its cache keeps one version's results
@@ -62,6 +78,17 @@ def _tiles(kernel: Kernel, dtype: str, d: int) -> ModuleType:
     return module
 
 
+def _forget() -> None:
+    """Delete what Numba has cached of ours, which may be damaged."""
+    ours = [_numba_math, *(module for name, module in sys.modules.items() if name.startswith("fastnw_tiles_"))]
+    for module in ours:
+        stem = module.__name__.rpartition(".")[2]
+        places = {f.stats.cache_path for f in list(vars(module).values()) if isinstance(f, Dispatcher)}
+        for file in (file for place in places if place for file in Path(place).glob(f"{stem}.*.nb[ic]")):
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
 def refusal(kernel: Kernel) -> str | None:
     """Why Numba cannot compile a user's kernel, with the line, or None."""
     with _lock:
@@ -70,26 +97,27 @@ def refusal(kernel: Kernel) -> str | None:
 
 @lru_cache(maxsize=128)
 def _refusal(kernel: Kernel) -> str | None:
-    for formula in (kernel.profile, kernel.log_profile):
-        if formula is None or _traced(formula) is not None:
+    if kernel.is_opaque:
+        reason = TypeError("it refers to an object whose changes cannot be seen")
+        return f"Numba cannot compile kernel {kernel.name!r}: {_place(scalar(kernel.profile), reason)}"
+    for log in (False, True) if kernel.log_profile is not None else (False,):
+        text = _texts.of(kernel, log)
+        if text is not None:
+            if _texts.tests_equality(text):
+                return f"kernel {kernel.name!r} tests for equality, which the rounding of u² decides"
             continue
+        formula = scalar(kernel.log_profile if log and kernel.log_profile else kernel.profile)
         try:
-            _jitted(raw(formula)).compile((numba.float64,))
+            compiled = _jitted(formula)
+            compiled.compile((numba.float64,))
         except Exception as error:  # its own errors, and whatever its passes stumble over
-            return f"Numba cannot compile kernel {kernel.name!r}: {_place(raw(formula), error)}"
+            return f"Numba cannot compile kernel {kernel.name!r}: {_place(formula, error)}"
+        try:
+            if not _texts.agrees(kernel, log, compiled):
+                return f"Numba does not compute kernel {kernel.name!r} as Python does"
+        except Exception as error:
+            return f"Numba cannot run kernel {kernel.name!r}: {_place(formula, error)}"
     return None
-
-
-def raw(formula: Callable[..., Any]) -> Callable[..., Any]:
-    """The user's own function, of one number."""
-    return formula.pyfunc if isinstance(formula, np.vectorize) else formula
-
-
-def _traced(formula: Callable[..., Any]) -> _formula.Traced | None:
-    try:
-        return _formula.trace(raw(formula))
-    except _formula.Untraceable:
-        return None
 
 
 def _jitted(formula: Callable[..., Any]) -> Any:
@@ -115,36 +143,60 @@ def _place(formula: Callable[..., Any], error: Exception) -> str:
 def _functions(kernel: Kernel) -> tuple[dict[str, _formula.Traced | None], dict[str, Any]]:
     """Both formulas as text; those that have none, as functions of the user's."""
     texts, own = {}, {}
-    for name, formula in (("profile", kernel.profile), ("log_profile", kernel.log_profile)):
-        texts[name] = _traced(formula) if formula is not None else None
+    for log, name in enumerate(("profile", "log_profile")):
+        formula = kernel.log_profile if log else kernel.profile
+        # without a proof of its errors, a formula is computed as it was written
+        texts[name] = None if formula is None else _texts.of(kernel, bool(log), plain=kernel.is_rough)
         if formula is not None and texts[name] is None:
-            own[f"own_{name}"] = _jitted(raw(formula))
+            own[f"own_{name}"] = _jitted(scalar(formula))
     return texts, own
 
 
 def _with_kernel(text: str, kernel: Kernel, texts: dict[str, _formula.Traced | None], dtype: str, d: int) -> str:
     before, _, rest = text.partition("# <kernel>\n")
     _, _, after = rest.partition("# </kernel>\n")
-    compact, logs = kernel.support is not None, kernel.works_on_logs
-    falling = kernel.facts is not None
-    lines = ["from fastnw.backends._numba_math import EXACT"]
-    for name in VECTORISED:
-        of = f"exp2_falling_{dtype}" if name == "exp2" and falling else f"{name}_{dtype}"
-        lines.append(f"from fastnw.backends._numba_math import {of} as {name}")
-    plain = [name for name in _formula.FUNCTIONS if name not in VECTORISED and name not in OTHERS]
-    lines += [f"from numpy import {', '.join(plain)}", f"F = np.{dtype}"]
-    lines += [f"{name} = {function}" for name, function in OTHERS.items()]
-    profile, folded = _folded(texts["profile"]) if logs and not compact else (texts["profile"], 1.0)
-    cap = 0.0 if folded != 1.0 or (kernel.facts is not None and not logs) else CAPS[dtype][0 if falling else 1]
+    compact, logs, users, rough = (
+        kernel.support is not None,
+        kernel.works_on_logs,
+        kernel.facts is None,
+        kernel.is_rough,
+    )
+    lines = _names(dtype, users, rough)
+    profile = texts["profile"]
+    profile, folded = _folded(profile) if logs and not compact and not rough else (profile, 1.0)
+    if users:
+        cap = float(np.finfo(dtype).max) if rough else _steepness.FARTHEST[dtype]
+    else:
+        cap = 0.0 if folded != 1.0 or not logs else CAPS[dtype][0]
+    least = -8 * float(np.finfo(dtype).eps) / 2 * float(kernel.profile(np.zeros(1))[0]) if users else 0.0
     support = float(kernel.support) ** 2 if kernel.support is not None else 0.0
     lines += [
-        f"LOGS, COMPACT, ROUGH, INNER = {logs}, {compact}, {kernel.is_rough}, {kernel.inner_product}",
+        f"LOGS, COMPACT, ROUGH, INNER, USERS = {logs}, {compact}, {rough}, {kernel.inner_product}, {users}",
         f"FUSED, D, STRIP = {d > 0}, {d}, {_strip()}",
-        f"FOLDED, CAP, SUPPORT2 = F({folded!r}), F({cap!r}), F({support!r})",
-        _function("profile", profile),
-        _function("log_profile", texts["log_profile"] if logs else _NONE),
+        f"FOLDED, CAP, SUPPORT2, LEAST = F({folded!r}), F({cap!r}), F({support!r}), F({least!r})",
+        _function("profile", profile, rough),
+        _function("log_profile", texts["log_profile"] if logs else _NONE, rough),
     ]
     return before + "\n".join(lines) + after
+
+
+def _names(dtype: str, users: bool, rough: bool) -> list[str]:
+    """What the template calls, and what a formula's text does. Built-in kernels never rise above κ(0)."""
+    of = {name: f"{name}_{dtype}" for name in VECTORISED}
+    of["exp2"] = f"exp2_whole_{dtype}" if users else f"exp2_falling_{dtype}"
+    made = "fastnw.backends._numba_math"
+    lines = [f"from {made} import EXACT", f"from {made} import {of['exp2']} as exp2", f"F = np.{dtype}"]
+    for name in _formula.FUNCTIONS:
+        if name in OTHERS:
+            lines.append(f"{OF_TEXT}{name} = {OTHERS[name]}")
+        elif name in ("maximum", "minimum"):
+            lines.append(f"from {made} import {name} as {OF_TEXT}{name}")
+        elif name in VECTORISED and (not users or (name == "exp2" and not rough)):
+            # those sines are right for arguments up to 1e3 (1e5 in float64) only
+            lines.append(f"from {made} import {of[name]} as {OF_TEXT}{name}")
+        else:
+            lines.append(f"from numpy import {name} as {OF_TEXT}{name}")
+    return lines
 
 
 @lru_cache(maxsize=1)
@@ -160,15 +212,23 @@ def _strip() -> int:
 _NONE = _formula.Traced((), {}, "u2")
 
 
-def _function(name: str, traced: _formula.Traced | None) -> str:
+def _function(name: str, traced: _formula.Traced | None, rough: bool = False) -> str:
+    """The formula as a function; in float64 if there is no proof for another type."""
     if traced is None:
         return f"@njit(**EXACT)\ndef {name}(u2):\n    return F(own_{name}(float(u2)))\n"
+    real = "np.float64" if rough else "F"
     renamed = {constant: f"{name}_{constant}" for constant in traced.constants}
-    constants = "".join(f"{renamed[constant]} = F({value!r})\n" for constant, value in traced.constants.items())
-    body = traced.source(name)
+    constants = "".join(f"{renamed[c]} = {real}({str(value)!r})\n" for c, value in traced.constants.items())
+    lines = [re.sub(r"\b(\w+)\(", rf"{OF_TEXT}\1(", line) for line in traced.lines]
+    body = _formula.Traced(tuple(lines), traced.constants, traced.result).source(name)
     for constant in sorted(renamed, key=len, reverse=True):
         body = _replaced(body, constant, renamed[constant])
-    return f"{constants}@njit(**EXACT)\n{body}"
+    if rough:
+        body = body.replace("(u2):\n", "(u2):\n    u2 = np.float64(u2)\n", 1)
+        body = re.sub(r"return (\w+)\n$", r"return F(\1)\n", body)
+    # nor may a product and a sum be contracted to one rounding then
+    flags = "**{**EXACT, 'fastmath': False}" if rough else "**EXACT"
+    return f"{constants}@njit({flags})\n{body}"
 
 
 def _replaced(text: str, word: str, by: str) -> str:
@@ -188,13 +248,27 @@ def _folded(traced: _formula.Traced | None) -> tuple[_formula.Traced | None, flo
     return _formula.Traced(lines, traced.constants, traced.result), traced.constants[constant]
 
 
-def _in_memory(text: str, scope: dict[str, Any]) -> ModuleType:
-    """For kernels that only exist in this process, or where nothing can be written."""
+def _in_memory(text: str, scope: dict[str, Any], cached: bool = True) -> ModuleType:
+    """For kernels that only exist in this process, or where nothing can be written; if not `cached`, without what Numba
+    has cached of `_numba_math`, too."""
     module = ModuleType("fastnw_tiles")
     module.__dict__.update(scope)
+    if not cached:
+        text = text.replace(f"from {_numba_math.__name__} import", f"from {_uncached_math()} import")
     text = text.replace("import EXACT\n", "import EXACT as CACHED\nEXACT = CACHED | {'cache': False}\n", 1)
     exec(compile(text.replace('"cache": True', '"cache": False'), "<fastnw tiles>", "exec"), module.__dict__)
     return module
+
+
+def _uncached_math() -> str:
+    """The name of a copy of `_numba_math` that reads no cache."""
+    name = f"{_numba_math.__name__}_uncached"
+    if name not in sys.modules:
+        module = ModuleType(name)
+        text = Path(_numba_math.__file__).read_text(encoding="utf-8").replace('"cache": _cacheable()', '"cache": False')
+        exec(compile(text, f"<{name}>", "exec"), module.__dict__)
+        sys.modules[name] = module
+    return name
 
 
 def _folder() -> Path | None:

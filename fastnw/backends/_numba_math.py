@@ -109,6 +109,33 @@ def exp2_float64(y):
     return exp2_falling_float64(1023.4 if y > 1023.4 else y)
 
 
+# For users' formulas: 0 below the normal numbers and infinity above them, as NumPy has it.
+@njit(**EXACT)
+def exp2_whole_float32(y):
+    one = np.float32
+    inside = exp2_falling_float32(one(127.4) if y > one(127.4) else y)
+    inside = one(0.0) if y < one(-125.0) else inside
+    return one(np.inf) if y > one(127.4) else inside
+
+
+@njit(**EXACT)
+def exp2_whole_float64(y):
+    inside = exp2_falling_float64(1023.4 if y > 1023.4 else y)
+    inside = 0.0 if y < -1020.0 else inside
+    return np.inf if y > 1023.4 else inside
+
+
+@njit(**EXACT)
+def maximum(a, b):
+    """NumPy's, of numbers of one type: NaN if one of them is."""
+    return a if (a >= b or a != a) else b
+
+
+@njit(**EXACT)
+def minimum(a, b):
+    return a if (a <= b or a != a) else b
+
+
 # x less its nearest multiple of pi (for the cosine: of odd halves), which is taken away in parts: right to a rounding
 # or two for |x| up to 1e3 (float32; 1e5), as good as kernels need. sin(f)/f in f^2 at Chebyshev nodes: 7e-9, 3e-19.
 @njit(**EXACT)

@@ -15,8 +15,8 @@ from fastnw.backends._numba_math import EXACT
 from fastnw.backends._numba_math import exp2_falling_float32 as exp2
 
 F = np.float32
-LOGS, COMPACT, ROUGH, INNER, FUSED, D = True, False, False, False, True, 3
-FOLDED, CAP, SUPPORT2 = F(-0.7213475204444817), F(0.0), F(0.0)
+LOGS, COMPACT, ROUGH, INNER, USERS, FUSED, D = True, False, False, False, False, True, 3
+FOLDED, CAP, SUPPORT2, LEAST = F(-0.7213475204444817), F(0.0), F(0.0), F(0.0)
 STRIP = 1024  # keys whose sums stay in the compute type, 256 in a lane (float64: 512)
 
 
@@ -49,11 +49,22 @@ SUMS: dict[str, Any] = {
 
 
 @njit(**EXACT)
+def not_negative(kappa):
+    """κ; 0 if it is below that by a rounding, NaN if it is by more, and so no kernel."""
+    clipped = F(0) if kappa < F(0) else kappa
+    return F(np.nan) if kappa < LEAST else clipped
+
+
+@njit(**EXACT)
 def weight(u2):
     """κ from FOLDED times u²; 0 beyond the support."""
     if COMPACT:
         inside = profile(SUPPORT2 if u2 > SUPPORT2 else u2)
+        if USERS:
+            inside = not_negative(inside)
         return inside if u2 <= SUPPORT2 else F(0)
+    if USERS:  # beyond CAP nothing is known of its rounding: no number, which hands the query on
+        return not_negative(profile(u2)) if u2 <= CAP else F(np.nan)
     if CAP > F(0):
         return profile(CAP if u2 > CAP else u2)
     return profile(u2)
@@ -66,34 +77,36 @@ def log_weight(u2):
         return log_profile(u2)
     if COMPACT and u2 > SUPPORT2:
         return F(-np.inf)
+    if USERS:
+        return log_profile(u2) if u2 <= CAP else F(np.nan)
     return log_profile(LARGEST if u2 > LARGEST else u2)
 
 
 @njit(**EXACT)
-def change(u2, kappa, error):
-    """What κ may change by within the error of u²."""
-    step = error * (u2 if u2 > F(1) else F(1))
+def change(u2, kappa, error, least):
+    """What κ may change by within the error of u², which is relative down to `least`."""
+    step = error * (u2 if u2 > least else least)
     up = abs(weight(u2 + step) - kappa)
     down = abs(weight(u2 - step if u2 > step else F(0)) - kappa)
-    return up if up > down else down
+    return up if (up > down or up != up) else down  # NaN if one of them is
 
 
 @njit(**EXACT)
-def power(log, shift):
+def exponential(log, shift):
     """exp(log − shift)."""
     return exp2((log - shift) * LOG2E)
 
 
 @njit(**EXACT)
-def shifted_change(u2, kappa, error, shift):
-    step = error * (u2 if u2 > F(1) else F(1))
-    up = abs(power(log_weight(u2 + step), shift) - kappa)
-    down = abs(power(log_weight(u2 - step if u2 > step else F(0)), shift) - kappa)
-    return up if up > down else down
+def shifted_change(u2, kappa, error, shift, least):
+    step = error * (u2 if u2 > least else least)
+    up = abs(exponential(log_weight(u2 + step), shift) - kappa)
+    down = abs(exponential(log_weight(u2 - step if u2 > step else F(0)), shift) - kappa)
+    return up if (up > down or up != up) else down  # NaN if one of them is
 
 
 @njit(**SUMS)
-def fused(queries, factor, keys, stride, weights, values, at, n, bound, found):
+def fused(queries, factor, keys, stride, weights, values, at, n, bound, least, found):
     """Sums of four queries over n keys from `at` on, in D coordinates with one bandwidth, in registers.
 
     `found` (4, 3) gets masses, totals, and what bounds their errors: changes of κ within `bound`, the error of u², or
@@ -122,8 +135,8 @@ def fused(queries, factor, keys, stride, weights, values, at, n, bound, found):
         y = w[i]
         ma, mb, mc, md = ma + ga * y, mb + gb * y, mc + gc * y, md + gd * y
         if ROUGH:
-            ea, eb = ea + change(sa, ga, la) * y, eb + change(sb, gb, lb) * y
-            ec, ed = ec + change(sc, gc, lc) * y, ed + change(sd, gd, ld) * y
+            ea, eb = ea + change(sa, ga, la, least) * y, eb + change(sb, gb, lb, least) * y
+            ec, ed = ec + change(sc, gc, lc, least) * y, ed + change(sd, gd, ld, least) * y
         elif COMPACT:
             ea, eb = ea + (y if sa <= la else F(0)), eb + (y if sb <= lb else F(0))
             ec, ed = ec + (y if sc <= lc else F(0)), ed + (y if sd <= ld else F(0))
@@ -162,7 +175,7 @@ def scores(s, q, inverse, keys, stride, d, scale, at, n):
 
 
 @njit(**SUMS)
-def plain_sums(s, weights, values, at, n, bound):
+def plain_sums(s, weights, values, at, n, bound, least):
     """Mass, total and what bounds their errors (see `fused`); u² in s becomes κ."""
     mass = total = extra = F(0)
     w, v = weights[at : at + n], values[at : at + n]
@@ -171,7 +184,7 @@ def plain_sums(s, weights, values, at, n, bound):
         g = weight(u2)
         mass += g * y
         if ROUGH:
-            extra += change(u2, g, bound) * y
+            extra += change(u2, g, bound, least) * y
         elif COMPACT:
             extra += y if u2 <= bound else F(0)
         total += g * v[i]
@@ -180,18 +193,18 @@ def plain_sums(s, weights, values, at, n, bound):
 
 
 @njit(**SUMS)
-def shifted_sums(s, u, shift, weights, values, at, n, bound):
+def shifted_sums(s, u, shift, weights, values, at, n, bound, least):
     """The same from log κ in s, divided by exp(shift); u² in u."""
     mass = total = extra = F(0)
     w, v = weights[at : at + n], values[at : at + n]
     for i in range(n):
         y = w[i]
-        g = power(s[i], shift)
+        g = exponential(s[i], shift)
         if COMPACT:
             g = g if s[i] >= -LARGEST else F(0)  # exp stops above 0
         mass += g * y
         if ROUGH:
-            extra += shifted_change(u[i], g, bound, shift) * y
+            extra += shifted_change(u[i], g, bound, shift, least) * y
         total += g * v[i]
         s[i] = g
     return mass, total, extra
@@ -207,6 +220,10 @@ def logarithms(s, u, n):
     largest = F(-np.inf)
     for i in range(n):
         largest = s[i] if s[i] > largest else largest
+    if USERS:
+        for i in range(n):
+            if s[i] != s[i]:
+                return s[i]
     return largest
 
 
@@ -252,7 +269,7 @@ def weigh_classes(s, weights, codes, at, n, total):
 @njit(**EXACT)
 def staged(
     i, queries, inverse, keys, stride, d, scale, weights, values, row, codes, at, n,
-    s, u, sums, shift, mass, total, mass_error, bound, by,
+    s, u, sums, shift, mass, total, mass_error, bound, least, by,
 ):  # fmt: skip
     """Add the sums of n ≤ STRIP keys from `at` on to query i's state; `by` multiplies what bounds errors."""
     c = total.shape[1]
@@ -266,9 +283,9 @@ def staged(
             if mass[i] != 0:
                 rescale(i, math.exp(shift[i] - largest), mass, total, mass_error)
             shift[i] = largest
-        strip_mass, strip_total, extra = shifted_sums(s, u, F(shift[i]), weights, one, at, n, bound)
+        strip_mass, strip_total, extra = shifted_sums(s, u, F(shift[i]), weights, one, at, n, bound, least)
     else:
-        strip_mass, strip_total, extra = plain_sums(s, weights, one, at, n, bound)
+        strip_mass, strip_total, extra = plain_sums(s, weights, one, at, n, bound, least)
     mass[i] += strip_mass
     mass_error[i] += by * extra
     if c == 1:
@@ -310,6 +327,7 @@ def tile(
 
     `keys` and `values` are flat, with `stride` numbers from a coordinate to the next and `row` from a key's values to
     the next's; `scale`, `own` and `codes`, which take the place of values, are empty where there are none.
+    `sensitivity` is that of a compact kernel, or for one that is `ROUGH` the u² down to which its error is relative.
     """
     m, d, c = queries.shape[0], queries.shape[1], total.shape[1]
     summed = c if len(codes) == 0 else 0  # values that are summed in the compute type
@@ -318,6 +336,7 @@ def tile(
     group, members = 0, np.empty(4, np.int64)
     points, bounds, found = np.zeros((4, 3), F), np.zeros(4, F), np.zeros((4, 3), F)
     factor = inverse[0] * inverse[0] * FOLDED
+    least = F(sensitivity) if ROUGH else F(0)
     start = np.int64(0)  # not the literal 0, for which what it is passed to would be compiled once more
     while start < n:
         length = min(FIRST if start == 0 and LOGS and not INNER else longest, n - start)
@@ -338,13 +357,13 @@ def tile(
                     staged(
                         i, queries, inverse, keys, stride, d, scale, weights, values, row, codes, start + first,
                         last - first,
-                        s, u, sums, shift, mass, total, mass_error, bound, by,
+                        s, u, sums, shift, mass, total, mass_error, bound, least, by,
                     )  # fmt: skip
                     first, last = last if last == length else last + 1, length
             if FUSED:
                 if group == 4 or (group > 0 and i == m - 1):
                     one = values if c == 1 else weights
-                    fused(points, factor, keys, stride, weights, one, start, length, bounds, found)
+                    fused(points, factor, keys, stride, weights, one, start, length, bounds, least, found)
                     for a in range(group):
                         at = members[a]
                         mass[at] += found[a, 0]

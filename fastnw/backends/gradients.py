@@ -175,7 +175,7 @@ def _pairs(kernel: Kernel, inverse: Floats, queries: Queries, keys: Keys) -> _Pa
         share[here, own[here]] = fall[here, own[here]] = 0.0
     pull = queries.alpha.T @ keys.values - queries.gamma[:, None]
     fall *= pull
-    pull *= share
+    pull = np.where(pull == 0, 0.0, pull * share)  # a share may be infinite: that of a key without weight
     return _Pairs(share, pull, fall if keys.scale is None else fall * keys.scale)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fastnw._pack import VECTOR, KeyBlock
 from fastnw._state import PoolState
 from fastnw.backends import reference
+from fastnw.backends._subnormal import flushed
 from fastnw.kernels import Kernel
 
 if TYPE_CHECKING:
@@ -85,26 +86,28 @@ def sum_tile(
     else:
         values, row = _flat(keys.values.T, VECTOR)
     coords, stride = _flat(keys.coords)
-    _module(kernel, coords.dtype, fused).tile(
-        queries,
-        inverse,
-        fused > 0,
-        coords,
-        stride,
-        keys.weights[:0] if keys.scale is None else keys.scale,
-        keys.weights,
-        values,
-        row,
-        NO_CODES if keys.codes is None else keys.codes,
-        keys.size,
-        np.empty(0, np.int64) if own is None else own,
-        state.shift,
-        state.mass,
-        state.total,
-        state.mass_error,
-        error,
-        kernel.window_sensitivity,
-    )
+    tile = _module(kernel, coords.dtype, fused).tile  # before: compiling is not a tile's work
+    with flushed(inverse, keys.scale):
+        tile(
+            queries,
+            inverse,
+            fused > 0,
+            coords,
+            stride,
+            keys.weights[:0] if keys.scale is None else keys.scale,
+            keys.weights,
+            values,
+            row,
+            NO_CODES if keys.codes is None else keys.codes,
+            keys.size,
+            np.empty(0, np.int64) if own is None else own,
+            state.shift,
+            state.mass,
+            state.total,
+            state.mass_error,
+            error,
+            (0.0 if keys.relative else 1.0) if kernel.is_rough else kernel.window_sensitivity,
+        )
 
 
 def sum_several(

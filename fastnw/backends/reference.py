@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw import _texts
+from fastnw._intervals import Arithmetic
 from fastnw._pack import KeyBlock
 from fastnw._state import PoolState
 from fastnw._threads import check_stop, one_blas_thread
+from fastnw.backends._subnormal import flushed
 from fastnw.kernels import Kernel
 
 NAME = "reference"
+NEGATIVE = 1e-15  # κ over κ(0) down to which it counts as 0
 PAIRS = 1 << 16  # pairs worked on at a time: temporaries stay in L2
 
 
@@ -48,7 +53,9 @@ def sum_tile(
     step = max(PAIRS // max(len(queries), 1), 1)
     if keys.codes is not None:  # a row of totals is added for each part
         step = max(step, state.total.shape[1] // 4)
-    with one_blas_thread, np.errstate(all="ignore"):
+    # a user's formula may live on numbers that small
+    quick = nullcontext() if kernel.facts is None else flushed(inverse, keys.scale)
+    with one_blas_thread, np.errstate(all="ignore"), quick:
         for first in range(0, keys.size, step):
             check_stop()
             part = keys.part(first, min(first + step, keys.size))
@@ -83,13 +90,16 @@ def _sums(
     error: NDArray[np.float64],
     c: int,
 ) -> PoolState:
+    if kernel.facts is None:  # a user's formula is one of float64, in which its constants are what was written
+        u2 = u2.astype(np.float64)
     weights, shift = _weights(kernel, u2, present)
     w, values = keys.weights.astype(np.float64), keys.values.astype(np.float64)
     if kernel.facts is None:
         # what the profile does within the error of u², at a slope or at a cliff
-        steps = np.maximum(u2, 1) * error[:, None]
+        steps = (u2 if keys.relative else np.maximum(u2, 1)) * error[:, None]
         nudged = [_weights(kernel, np.maximum(u2 + by, 0), present, shift)[0] for by in (steps, -steps)]
-        mass_error = np.maximum(*(np.abs(other - weights) for other in nudged)) @ w
+        change = np.maximum(*(np.abs(other - weights) for other in nudged))
+        mass_error = np.maximum(change, _between(kernel, u2, steps, present, weights)) @ w
     elif kernel.window_sensitivity > 0:
         mass_error = (present & (u2 <= 1 + 2 * error[:, None])) @ w * (kernel.window_sensitivity * error)
     else:
@@ -103,6 +113,25 @@ def _sums(
     return PoolState(shift, weights @ w, total, mass_error, np.zeros(len(u2)))
 
 
+def _between(
+    kernel: Kernel, u2: NDArray[Any], steps: NDArray[Any], present: NDArray[np.bool_], weights: NDArray[Any]
+) -> NDArray[np.float64]:
+    """What κ does anywhere within the steps, where its formula's comparisons could hide a jump there and back."""
+    text = None if kernel.works_on_logs or not kernel.is_rough else _texts.of(kernel, plain=True)
+    if text is None or not any(" if " in line for line in text.lines):
+        return np.zeros(u2.shape)
+    edge = np.inf if kernel.support is None else kernel.support**2
+    low, high = np.maximum(u2 - steps, 0.0), u2 + steps
+    x = _EXACT.over(text, np.minimum(low, edge).ravel(), np.minimum(high, edge).ravel())
+    least = np.where(high > edge, 0.0, np.maximum(x.low.reshape(u2.shape), 0.0))
+    most = np.where(low > edge, 0.0, np.maximum(x.high.reshape(u2.shape), 0.0))
+    change = np.where(present, np.maximum(most - weights, weights - least), 0.0)
+    return np.where(np.isfinite(change), np.maximum(change, 0.0), 0.0)
+
+
+_EXACT = Arithmetic.as_numpy(error=0.0)
+
+
 def _weights(
     kernel: Kernel, u2: NDArray[Any], present: NDArray[np.bool_], shift: NDArray[Any] | None = None
 ) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -111,7 +140,11 @@ def _weights(
         present = present & (u2 <= kernel.support**2)
     inside = np.where(present, u2, u2.dtype.type(0))  # profiles are only asked for within the support
     if kernel.log_profile is None:
-        weights = np.where(present, np.maximum(kernel.profile(inside), 0.0), 0.0)
+        weights = np.asarray(kernel.profile(inside))
+        if kernel.facts is None:  # below 0 by more than a rounding, it is no kernel: NaN, which is reported
+            least = -NEGATIVE * float(kernel.profile(np.zeros(1))[0])
+            weights = np.where(weights < least, np.nan, weights)
+        weights = np.where(present, np.maximum(weights, 0.0), 0.0)
         return weights.astype(np.float64), np.zeros(len(u2))
     logs = np.where(present, kernel.log_profile(inside), -np.inf).astype(np.float64)
     if shift is None:

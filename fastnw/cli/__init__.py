@@ -6,7 +6,9 @@ A subcommand is a module with ``add_arguments(parser)`` and ``run(args) -> int``
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -37,7 +39,8 @@ DATA, CALL, INTERRUPTED = 1, 2, 130
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line instead of the whole usage."""
-        self.exit(CALL, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        say(f"{self.prog}: error: {message} (see {self.prog} --help)")
+        self.exit(CALL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,27 +56,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit status: 0; 1, the data's fault; 2, the call's fault; 130 after Ctrl-C.
     """
+    # a file's name or a column's may not be in the output's alphabet, which is no reason to fail
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    status = _status_of_run(list(sys.argv[1:] if argv is None else argv))
+    return _flushed() or status
+
+
+def _status_of_run(argv: list[str]) -> int:
     name = "fastnw"
     try:
-        args = _parse(list(sys.argv[1:] if argv is None else argv))
+        args = _parse(argv)
         name = f"fastnw {args.command}"
-        status = args.run(args)
-        sys.stdout.flush()
-        return status
+        return args.run(args)
     except SystemExit as stop:  # of argparse: --help, --version, errors
         return stop.code if isinstance(stop.code, int) else CALL
     except KeyboardInterrupt:
-        print(f"\n{name}: interrupted", file=sys.stderr)
+        say(f"\n{name}: interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as in `fastnw info | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DATA
     except Exception as error:
         faulty = _status(error)
         if faulty is None:
             raise
-        print(f"{name}: error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        say(f"{name}: error: {' '.join(str(error).split()) or type(error).__name__}")
         return faulty
+
+
+def _flushed() -> int:
+    """0 once all output is written; DATA if it cannot be: Python would fail over the rest of it at exit."""
+    status = 0
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # it was closed before we were started
+                stream.flush()
+        except BrokenPipeError:
+            status = DATA
+        except OSError as error:
+            say(f"fastnw: error: standard output cannot be written: {error.strerror or error}")
+            status = DATA
+        else:
+            continue
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return status
+
+
+def say(message: str) -> None:
+    """Print a line to standard error, if that is there to be written to."""
+    if sys.stderr is not None:  # print would take standard output for it
+        with contextlib.suppress(OSError):
+            print(message, file=sys.stderr, flush=True)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 import time
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from fastnw import bandwidth, kernels
 from fastnw._pool import pool
 from fastnw._validation import EMPTY_POLICIES
 from fastnw._warnings import EmptyWindowWarning
+from fastnw.cli import say
 from fastnw.kernels import Kernel
 from fastnw.tables import Table, TableError, check_writable, read_table, write_table
 from fastnw.tables.columns import as_floats
@@ -115,9 +116,9 @@ def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if "" in names:
         raise argparse.ArgumentTypeError(f"{text!r} has an empty name")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise argparse.ArgumentTypeError(f"{twice!r} is given more than once")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise argparse.ArgumentTypeError(f"{name!r} is given more than once")
     return names
 
 
@@ -350,7 +351,7 @@ def _report_empty(args: argparse.Namespace, rows: np.ndarray, m: int) -> None:
 
 
 def _warn(message: str) -> None:
-    print(f"fastnw predict: warning: {' '.join(message.split())}", file=sys.stderr)
+    say(f"fastnw predict: warning: {' '.join(message.split())}")
 
 
 def _result_columns(classes: np.ndarray | None, values: np.ndarray, log_mass: np.ndarray) -> dict[str, np.ndarray]:

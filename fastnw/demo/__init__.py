@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 import time
 from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastnw.cli import say
 from fastnw.tables import TableError
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ def _chapter(args: argparse.Namespace) -> int:
 
     try:
         return chapter.run(args.out, args.seed)
+    except BrokenPipeError:  # of standard output: nothing is wrong with the folder
+        raise
     except OSError as error:
         return _refuse(str(error))
 
@@ -81,6 +83,8 @@ def _parts(args: argparse.Namespace) -> int:
     for letter, part in zip("abcd", (parts.chapter, parts.digits, parts.diabetes, parts.large_scale), strict=True):
         try:
             results.append(_timed(letter, part, job))
+        except BrokenPipeError:  # of standard output: nothing is wrong with the folder
+            raise
         except (TableError, OSError) as error:
             return _refuse(str(error))
     print(f"\n{format_table(results)}\n")
@@ -121,7 +125,7 @@ def _can_draw() -> bool:
 
 
 def _refuse(message: str) -> int:
-    print(f"fastnw demo: error: {message}", file=sys.stderr)
+    say(f"fastnw demo: error: {message}")
     return 2
 
 

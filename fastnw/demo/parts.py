@@ -169,7 +169,7 @@ def large_scale(job: Job) -> Result:
     plan = fastnw.plan(queries, keys, values, bandwidth=LARGE_BANDWIDTH)
     print("\n".join(f"   {line}" for line in str(plan).splitlines()), flush=True)
     start = time.perf_counter()
-    progress = True if sys.stderr.isatty() else None
+    progress = True if sys.stderr is not None and sys.stderr.isatty() else None
     predicted = fastnw.pool(queries, keys, values, bandwidth=LARGE_BANDWIDTH, progress=progress)
     seconds = time.perf_counter() - start
     memory = peak_memory()

@@ -35,10 +35,12 @@ from fastnw._pack import (
 from fastnw._problem import Problem, row_blocks
 from fastnw._state import PoolState, Rows
 from fastnw._threads import Meter, check_stop, run
+from fastnw.backends import reference
 from fastnw.methods import Cost, products, tails
 
 if TYPE_CHECKING:
     from fastnw._plan import Plan
+    from fastnw.methods.bands import Band
 
 FLOAT64 = np.dtype(np.float64)
 TILE = 256  # queries a tile at most: with 64, calls cost 5 (d = 3) to 15 % (d = 64)
@@ -51,6 +53,9 @@ STATE_BYTES = 16 << 20  # of all groups' states
 MAX_GROUPS = 4
 FEW_TILES = 8  # below this many query tiles the keys are split, too
 
+KEPT_BYTES = 40 << 20  # of packed blocks that a fitted model keeps, within the 64 MiB promised
+READ_NS = 0.1  # to read a byte of packed blocks, which is all that few queries cost
+
 PACKERS = 4  # threads that whiten blocks, each with up to 6 MiB of copies
 
 FROM_L1 = 128  # coordinates up to which a strip of keys stays near; each further one takes twice as long
@@ -61,10 +66,12 @@ SERIAL_PAIRS = 1 << 20  # work below a millisecond is not worth a thread's start
 # A far tail is where the keys that count lie DEEP nats below κ(0). What float64 loses of an exponent does not grow with
 # d (the bound does): measured for d from 1 to 200, 2e-13 of the range at 5e3 nats, 8e-13 at 5e4, 8e-12 at 5e5.
 LIMIT, FLOOR, DEEP = 4e-12, 2e-13, 2e4
+RIM = 16  # the promise for a boxcar: pairs within 16 d ε of u = 1 may fall on either side
 FUSED = 4  # queries that share a pass over the keys
 LEAST_PANEL = 16  # queries, where the totals of classes are long
 LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and κ may vanish
 LOST_SLOWLY = 1e-130  # κ of keys whose u² overflows before their scale, in range (`Problem`), divides it
+VANISHED = 1e-280  # mean κ of a user's kernel below which it may have been flushed to 0
 VANISHING = -680.0  # log mass below which κ, which is not much larger, may be no normal number
 # Terms that one lane may add in sequence before they are folded to float64: a strip of 1024 in 4 lanes (2 for float64).
 SEQUENTIAL = {np.dtype(np.float32): 264, np.dtype(np.float64): 520}
@@ -148,11 +155,11 @@ def _seconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:
     base = with_exp if problem.kernel.works_on_logs else plain
     coordinates = problem.d + max(problem.d - FROM_L1, 0)
     pair = base + per_coordinate * coordinates + values_ns(problem, backend, dtype)
-    count = problem.c if problem.classes is None or _sweeps(backend) else 1
-    seconds = 1e-9 * problem.n * (problem.m * pair + per_element * (problem.d + count))
-    if problem.classes is None or _sweeps(backend):
-        return seconds
-    return seconds + states_seconds(problem, layout(problem, problem.m, dtype).groups)
+    if keeps_blocks(problem, dtype, dtype):
+        per_element = READ_NS * dtype.itemsize
+    coded = problem.classes is not None and not _sweeps(backend)
+    seconds = 1e-9 * problem.n * (problem.m * pair + per_element * (problem.d + (1 if coded else problem.c)))
+    return seconds + (states_seconds(problem, layout(problem, problem.m, dtype).groups) if coded else 0.0)
 
 
 def states_seconds(problem: Problem, groups: int) -> float:
@@ -165,6 +172,14 @@ def values_ns(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:
     if problem.classes is None or _sweeps(backend):
         return NANOSECONDS[backend.isa(), dtype.name][3] * problem.c
     return CODE_NS * problem.classes.codes.shape[1]
+
+
+def keeps_blocks(problem: Problem, dtype: np.dtype[Any], first: np.dtype[Any]) -> bool:
+    """Whether a fitted model keeps its keys packed in that type; `first` is the plan's compute type."""
+    values = problem.c if problem.classes is None else problem.classes.codes.shape[1]
+    numbers = problem.n * (problem.d + 1 + values + (problem.key_scale is not None))
+    size = numbers * (dtype.itemsize + (first.itemsize if dtype != first else 0))
+    return "exact" in problem.prepared and size <= KEPT_BYTES
 
 
 def _sweeps(tiles: Any) -> bool:
@@ -211,25 +226,45 @@ class Summary:
         self.on_device: dict[Any, Any] = {}  # what a backend keeps there
 
     def prepare(self, meter: Meter) -> None:
-        """Blocks are packed when their turn comes."""
+        """Pack what a fitted model keeps; other blocks are packed when their turn comes."""
+        dtype = self.plan.dtype
+        if not (_sweeps(self.plan.tiles) or self.by_products) and keeps_blocks(self.problem, dtype, dtype):
+            self._all_blocks(layout(self.problem, self.problem.m, dtype), dtype)
 
     def room(self, shape: Layout, dtype: np.dtype[Any]) -> Array | None:
-        """(blocks, d, keys) for the coordinates of one span after another; None where a single one holds all keys.
+        """(blocks, d, keys) for the coordinates of one span after another; None where a single one holds all keys, or
+        a fitted model keeps them.
 
         Blocks of their own, made by many threads, left the allocator with 30 MiB more than what was in use.
         """
-        if shape.span * shape.block >= self.problem.n:
+        if shape.span * shape.block >= self.problem.n or keeps_blocks(self.problem, dtype, self.plan.dtype):
             return None
         d = self.problem.d
         return aligned_rows(shape.span * d, shape.block, dtype).reshape(shape.span, d, shape.block)
 
     def span(self, shape: Layout, start: int, dtype: np.dtype[Any], room: Array | None) -> list[KeyBlock]:
         """The blocks from key `start` on, `shape.span` of them, in `room`."""
+        if keeps_blocks(self.problem, dtype, self.plan.dtype):
+            first = start // shape.block
+            return self._all_blocks(shape, dtype)[first : first + shape.span]
         key = (dtype.name, shape.block)
         if key in self._kept:
             return self._kept[key]
         n = self.problem.n
-        starts = range(start, min(start + shape.span * shape.block, n), shape.block)
+        blocks = self._packed(range(start, min(start + shape.span * shape.block, n), shape.block), shape, dtype, room)
+        if len(blocks) * shape.block >= n:
+            self._kept = {key: blocks}
+        return blocks
+
+    def _all_blocks(self, shape: Layout, dtype: np.dtype[Any]) -> list[KeyBlock]:
+        """Those that a fitted model keeps."""
+        kept, key = self.problem.kept, ("packed", dtype.name, shape.block, self.problem.kernel.inner_product)
+        if key not in kept:
+            kept[key] = self._packed(range(0, self.problem.n, shape.block), shape, dtype, None)
+        return kept[key]
+
+    def _packed(self, starts: range, shape: Layout, dtype: np.dtype[Any], room: Array | None) -> list[KeyBlock]:
+        n = self.problem.n
         blocks: list[KeyBlock] = [None] * len(starts)  # type: ignore[list-item]
 
         def pack(i: int) -> float:
@@ -240,8 +275,6 @@ class Summary:
         # a matrix whitens in float64: fewer at a time, so that its copies stay small for any number of threads
         threads = self.plan.n_threads if self.problem.metric.cholesky is None else min(self.plan.n_threads, PACKERS)
         run(pack, len(starts), threads, Meter(False, 0, ""))
-        if len(starts) * shape.block >= n:
-            self._kept = {key: blocks}
         return blocks
 
     @cached_property
@@ -258,14 +291,24 @@ class Summary:
     def extent(self) -> tuple[NDArray[np.float64], float]:
         """Largest |k_j| of the (whitened) keys, and the largest factor that a key scale puts on a score."""
         problem = self.problem
+        kept, key = problem.kept, ("extent", problem.kernel.inner_product)
         if problem.on_device:
             low, high = keys_there(problem).extremes
-            return np.maximum(high, -low), 1.0 if problem.key_scale is None else 1.0 / float(problem.key_scale.min())
-        reach = np.zeros(problem.d)
-        for rows in row_blocks(problem.keys):
-            block = coordinates(problem, problem.keys[rows])
-            reach = np.maximum(reach, np.maximum(block.max(axis=0), -block.min(axis=0).astype(np.float64)))
-        return reach, 1.0 if problem.key_scale is None else 1.0 / float(problem.key_scale.min())
+            return np.maximum(high, -low), 1.0 / problem.key_scale_range[0]
+        if key not in kept:
+            reach = np.zeros(problem.d)
+            for rows in row_blocks(problem.keys):
+                block = coordinates(problem, problem.keys[rows])
+                reach = np.maximum(reach, np.maximum(block.max(axis=0), -block.min(axis=0).astype(np.float64)))
+            kept[key] = reach
+        return kept[key], 1.0 / problem.key_scale_range[0]
+
+    @cached_property
+    def places(self) -> Any:
+        """A tree of the keys' coordinates, to count those within a distance."""
+        from scipy.spatial import cKDTree  # few need it
+
+        return cKDTree(coordinates(self.problem, self.problem.keys))
 
     def _sizes(self, queries: Array, reach: NDArray[np.float64]) -> NDArray[np.float64]:
         """(m,) Bound on Σ_j |q_j k_j|/h_j over all keys: by each coordinate's largest, or by Cauchy and Schwarz."""
@@ -304,6 +347,9 @@ class Summary:
         """
         problem, unit, there = self.problem, float(np.finfo(dtype).eps) / 2, isinstance(queries, DeviceArray)
         scaled = 0 if problem.key_scale is None else 3
+        facts = problem.kernel.facts
+        if facts is not None and facts.sensitivity == 0 and problem.kernel.support is None:
+            return np.zeros(len(queries))  # κ does not depend on u²
         if not problem.squares_in_range:
             return np.full(len(queries), np.inf)
         square_error, point_error = problem.whitening_errors
@@ -366,10 +412,38 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
             state.put(again, sweep(summary, positions[again], np.dtype(np.float64), meter))
     if tails.known(problem.kernel):
         limit = exponent_limit(summary, positions, state.log_mass()) if plan.dtype == np.float64 else problem.promise
-        again = np.flatnonzero(~accurate(problem, state, limit))
+        again = np.flatnonzero(~accurate(problem, state, limit) | on_the_rim(summary, positions))
         if len(again):
             state.put(again, tails.accumulate(summary, positions[again], meter))
+    elif problem.kernel.facts is None and plan.tiles is not reference and not problem.on_device:
+        # compiled, the least numbers are flushed and the largest left alone: NumPy has the formula's own values there
+        vanished = ~(state.mass > VANISHED * problem.total_weight)
+        again = np.flatnonzero(vanished & ~accurate(problem, state, problem.promise))
+        if len(again):
+            by_numpy = Summary(problem, replace(plan, tiles=reference, dtype=np.dtype(np.float64)))
+            state.put(again, sweep(by_numpy, positions[again], np.dtype(np.float64), meter))
     return state
+
+
+def on_the_rim(summary: Summary, rows: Rows) -> NDArray[np.bool_]:
+    """(rows,) Queries of a kernel that jumps at its rim which may have a whitened key on its wrong side.
+
+    Within RIM roundings a coordinate it may lie on either.
+    """
+    problem = summary.problem
+    if not problem.kernel.jumps or problem.metric.factor is None or problem.on_device:
+        return np.zeros(1, bool)
+    queries = pack_queries(problem, rows, np.float64)
+    error = summary.score_error(queries, FLOAT64)
+    found = ~(error <= RIM * problem.d * 2.0**-52)
+    wide = np.flatnonzero(found & (error < 1))
+    if len(wide) and problem.key_scale is None:
+        near, far = (
+            summary.places.query_ball_point(queries[wide], r, return_length=True)
+            for r in (1 - error[wide], 1 + error[wide])
+        )
+        found[wide] = near != far
+    return found
 
 
 def exponent_limit(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) -> Any:
@@ -454,7 +528,8 @@ def sweep(
         threads = 1 if serial else plan.n_threads
         run(tile, len(tiles) * shape.groups, threads, meter)
     merged = normalised(problem, PoolState.merged(states))
-    return certified(problem, merged, error_of_weights(problem, plan.tiles, error, merged, dtype), dtype)
+    exponent = error_of_weights(problem, plan.tiles, error, merged, dtype)
+    return certified(problem, merged, exponent, dtype, as_written=plan.tiles is reference)
 
 
 def normalised(problem: Problem, state: PoolState) -> PoolState:
@@ -487,30 +562,43 @@ def _tiles(m: int, shortest: int = SHORTEST) -> list[slice]:
 
 
 def certified(
-    problem: Problem, state: PoolState, error: NDArray[np.float64], dtype: np.dtype[Any], spread: float = 1.0
+    problem: Problem,
+    state: PoolState,
+    error: NDArray[np.float64],
+    dtype: np.dtype[Any],
+    spread: float = 1.0,
+    as_written: bool = False,
+    band: Band | None = None,
 ) -> PoolState:
     """The state with bounds on the rounding of its sums.
 
-    `error` (m,) is that of κ where tiles do not bound it; values lie within [−spread, spread].
+    `error` (m,) is that of κ where tiles do not bound it; values lie within [−spread, spread]; `as_written`: see
+    `Kernel.rounding`; `band`: the keys that were summed, if not all, and the units of their weights.
     """
+    least_weight = problem.least_weight if band is None else band.least
+    total_weight = problem.total_weight if band is None else band.total
     unit = float(np.finfo(dtype).eps) / 2
-    relative = (SEQUENTIAL[dtype] + 12) * unit + error
+    own_relative, own_absolute = problem.kernel.rounding(dtype, as_written)
+    relative = (SEQUENTIAL[dtype] + 12) * unit + own_relative + error
     with np.errstate(all="ignore"):
         if problem.kernel.works_on_logs:
             # what exp adds below its clamp, with the polynomials of the Matérn kernels
             clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2 * (1 + np.abs(state.shift)) ** 2
             relative += clamped / state.mass
-        mass_error = state.mass_error + relative * state.mass + _vanished(problem, dtype)
+        mass_error = state.mass_error + relative * state.mass + _vanished(problem, dtype, least_weight)
+        if own_absolute:
+            counted = True if problem.kernel.support is None else state.mass > 0  # an empty window stays empty
+            mass_error = mass_error + np.where(counted, own_absolute * total_weight, 0.0)
         total_error = mass_error + ((spread - 1) * (SEQUENTIAL[dtype] + 12) + 4 * spread) * unit * state.mass
         total_error += state.total_error  # that of classes
     return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
 
 
-def _vanished(problem: Problem, dtype: np.dtype[Any]) -> float:
+def _vanished(problem: Problem, dtype: np.dtype[Any], least_weight: float) -> float:
     """Bound on terms that are lost, or lose digits, below the smallest normal number."""
     facts = problem.kernel.facts
     slow = facts is not None and facts.log_ratio is not None and not problem.kernel.works_on_logs  # κ ~ 1/u²
-    lost = float(np.finfo(dtype).tiny) if slow or problem.least_weight < LEAST_WEIGHT else 0.0
+    lost = float(np.finfo(dtype).tiny) if slow or least_weight < LEAST_WEIGHT else 0.0
     if slow and dtype == np.float64:
         lost = LOST_SLOWLY
     return problem.n * lost
@@ -540,9 +628,6 @@ def _exponent_error(
     """
     if problem.kernel.inner_product:
         return error
-    facts = problem.kernel.facts
-    if facts is not None and facts.sensitivity == 0 and problem.kernel.support is None:
-        return np.zeros(len(error))
     log_peak = problem.kernel.steepness[2]
     depth = np.maximum(math.log(problem.total_weight or 1.0) + log_peak - log_mass, 0.0)
     return nats(problem, error, depth, dtype)

@@ -6,15 +6,17 @@ back at the queries (type 2), both by finufft. κ is even, its coefficients real
 total in one complex transform.
 
 What truncation and images of the box add is bounded, and so is what the rounding of places does in a box of many
-bandwidths. What the library's own tolerance means is measured: at some queries sums are taken directly, and the largest
-difference, times a safety factor, is every query's error. Queries whose mass is too small for it, or that lie outside
-the box, go to `exact`.
+bandwidths. What the library's own tolerance means follows from its error for single keys and from the weight of the
+keys around a query (`nufft_error`). Queries whose mass is too small for that, or that lie outside the box, are handed
+on. At a few of the others, those nearest to the limit among them, sums are taken directly: none may be off by more.
+
+An own key that is to be left out is in the transforms, and is subtracted; the bound is that of the sums before.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from fastnw._pack import coordinates, normalised_values
 from fastnw._problem import Problem, row_blocks
 from fastnw._state import PoolState
 from fastnw._threads import Meter, run
-from fastnw.methods import Cost, Refusal, exact, tree
+from fastnw.methods import Cost, Refusal, exact, nufft_error, tree
 
 if TYPE_CHECKING:
     from fastnw._plan import Plan
@@ -37,13 +39,15 @@ Modes = NDArray[np.complex128]
 MOST_D = 3
 MARGIN = 0.75  # bandwidths around the keys' box within which queries are answered here
 DROPPED = 0.1  # share of the promise, for a mass of 1, that truncation and images may take
-EPSILON = 0.03  # finufft's tolerance over the promise
+# finufft's tolerance over the promise, by upsampling. A single key is off by 0.004 to 0.1 of the tolerance where
+# upsampling is low, by 0.5 where it is not. In three coordinates a bound is some 30 times that, since nothing cancels.
+EPSILON = {1.25: 0.01, 2.0: 0.002}
 LEAST_PROMISE = 1e-12  # below it rounding is in the way
 # Upsampling by 1.25 takes a quarter of the memory of 2 in three dimensions and is as fast; it reaches 2e-10.
 NARROW, WIDE, NARROW_EPSILON = 1.25, 2.0, 2.5e-10
-PROBES = 128  # queries summed directly, half of them those of least mass
-SAFETY = 10.0
-ROUNDING = 1e-11  # of a mass, beyond what the probes show: they are fewer where masses are large
+NARROW_PROMISE = 8e-9  # down to which NARROW_EPSILON, which is far better than it says, is enough
+PROBES = 32  # queries summed directly, half of them those whose masses are smallest against their bounds
+SAFETY = 10.0  # on what one of them is off by, should that be more than its bound
 # Roundings, in units of the period, of how a query lies to a key: for each three up to its angle, of at most half the
 # period, and in finufft, which adds 1/2 and takes the rest as a place on the grid, another two.
 PLACE = 8 * 2.0**-53
@@ -104,8 +108,10 @@ def box_of(problem: Problem) -> Box:
         omega = math.sqrt(2 * math.log(2 * problem.d * math.sqrt(2 / math.pi) / (allowed * 0.8 * reach)))
     period = 2 * half + MARGIN + reach
     modes = tuple(2 * math.ceil(omega * p / (2 * math.pi)) + 1 for p in period)
-    epsilon = EPSILON * problem.promise
-    upsampling = NARROW if epsilon >= NARROW_EPSILON else WIDE
+    upsampling = NARROW if problem.promise >= NARROW_PROMISE else WIDE
+    epsilon = EPSILON[upsampling] * problem.promise
+    if upsampling == NARROW:
+        epsilon = max(epsilon, NARROW_EPSILON)
     return Box(centre, half, period, modes, allowed, _place_error(problem, period), epsilon, upsampling)
 
 
@@ -144,17 +150,33 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     grid = box.size * box.upsampling**problem.d
     transform = GRID * grid * math.log2(grid + 2)
     transforms, seconds = (problem.c + 2) // 2, 0.0
-    for size in (problem.n, problem.m):
+    for size in (problem.m,) if "fourier" in problem.prepared else (problem.n, problem.m):
         tasks = math.ceil(size / BLOCK[problem.d])
         at_once = max(min(n_threads, tasks, box.at_once), 1)
         seconds += 1e-9 * transforms * (size * point / at_once + math.ceil(tasks / at_once) * transform)
     probes = float(min(PROBES, problem.m)) * problem.n
-    seconds += 1e-9 * (0.6 * probes / n_threads + 100.0 * problem.m + 5e6)
-    in_flight = min(n_threads, box.at_once)
-    states = 16 * transforms * box.size + min(problem.m, PANEL) * 8 * (problem.d + 4 + 2 * problem.c)
-    if problem.classes is not None and states > MOST_DENSE_BYTES:
-        return Refusal(f"would take {states / 2**20:.0f} MiB for transforms of {problem.c} classes")
-    return Cost(probes + problem.n + problem.m, seconds, in_flight * box.bytes + states)
+    cells = math.prod(map(float, nufft_error.shape(box, MARGIN)))
+    seconds += 1e-9 * (0.6 * probes / n_threads + 100.0 * problem.m + nufft_error.CELL_NS[problem.d] * cells + 8e6)
+    memory = _memory(problem, box, n_threads)
+    if problem.classes is not None and memory > MOST_DENSE_BYTES:
+        return Refusal(f"would take {memory / 2**20:.0f} MiB for transforms of {problem.c} classes")
+    return Cost(probes + problem.n + problem.m, seconds, memory)
+
+
+def _memory(problem: Problem, box: Box, n_threads: int) -> float:
+    """Bytes at the peak, while keys or while queries are transformed."""
+    d, c, m = problem.d, problem.c, min(problem.m, PANEL)
+    pairs, modes = (c + 2) // 2, 16 * box.size
+
+    def in_flight(size: int, pairs: int) -> float:
+        """Grids, `pairs` of modes and points of all transforms at a time."""
+        at_once = min(n_threads, math.ceil(size / BLOCK[d]), box.at_once)
+        points = min(size, at_once * BLOCK[d]) * 8 * (d + 3 * c + 6)
+        return at_once * (box.bytes - modes + pairs * modes) + points
+
+    cells = 8 * 6 * math.prod(map(float, nufft_error.shape(box, MARGIN)))
+    queries = in_flight(m, 1) + m * 8 * (10 + 4 * c)
+    return pairs * modes + cells + max(in_flight(problem.n, pairs), queries)
 
 
 def _refusal(problem: Problem, backend: Any) -> str | None:
@@ -195,12 +217,20 @@ class Summary:
         """Make what is kept of the keys."""
         self.coefficients(meter)
 
-    def coefficients(self, meter: Meter) -> list[Modes]:
-        """One array of modes for mass and first value, one for each further pair of values."""
+    def coefficients(self, meter: Meter) -> Coefficients:
+        """What is kept of the keys."""
         kept, key = self.problem.kept, ("coefficients", self.box.modes, self.box.epsilon)
         if key not in kept:
             kept[key] = _coefficients(self.problem, self.plan, self.box, meter)
         return kept[key]
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """The keys in Fourier space, and what bounds the errors of sums."""
+
+    modes: list[Modes]  # one for mass and first value, one for each further pair of values
+    surroundings: nufft_error.Surroundings
 
 
 def summarise(problem: Problem, plan: Plan) -> Summary:
@@ -219,10 +249,10 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
     state = PoolState.empty(m, problem.c)
     inside = np.flatnonzero(_inside(summary.box, problem, positions))
     if len(inside):
-        sums = _sums(summary, positions[inside], meter)
-        rounding = _rounding(summary, sums[:, 0])
-        mass_error = rounding + _measured_error(summary, positions[inside], sums, rounding, meter)
-        state.put(inside, PoolState(np.zeros(len(inside)), sums[:, 0], sums[:, 1:], mass_error, mass_error.copy()))
+        sums, error = _sums(summary, positions[inside], meter)
+        found = PoolState(np.zeros(len(inside)), sums[:, 0], sums[:, 1:], error, error)
+        error = error * _worse_than_bound(summary, positions[inside], found, meter)
+        state.put(inside, replace(found, mass_error=error, total_error=error))
     certified = exact.accurate(problem, state, problem.promise) & (state.mass > 0)
     again = np.flatnonzero(~certified)
     if len(again):
@@ -264,32 +294,43 @@ def _transform(kind: int, box: Box) -> Any:
     )
 
 
-def _coefficients(problem: Problem, plan: Plan, box: Box, meter: Meter) -> list[Modes]:
+def _coefficients(problem: Problem, plan: Plan, box: Box, meter: Meter) -> Coefficients:
     """Type 1 of blocks of keys, added up in their order, times the coefficients of κ."""
     found = [np.zeros(box.modes, np.complex128) for _ in range((problem.c + 2) // 2)]
     blocks = [slice(i, min(i + BLOCK[problem.d], problem.n)) for i in range(0, problem.n, BLOCK[problem.d])]
     at_once = min(plan.n_threads, box.at_once)
-    results: dict[int, list[Modes]] = {}
+    shape = nufft_error.shape(box, MARGIN)
+    weights = np.zeros(math.prod(shape))
+    results: dict[int, tuple[list[Modes], Floats]] = {}
 
     def transform(i: int) -> float:
         rows = blocks[i]
-        spread = _transform(1, box)
-        spread.setpts(*_angles(problem, box, problem.keys[rows]))
-        results[i] = [spread.execute(strengths) for strengths in _strengths(problem, rows)]
+        spread, angles = _transform(1, box), _angles(problem, box, problem.keys[rows])
+        cells = nufft_error.cells_of(box, MARGIN, angles)
+        counted = np.bincount(cells, problem.weights_at(rows), len(weights))
+        del cells
+        spread.setpts(*angles)
+        parts = [spread.execute(strengths) for strengths in _strengths(problem, rows)]
+        results[i] = parts, counted.astype(np.float64, copy=False)
         return float(rows.stop - rows.start)
 
     for first in range(0, len(blocks), at_once):
         some = range(first, min(first + at_once, len(blocks)))
         run(lambda k, some=some: transform(some[k]), len(some), at_once, meter, detachable=True)  # type: ignore[misc]
         for i in some:
-            for sums, part in zip(found, results.pop(i), strict=True):
+            parts, counted = results.pop(i)
+            weights += counted
+            for sums, part in zip(found, parts, strict=True):
                 sums += part
     for j, (count, period) in enumerate(zip(box.modes, box.period, strict=True)):
         omega = 2 * math.pi / period * np.arange(-(count // 2), count // 2 + 1)
         kappa = math.sqrt(2 * math.pi) / period * np.exp(-(omega**2) / 2)
         for sums in found:
             sums *= kappa.reshape([-1 if i == j else 1 for i in range(problem.d)])
-    return found
+    absolute = max(sum(float(np.abs(row).sum()) for row in sums) for sums in found)
+    envelope, longest = nufft_error.measure(transforms(), box), min(problem.n, BLOCK[problem.d])
+    around = nufft_error.surroundings(box, envelope, weights.reshape(shape), absolute, len(blocks), longest)
+    return Coefficients(found, around)
 
 
 def _strengths(problem: Problem, rows: slice) -> list[Modes]:
@@ -308,66 +349,75 @@ def _strengths(problem: Problem, rows: slice) -> list[Modes]:
     return pairs
 
 
-def _sums(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> Floats:
-    """(rows, 1 + c) mass and totals, from type 2 of blocks of queries."""
+def _sums(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> tuple[Floats, Floats]:
+    """(rows, 1 + c) mass and totals, from type 2 of blocks of queries, and the bound (rows,) on the error of each."""
     problem, box = summary.problem, summary.box
-    coefficients = summary.coefficients(meter)
-    sums = np.empty((len(positions), problem.c + 1))
+    keys = summary.coefficients(meter)
+    sums, error = np.empty((len(positions), problem.c + 1)), np.empty(len(positions))
     size = BLOCK[problem.d]
     blocks = [slice(i, min(i + size, len(positions))) for i in range(0, len(positions), size)]
 
     def transform(i: int) -> float:
         rows = blocks[i]
         mine = positions[rows]
-        interpolate = _transform(2, box)
-        interpolate.setpts(*_angles(problem, box, problem.queries[mine]))
-        for k, modes in enumerate(coefficients):
+        interpolate, angles = _transform(2, box), _angles(problem, box, problem.queries[mine])
+        cells = nufft_error.cells_of(box, MARGIN, angles)
+        error[rows] = keys.surroundings.bound(cells)
+        del cells
+        interpolate.setpts(*angles)
+        for k, modes in enumerate(keys.modes):
             found = interpolate.execute(modes)
             sums[rows, 2 * k] = found.real
             if 2 * k < problem.c:
                 sums[rows, 2 * k + 1] = found.imag
+        error[rows] += _moved(problem, box, np.abs(sums[rows, 0]) + error[rows])
         if problem.exclude_self:
             sums[rows] -= _own(problem, mine)
         return float(len(mine))
 
     run(transform, len(blocks), min(summary.plan.n_threads, box.at_once), meter, detachable=True)
-    return sums
+    return sums, error
 
 
 def _own(problem: Problem, positions: NDArray[np.intp]) -> Floats:
-    """(rows, 1 + c) what keys at their own place add: κ(0) = 1 times (w, w t)."""
+    """(rows, 1 + c) what the keys of the same positions add: κ times (w, w t)."""
+    apart = coordinates(problem, problem.queries[positions]).astype(np.float64)
+    apart -= coordinates(problem, problem.keys[positions])
     weights = problem.weights_at(slice(None))
-    own = np.ones((len(positions), problem.c + 1))
+    own = np.exp(-np.square(apart * problem.metric.inverse).sum(axis=1) / 2)[:, None].repeat(problem.c + 1, axis=1)
     if weights is not None:
-        own[:, 0] = weights[positions]
-    own[:, 1:] = normalised_values(problem, positions).T * own[:, :1]
+        own *= weights[positions, None]
+    own[:, 1:] *= normalised_values(problem, positions).T
     return own
 
 
-def _rounding(summary: Summary, mass: Floats) -> Floats:
-    """(rows,) What grows with a mass, and is not seen where masses are small.
+def _moved(problem: Problem, box: Box, mass: Floats) -> Floats:
+    """(rows,) What the rounding of places changes in a sum, where the mass, an own key's included, is `mass` at most.
 
     Places that are off by δ change Σ w κ by δ Σ w u κ at most, to first order. The mean of u²/2 over the weights is at
-    most log(W/mass), W = Σ w, since their divergence from w/W is not negative.
+    most log(W/mass), W = Σ w, since their divergence from w/W is not negative. An own key is rounded once more where it
+    is subtracted.
     """
-    total, mass = summary.problem.total_weight, np.abs(mass)
-    with np.errstate(divide="ignore", invalid="ignore"):  # without mass: such a query is handed on
-        far = np.sqrt(2 * np.log(np.maximum(total / mass, 1.0)))
-        return np.where(mass > 0, (ROUNDING + summary.box.place * far) * mass, 0.0)
+    far = np.sqrt(2 * np.log(np.maximum(problem.total_weight / mass, 1.0)))
+    return (1 + problem.exclude_self) * box.place * np.maximum(far, 1.0) * mass
 
 
-def _measured_error(
-    summary: Summary, positions: NDArray[np.intp], sums: Floats, rounding: Floats, meter: Meter
-) -> float:
-    """Bound on the absolute error of all sums but for `rounding` (rows,): the largest at some queries that are summed
-    directly, times SAFETY, and what truncation and images may do."""
+def _worse_than_bound(summary: Summary, positions: NDArray[np.intp], found: PoolState, meter: Meter) -> float:
+    """Factor on all bounds: 1, unless sums that are taken directly at some queries show more than their bounds.
+
+    Half of them are those that come nearest to not being certified.
+    """
     problem = summary.problem
-    some = np.unique(np.linspace(0, len(positions) - 1, PROBES // 2).astype(np.intp))
-    least = np.argpartition(sums[:, 0], min(PROBES // 2, len(positions)) - 1)[: PROBES // 2]
-    probes = np.unique(np.concatenate([some, least]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(found.mass > found.mass_error, found.mass_error / found.mass, 0.0)
+    ratio[~exact.accurate(problem, found, problem.promise)] = 0.0
+    nearest = np.argpartition(-ratio, min(PROBES // 2, len(ratio)) - 1)[: PROBES // 2]
+    some = np.linspace(0, len(positions) - 1, PROBES // 2).astype(np.intp)
+    probes = np.unique(np.concatenate([some, nearest]))
     direct = exact.sweep(summary.next.exact, positions[probes], np.dtype(np.float64), meter)
     factor = np.exp(direct.shift)[:, None]
     right = np.concatenate([direct.mass[:, None], direct.total], axis=1) * factor
-    allowed = rounding[probes, None] + direct.mass_error[:, None] * factor
-    seen = np.abs(sums[probes] - right) - allowed
-    return SAFETY * max(float(seen.max()), 0.0) + summary.box.dropped * problem.total_weight
+    sums = np.concatenate([found.mass[probes, None], found.total[probes]], axis=1)
+    seen = (np.abs(sums - right) - direct.mass_error[:, None] * factor).max(axis=1)
+    worst = float(np.fmax.reduce(seen / found.mass_error[probes]))
+    return 1.0 if worst <= 1 else SAFETY * worst

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from fastnw._pack import (
 from fastnw._problem import Problem
 from fastnw._threads import Meter, check_stop, run
 from fastnw.methods._tree import split
+from fastnw.methods.bands import Band
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.intp]
@@ -35,10 +36,12 @@ SUBTREE = 1 << 15  # points of a subtree that one task sorts
 
 @dataclass(frozen=True)
 class Tree:
-    """Keys with positive weight, sorted, and boxes of the nodes.
+    """The keys of a band, sorted, and boxes of the nodes.
 
     Attributes
     ----------
+    band : Band
+        Without its arrays.
     order : (n,) intp
         Positions of the sorted keys among all.
     block : KeyBlock
@@ -52,6 +55,7 @@ class Tree:
         Where the nodes of each level begin, and their number.
     """
 
+    band: Band
     order: Positions
     block: KeyBlock
     low: Floats
@@ -61,14 +65,11 @@ class Tree:
     levels: NDArray[np.int64]
 
 
-def build(problem: Problem, n_threads: int) -> Tree | None:
-    """The tree of a problem's keys; None if none has a weight."""
+def build(problem: Problem, band: Band, n_threads: int) -> Tree:
+    """The tree of a band of a problem's keys."""
     points = readable(coordinates(problem, problem.keys), np.float64)
-    weights = problem.weights_at(slice(None))
-    kept = None if weights is None else np.flatnonzero(weights > 0)
+    weights, kept = band.weights, band.positions
     n = problem.n if kept is None else len(kept)
-    if n == 0:
-        return None
     inverse = pack_inverse(problem, FLOAT64)
     order = sorted_order(points, inverse, n_threads, kept)
     size = -(-n // LEAF) * LEAF
@@ -101,11 +102,12 @@ def build(problem: Problem, n_threads: int) -> Tree | None:
         return 0.0
 
     run(fill, math.ceil(size / PIECE), n_threads, Meter(False, 0, ""))
-    block = KeyBlock(0, coords, scale, packed, problem.weighted, values, codes)
+    block = KeyBlock(0, coords, scale, packed, problem.weighted, values, codes=codes)
     node_weights = packed.reshape(-1, LEAF).sum(axis=1)
     node_scales = None if scale is None else scale.reshape(-1, LEAF).min(axis=1)
     node_weights, node_scales = _upwards(low, high, node_weights, node_scales, levels)
-    return Tree(order, block, low, high, node_weights, node_scales, levels)
+    bare = replace(band, positions=None, weights=None)
+    return Tree(bare, order, block, low, high, node_weights, node_scales, levels)
 
 
 def sorted_order(points: Floats, inverse: Floats, n_threads: int, positions: Positions | None = None) -> Positions:

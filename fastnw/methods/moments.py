@@ -76,7 +76,7 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     moments = len(_polynomial(problem)) * (1 + problem.c)
     distant = DISTANT_NS * math.log2(max(problem.n / NEAR_KEYS, 1.0))
     key, query = (a + b * moments + c * problem.c for a, b, c in (KEY_NS, QUERY_NS))
-    keys = problem.n * key / min(n_threads, 2)
+    keys = 0.0 if "moments" in problem.prepared else problem.n * key / min(n_threads, 2)
     queries = problem.m * (query + distant) / min(n_threads, max(math.ceil(problem.m / QUERIES), 1))
     seconds = START + 1e-9 * (keys + queries)
     per_key = 8 * (6 + 2 * problem.c + (4 + 2 * moments / block))
@@ -150,7 +150,9 @@ class SortedKeys:
         # from the middle of a cell at most 2 (query and key together), but for what the middle itself is rounded by
         ulps = float(np.spacing(far)) * self.inverse
         self.unit_error = _unit_error(problem, min(2.0 + 2.0 * ulps, 3.0))
-        self.vanished = len(self.x) * TINY if problem.least_weight < LEAST_WEIGHT else 0.0
+        # each term of each key's polynomial may lose as much, times what multiplies it
+        lost = len(self.x) * TINY * sum(abs(a) * 3.0**j for j, a in enumerate(self.polynomial))
+        self.vanished = lost * len(self.polynomial) if problem.least_weight < LEAST_WEIGHT else 0.0
         if self.usable and len(self.x):
             self.sums = self._sums(problem, n_threads)
 

@@ -129,13 +129,13 @@ class View:
             return found, PAIR_ERROR * ((left * right) @ np.abs(self.form[0]))
         form = np.abs(self.form[0])
         if not self.whitens:
-            found = dd.total(dd.multiply(_times(self.form, near), far))
+            found = dd.total(dd.multiply(times(self.form, near), far))
             sizes = np.linalg.norm(left @ form, axis=-1) * np.linalg.norm(right, axis=-1)
             return found, (PAIR_ERROR + self.form_error) * sizes
         same = far is near
         left, right = left @ form.T, right @ form.T
-        near = _times(self.form, near)
-        far = near if same else _times(self.form, far)
+        near = times(self.form, near)
+        far = near if same else times(self.form, far)
         error = (left * np.abs(far[0])).sum(axis=-1) + (np.abs(near[0]) * right).sum(axis=-1)
         return dd.total(dd.multiply(near, far)), PAIR_ERROR * error
 
@@ -291,7 +291,7 @@ def _terms(problem: Problem, q: Floats, leader: Leader, keys: Floats) -> tuple[d
     return dd.two_sum(leader.key, -keys), dd.add(dd.two_sum(2 * q, -leader.key), (-keys, np.zeros_like(keys)))
 
 
-def _times(form: dd.Pair, points: dd.Pair) -> dd.Pair:
+def times(form: dd.Pair, points: dd.Pair) -> dd.Pair:
     """(…, d) The form times each point, one row at a time: no (keys, d, d) array."""
     columns = [dd.total(dd.multiply(points, row)) for row in zip(*form, strict=True)]
     return np.stack([first for first, _ in columns], axis=-1), np.stack([second for _, second in columns], axis=-1)

@@ -7,6 +7,7 @@ summed is summed as in `exact`.
 
 * A compact kernel is summed wherever its window reaches: nothing is left out. Where it is a polynomial of u², nodes
   that lie wholly within the windows of a block are summed from their moments, whatever the number of their keys.
+* Weights of very different size are in trees of their own (`bands`), so that none vanishes beside another.
 * A kernel that decays exponentially leaves out keys which together weigh less than SHARE of the promise times the mass.
   That is judged by the mass itself, known from below from the leaves nearest to the query, however far they are
   (compare Gray and Moore, 2003, Nonparametric density estimation: toward computational tractability).
@@ -34,13 +35,16 @@ from fastnw._pack import pack_inverse, pack_queries
 from fastnw._problem import Problem
 from fastnw._state import PoolState
 from fastnw._threads import Meter, check_stop, run
-from fastnw.methods import Cost, Refusal, exact, gathered, note, reach, tails
+from fastnw.backends import reference
+from fastnw.methods import Cost, Refusal, bands, exact, gathered, note, reach, tails
 from fastnw.methods.kdtree import FLOAT64, LEAF, Positions, Tree, build, moments, sorted_order, terms_of
 
 if TYPE_CHECKING:
     from fastnw._plan import Plan
 
-UNIT = 2.0**-53
+Floats = NDArray[np.float64]
+
+UNIT, LOG_RANGE = 2.0**-53, 745.0  # float64: relative rounding, nats from 1 to its smallest number
 SHARE = 0.5  # of the promise, for what is left out; rounding takes the rest
 QUERIES = 1 << 11  # a task
 NEIGHBOURS = 32  # queries in a block, which share a walk; src_cython/_boxes.pxi
@@ -56,7 +60,7 @@ LIGHT = 40  # numbers in a node's moments up to which a leaf's take less time th
 # loads. Measured on one Zen 4 core (a shared one: ±30 %).
 SORT_NS, QUERY_NS, LEAF_NS, BOX_NS, MOMENT_NS, SINGLE = 9.0, 300.0, 2.0, 0.25, 0.3, 2.2
 BLOCK_NS, ARRAY_NS = 4e5, 20.0  # to gather a block's leaves: NumPy's calls, and a coordinate of every leaf's box
-START = 1e-3  # seconds
+START, START_READY = 1e-3, 1.5e-4  # seconds; of trees that are there
 
 
 def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost | Refusal:
@@ -64,6 +68,9 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     reason = _refusal(problem, backend)
     if reason is not None:
         return Refusal(reason)
+    if not problem.squares_in_range:  # all queries are handed on
+        every = exact.cost(problem, backend, n_threads, dtype)
+        return Cost(every.pairs, 1.01 * every.seconds, every.bytes)
     n, m, d, shares = problem.n, problem.m, problem.d, _shares(problem)
     by_query = hasattr(backend, "sum_leaves")
     numbers = _moment_numbers(problem) if by_query else 0
@@ -71,13 +78,18 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     plain, with_exp, per_coordinate, per_value, _ = exact.NANOSECONDS[backend.isa(), "float64"]
     pair = (with_exp if problem.kernel.works_on_logs else plain) + SINGLE * per_coordinate * d
     pair += per_value if problem.c < 2 else exact.values_ns(problem, backend, FLOAT64)
-    sort = sum(SORT_NS * size * (2 + math.log2(size / LEAF + 1)) * (1 + d / 8) for size in (n, m))
-    choose = m * (QUERY_NS + n / LEAF * shares.looked_at * (LEAF_NS + BOX_NS * d))
+    trees = bands.most(problem)
+    ready = "tree" in problem.prepared
+    sizes = (m,) if ready else (n, m)
+    sort = sum(SORT_NS * size * (2 + math.log2(size / LEAF + 1)) * (1 + d / 8) for size in sizes)
+    choose = m * (QUERY_NS * trees + n / LEAF * shares.looked_at * (LEAF_NS + BOX_NS * d))
     if not by_query:
-        choose = m / gathered.BLOCK * (BLOCK_NS + n / LEAF * ARRAY_NS * d)
-    whole = numbers * MOMENT_NS * (m * n / LEAF / 4 * shares.inside + 10 * n)
+        choose = m / gathered.BLOCK * (BLOCK_NS * trees + n / LEAF * ARRAY_NS * d)
+    whole = numbers * MOMENT_NS * (m * n / LEAF / 4 * shares.inside + 10 * n * (not ready))
     tasks = max(math.ceil(min(m, panel(problem)) / _task(problem)), 1)
-    seconds = START + 1e-9 * (sort + (choose + whole + pairs * pair) / min(n_threads, tasks))
+    seconds = (START_READY if ready else START) + 1e-9 * (
+        sort + (choose + whole + pairs * pair) / min(n_threads, tasks)
+    )
     if problem.classes is not None:
         seconds += exact.states_seconds(problem, 2)
     values = problem.c if problem.classes is None else 1
@@ -86,11 +98,21 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
 
 
 def _shares(problem: Problem) -> reach.Shares:
-    if "shares" not in problem.seen:
-        many = problem.m * problem.n >= MANY_PAIRS
-        nats = math.log(problem.n / (SHARE * problem.promise))
-        problem.seen["shares"] = reach.predict(problem, nats) if many else reach.Shares(1.0, 1.0, 0.0)
-    return problem.seen["shares"]
+    if not problem.prepared:
+        if "shares" not in problem.seen:
+            problem.seen["shares"] = _predicted(problem)
+        return problem.seen["shares"]
+    # of a fitted model those of its keys, looked at once, whatever is asked later
+    key = ("shares", problem.kernel, problem.promise)
+    if key not in problem.kept:
+        problem.kept[key] = _predicted(problem.asked(problem.keys, kernel=problem.kernel, tol=problem.tol))
+    return problem.kept[key]
+
+
+def _predicted(problem: Problem) -> reach.Shares:
+    if problem.m * problem.n < MANY_PAIRS:
+        return reach.Shares(1.0, 1.0, 0.0)
+    return reach.predict(problem, math.log(problem.n / (SHARE * problem.promise)))
 
 
 def _power(problem: Problem) -> int | None:
@@ -118,10 +140,10 @@ def _refusal(problem: Problem, backend: Any) -> str | None:
         return f"skips pairs of kernels that are compact or decay exponentially, not of {kernel.name}"
     if kernel.inner_product:
         return f"skips pairs by their distance, which {kernel.name} has none of"
-    if not problem.squares_in_range:
-        return "compares squared distances, which leave float64's range here"
     if problem.tol == 0:
         return "skips pairs, and tol=0 asks for every one"
+    if bands.most(problem) > bands.MOST_BANDS:
+        return f"keeps weights over {bands.MOST_BANDS * 200} decimal orders of magnitude apart, and these have more"
     if hasattr(backend, "sweep"):
         return f"runs on the processor, not on backend {backend.NAME!r}"
     return None
@@ -148,36 +170,38 @@ class Summary:
     plan: Plan
 
     @cached_property
-    def tree(self) -> Tree | None:
-        """None if no key has a weight."""
+    def trees(self) -> tuple[Tree, ...]:
+        """One for each band of weights; none if no key has a weight."""
         kept = self.problem.kept_of_keys
-        if "tree" not in kept:
-            kept["tree"] = build(self.problem, self.plan.n_threads)
-        return kept["tree"]
+        if "trees" not in kept:
+            kept["trees"] = tuple(build(self.problem, band, self.plan.n_threads) for band in bands.split(self.problem))
+        return kept["trees"]
 
     @cached_property
-    def moments(self) -> tuple[Any, int, int, float]:
-        """The nodes' moments or None, the kernel's power, the lowest level whose moments are used, and their error per
-        weight: a sum of terms that together are at most (1 + 2 + 2)^power, each of some dozens of roundings."""
+    def moments(self) -> tuple[tuple[Any, int, int, float], ...]:
+        """Of each tree, its nodes' moments or None, the kernel's power, the lowest level whose moments are used, and
+        their error per weight: a sum of terms that together are at most (1 + 2 + 2)^power, each of some dozens of
+        roundings."""
         numbers, power = _moment_numbers(self.problem), _power(self.problem)
-        if not numbers or power is None or self.tree is None or not hasattr(self.plan.tiles, "sum_leaves"):
-            return None, 0, 0, 0.0
+        if not numbers or power is None or not hasattr(self.plan.tiles, "sum_leaves"):
+            return ((None, 0, 0, 0.0),) * len(self.trees)
         kept, key = self.problem.kept, ("tree's moments", power)
         if key not in kept:
-            kept[key] = moments(self.tree, pack_inverse(self.problem, FLOAT64), power, self.plan.n_threads)
+            inverse = pack_inverse(self.problem, FLOAT64)
+            kept[key] = [moments(tree, inverse, power, self.plan.n_threads) for tree in self.trees]
         error = (2 * terms_of(power, self.problem.d) + 128) * 5.0**power * UNIT
-        return kept[key], power, 0 if numbers <= LIGHT else 1, error
+        return tuple((found, power, 0 if numbers <= LIGHT else 1, error) for found in kept[key])
 
     def prepare(self, meter: Meter) -> None:
         """Make what is kept of the keys."""
         _ = self.moments
 
     @cached_property
-    def ranks(self) -> NDArray[np.int64]:
-        """(n,) Where each key went; −1 for those without weight."""
-        ranks = np.full(self.problem.n, -1, np.int64)
-        if self.tree is not None:
-            ranks[self.tree.order] = np.arange(len(self.tree.order))
+    def ranks(self) -> tuple[NDArray[np.int64], ...]:
+        """For each tree (n,) where each key went; −1 for those that are not there."""
+        ranks = tuple(np.full(self.problem.n, -1, np.int64) for _ in self.trees)
+        for places, tree in zip(ranks, self.trees, strict=True):
+            places[tree.order] = np.arange(len(tree.order))
         return ranks
 
     @cached_property
@@ -192,20 +216,43 @@ def summarise(problem: Problem, plan: Plan) -> Summary:
 
 def accumulate(summary: Summary, positions: Positions, meter: Meter) -> PoolState:
     """The sums of those queries, each with a certified bound."""
-    problem, tiles, m, tree = summary.problem, summary.plan.tiles, len(positions), summary.tree
-    state = PoolState.empty(m, problem.c)
-    if tree is None:
-        return state
+    problem, m = summary.problem, len(positions)
+    if not problem.squares_in_range:
+        note("exact", m)
+        return exact.accumulate(summary.exact, positions, meter)
+    if not summary.trees:
+        return PoolState.empty(m, problem.c)
     inverse, points = pack_inverse(problem, FLOAT64), pack_queries(problem, positions, FLOAT64)
     order = sorted_order(points, inverse, summary.plan.n_threads)
-    queries, error = points[order], summary.exact.score_error(points, FLOAT64)
-    sorted_error, sums = error[order], PoolState.empty(m, problem.c)
+    error = summary.exact.score_error(points, FLOAT64)
+    states = []
+    for number in range(len(summary.trees)):
+        sums = _sums_of_band(summary, number, positions[order], points[order], error[order], meter)
+        states.append(PoolState.empty(m, problem.c))
+        states[-1].put(order, sums)
+    state = _certified(summary, states, error)
+    known = tails.known(problem.kernel)
+    limit = exact.exponent_limit(summary.exact, positions, state.log_mass()) if known else problem.promise
+    again = np.flatnonzero(~exact.accurate(problem, state, limit) | exact.on_the_rim(summary.exact, positions))
+    if len(again):
+        note("exact", len(again))
+        next_method = tails if known else exact
+        state.put(again, next_method.accumulate(summary.exact, positions[again], meter))
+    return state
+
+
+def _sums_of_band(
+    summary: Summary, number: int, positions: Positions, queries: Floats, error: Floats, meter: Meter
+) -> PoolState:
+    """Sums of sorted queries over one tree, in units of its largest weight."""
+    problem, tiles, tree, m = summary.problem, summary.plan.tiles, summary.trees[number], len(positions)
+    sums, inverse = PoolState.empty(m, problem.c), pack_inverse(problem, FLOAT64)
     if not problem.kernel.works_on_logs:
         sums.shift[:] = 0.0
-    own = summary.ranks[positions[order]] if problem.exclude_self else None
-    weighing = (problem.total_weight, problem.least_weight, SHARE * problem.promise, TASK_PAIRS)
+    own = summary.ranks[number][positions] if problem.exclude_self else None
+    weighing = (tree.band.total, tree.band.least, SHARE * problem.promise, TASK_PAIRS)
     sum_leaves = getattr(tiles, "sum_leaves", None) or partial(gathered.sum_leaves, tiles)
-    whole = summary.moments
+    whole = summary.moments[number]
     if hasattr(tiles, "prepare"):
         tiles.prepare(problem.kernel, inverse, problem.c, problem.key_scale is not None)
 
@@ -218,22 +265,45 @@ def accumulate(summary: Summary, positions: Positions, meter: Meter) -> PoolStat
             rows = slice(start, stop)
             mine = None if own is None else own[rows]
             done, summed = sum_leaves(
-                problem.kernel, queries[rows], tree, inverse, mine, sums.rows(rows), sorted_error[rows], weighing, whole
+                problem.kernel, queries[rows], tree, inverse, mine, sums.rows(rows), error[rows], weighing, whole
             )
             start, pairs = start + done, pairs + summed
         return pairs
 
     run(task, math.ceil(m / size), summary.plan.n_threads, meter)
-    state.put(order, exact.normalised(problem, sums))
-    state = exact.certified(problem, state, exact.error_of_weights(problem, tiles, error, state), FLOAT64)
-    known = tails.known(problem.kernel)
-    limit = exact.exponent_limit(summary.exact, positions, state.log_mass()) if known else problem.promise
-    again = np.flatnonzero(~exact.accurate(problem, state, limit))
-    if len(again):
-        note("exact", len(again))
-        next_method = tails if known else exact
-        state.put(again, next_method.accumulate(summary.exact, positions[again], meter))
-    return state
+    return exact.normalised(problem, sums)
+
+
+def _certified(summary: Summary, states: list[PoolState], error: Floats) -> PoolState:
+    """The bands' sums in one state, with bounds on their rounding.
+
+    Errors of exponents are bounded by the mass of all bands, whose mean of −log κ is known (`exact`).
+    """
+    problem, tiles, trees = summary.problem, summary.plan.tiles, summary.trees
+    as_written = tiles is reference
+    if len(trees) == 1:
+        of_weights = exact.error_of_weights(problem, tiles, error, states[0])
+        return exact.certified(problem, states[0], of_weights, FLOAT64, as_written=as_written, band=trees[0].band)
+    scales = [tree.band.log_scale for tree in trees]
+    merged = PoolState.merged([_moved(state, scale) for state, scale in zip(states, scales, strict=True)])
+    of_weights = exact.error_of_weights(problem, tiles, error, merged)
+    parts = []
+    for state, tree, scale in zip(states, trees, scales, strict=True):
+        of_scale = 4 * (LOG_RANGE - scale) * UNIT if scale else 0.0  # of a difference of two logarithms
+        of_band = of_weights + of_scale
+        bounded = exact.certified(problem, state, of_band, FLOAT64, as_written=as_written, band=tree.band)
+        parts.append(_moved(bounded, scale))
+    return PoolState.merged(parts)
+
+
+def _moved(state: PoolState, log_scale: float) -> PoolState:
+    """The state in units of the largest weight of all. Where nothing was met it is the empty one, lest its shift make
+    the other bands' sums underflow."""
+    nothing = np.flatnonzero((state.mass == 0) & ((state.mass_error == 0) | np.isneginf(state.shift)))
+    parts = (state.shift + log_scale, state.mass, state.total, state.mass_error, state.total_error)
+    moved = PoolState(*(part.copy() for part in parts))
+    moved.put(nothing, PoolState.empty(len(nothing), state.total.shape[1]))
+    return moved
 
 
 @dataclass

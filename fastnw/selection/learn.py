@@ -25,7 +25,7 @@ from fastnw.selection.criteria import Floats, Loss, Sample
 from fastnw.selection.fits import forward
 from fastnw.selection.parameters import Matrix, Widths
 from fastnw.selection.select import LOSSES, Progress, kind_of, random_of
-from fastnw.selection.sums import cotangents
+from fastnw.selection.sums import cotangents, mass_cotangents
 from fastnw.selection.units import Units, normalised
 
 if TYPE_CHECKING:
@@ -261,7 +261,17 @@ class _Learner:
         loss = self.loss(problem, positions, sums)
         plan, fit, meter = sums
         alpha, gamma = cotangents(fit, loss)
-        found = _gradients.by_query(problem, positions, fit.log_mass, alpha, gamma, plan.n_threads, meter, outer=outer)
+        found = _gradients.by_query(
+            problem,
+            positions,
+            fit.log_mass,
+            alpha,
+            gamma,
+            plan.n_threads,
+            meter,
+            outer=outer,
+            by_log_mass=mass_cotangents(problem, loss)[: len(positions)],
+        )
         return loss.value, found.squares.sum(axis=0) if found.outer is None else found.outer
 
 

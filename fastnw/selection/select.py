@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from fastnw import _arrays, _integrals, kernels
+from fastnw import _arrays, _frames, _integrals, kernels
 from fastnw._classes import OneHot
 from fastnw._problem import Problem
 from fastnw._row_weights import relative_weights
@@ -117,11 +117,12 @@ def select_bandwidth(
     """
     if criterion not in CRITERIA:
         raise ValueError(f"Unknown criterion {criterion!r}. Choose one of {', '.join(map(repr, CRITERIA))}.")
+    names = _frames.column_names(keys)
     keys, values, sample_weight = (_arrays.to_numpy(array) for array in (keys, values, sample_weight))
     kernel = kernels.get(kernel)
     if criterion in RULES:
         build(keys, keys, values, kernel=kernel, bandwidth=1.0, sample_weight=sample_weight)
-        found = rule_bandwidth(keys, criterion, kernel, sample_weight)
+        found = rule_bandwidth(keys, criterion, kernel, sample_weight, feature_names=names)
         h = found if per_coordinate else geometric_mean(found)
         return BandwidthSelection(
             h, math.nan, SearchPath(np.empty((0, len(found))), np.empty(0)), criterion, str(kernel)
@@ -143,6 +144,7 @@ def select_bandwidth(
             random_state=random_state,
             n_jobs=n_jobs,
             tell=told,
+            feature_names=names,
         )
 
 
@@ -153,7 +155,7 @@ def kind_of(criterion: str, values: Any) -> tuple[str, Any]:
             raise ValueError(f"criterion={criterion!r} needs values; without them, for a density, there is 'loo'.")
         return "likelihood", None
     values = np.asarray(values)
-    if criterion == "log_loss" or (criterion == "loo" and values.dtype.kind in "OSUb"):
+    if criterion == "log_loss" or (criterion == "loo" and _are_labels(values)):
         if values.ndim != 1:
             raise ValueError(f"class labels must have shape (n,), got {values.shape}.")
         _, codes = np.unique(values, return_inverse=True)
@@ -174,6 +176,13 @@ def _values_of(values: Any, rows: Any, name: str) -> Any:
             f"{values.nbytes >> 20} MiB ({len(values):,} rows, {values.count:,} classes). Use 'loo'."
         )
     return values
+
+
+def _are_labels(values: np.ndarray) -> bool:
+    """Whether these are strings or booleans; columns of a data frame may hold numbers as objects."""
+    if values.dtype.kind != "O":
+        return values.dtype.kind in "SUb"
+    return any(isinstance(value, (str, bytes, bool, np.bool_)) for value in values.flat)
 
 
 def _candidates(candidates: Any, d: int) -> Floats:

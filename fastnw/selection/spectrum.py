@@ -7,14 +7,14 @@ coefficients C of the keys and S of those derivatives, ∂/∂log h_j = Re Σ C 
 (1 − h_j² ω_j²) κ̂.
 
 In one coordinate a level spans a factor of 64, in more little, since its period must hold the widest kernel and its
-modes resolve the finest. What a search needs is less than `methods.fourier` certifies: the error of a level is measured
-at some keys, and keys whose mass is not well above it are summed by other means.
+modes resolve the finest. What a search needs is less than `methods.fourier` certifies: the error of a level is bounded
+where it is largest, and checked at some keys, and keys whose mass is not well above it are summed by other means.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,9 @@ from fastnw._plan import Plan, make_plan
 from fastnw._problem import Problem
 from fastnw._threads import Meter, run
 from fastnw._validation import metric
-from fastnw.methods import fourier, tree
+from fastnw.methods import fourier, nufft_error, tree
 from fastnw.selection.criteria import Fit, Floats, Loss
-from fastnw.selection.sums import Summed, cotangents
+from fastnw.selection.sums import Summed, cotangents, mass_cotangents
 
 Modes = NDArray[np.complex128]
 
@@ -37,8 +37,10 @@ FINER, WIDER = {1: 16.0, 2: 1.25, 3: 1.1}, {1: 3.0, 2: 1.6, 3: 1.4}  # a level's
 EPSILON = {1: 1e-10, 2: 1e-9, 3: 1e-7}
 UPSAMPLING = {1: fourier.WIDE, 2: fourier.WIDE, 3: fourier.NARROW}
 DROPPED = {1: 1e-12, 2: 1e-11, 3: 1e-10}  # of Σ w, what truncation and images may change
-SURE = 1e4  # masses below this many times the measured error are summed by other means
-SAFETY = 10.0
+# Masses below this many times the bound on the error are summed by other means: a thousand, and 4 since the bound is
+# known in units of the largest mass, of which it is up to 4 times more at another bandwidth of a level.
+SURE = 4e3
+SAFETY = 10.0  # on what is seen at some keys, should that be more
 PROBES = 64
 FEW_PAIRS = 4e6  # summed by NumPy in some 50 ms, and not worth a method's preparations
 MOST_MODES = 1.2e7  # some 1 GiB of transforms
@@ -102,7 +104,8 @@ class Level:
         problem, d = owner.problem, owner.problem.d
         self.owner, self.worst = owner, 0.0
         self.finest, self.widest = h / FINER[d], h * WIDER[d]
-        self.period, modes = _sizes(problem, h)
+        self.period, self.modes = _sizes(problem, h)
+        modes = self.modes
         points, grid = _seconds(problem, modes)
         self.parts = self._parts(modes, d > 1 and grid > points)
         # as many blocks as do not take much longer for their grids than for their keys
@@ -200,6 +203,24 @@ class Level:
             for j, omega in enumerate(part.omega)
         ]
 
+    def bound(self, problem: Problem) -> float:
+        """On the error of all sums at this problem's bandwidth, where most keys are near: see `methods.nufft_error`."""
+        d, inverse = problem.d, problem.metric.inverse
+        centred = self.owner.centred
+        half = np.array([np.abs(x).max() for x in centred]) * inverse
+        box = fourier.Box(
+            np.zeros(d), half, self.period * inverse, self.modes, DROPPED[d], 0.0, EPSILON[d], UPSAMPLING[d]
+        )
+        angles = [x * (2 * math.pi / p) for x, p in zip(centred, self.period, strict=True)]
+        cells, shape = nufft_error.cells_of(box, fourier.MARGIN, angles), nufft_error.shape(box, fourier.MARGIN)
+        weights = np.bincount(cells, self.owner.own[0], math.prod(shape)).astype(np.float64, copy=False)
+        finest = replace(box, period=self.period / self.finest)  # there, finufft's error is largest
+        envelope = nufft_error.measure(fourier.transforms(), finest)
+        found = nufft_error.surroundings(
+            box, envelope, weights.reshape(shape), problem.total_weight, len(self.blocks), problem.n
+        )
+        return float(found.bound(cells).max())
+
     def adjoint(self, h: Floats, derivatives: Floats, meter: Meter) -> Floats:
         """(d,) Σ_i Σ_k derivatives_ki ∂sums_ki/∂log h_j, of derivatives (1 + c, n) by the sums that `back` gives."""
         c, n = derivatives.shape
@@ -293,14 +314,21 @@ class Spectrum:
         found = summed.level.adjoint(summed.h, derivatives, self.meter) + loss.by_log_bandwidth
         if len(tail):
             sums = _gradients.by_query(
-                problem, tail, fit.log_mass[tail], alpha[tail], gamma[tail], self.n_threads, self.meter
+                problem,
+                tail,
+                fit.log_mass[tail],
+                alpha[tail],
+                gamma[tail],
+                self.n_threads,
+                self.meter,
+                by_log_mass=mass_cotangents(problem, loss)[tail],
             )
             found += sums.squares.sum(axis=0)
         return found
 
     def _error(self, level: Level, problem: Problem, sums: Floats) -> float:
-        """Of all sums of a level, for this bandwidth: as measured once against sums of single pairs at some keys, in
-        units of the largest mass, which both grow with the bandwidth."""
+        """Of all sums of a level, for this bandwidth: as bounded once, and checked against sums of single pairs at some
+        keys, in units of the largest mass, which both grow with the bandwidth."""
         largest = max(float(sums[0].max()), 1e-300)
         if not level.worst:
             some = np.unique(np.linspace(0, problem.n - 1, PROBES // 2).astype(np.intp))
@@ -309,7 +337,7 @@ class Spectrum:
             right = self._directly(problem, probes)
             mass = np.exp(right.log_mass - problem.log_largest_weight)
             seen = float(np.abs(sums[0, probes] - mass).max())
-            level.worst = max(SAFETY * seen / largest, 1e-15)
+            level.worst = max(SAFETY * seen, level.bound(problem), 1e-15 * largest) / largest
         return level.worst * largest + 1e-14 * problem.total_weight
 
     def _directly(self, problem: Problem, positions: NDArray[np.intp]) -> Fit:

@@ -101,10 +101,17 @@ class Sums:
         pairs = SLOPE_NS * 1e-9 * problem.n**2 / plan.n_threads
         if plan.method == "exact" or pairs < 2 * problem.d * plan.seconds:
             alpha, gamma = cotangents(fit, loss)
-            squares = _gradients.by_query(
-                problem, everywhere, fit.log_mass, alpha, gamma, plan.n_threads, self.meter
-            ).squares.sum(axis=0)
-            return squares + loss.by_log_bandwidth
+            sums = _gradients.by_query(
+                problem,
+                everywhere,
+                fit.log_mass,
+                alpha,
+                gamma,
+                plan.n_threads,
+                self.meter,
+                by_log_mass=mass_cotangents(problem, loss),
+            )
+            return sums.squares.sum(axis=0) + loss.by_log_bandwidth
         return self._by_differences(summed, loss) + loss.by_log_bandwidth
 
     def _by_differences(self, summed: Summed, loss: Loss) -> Floats:
@@ -137,3 +144,8 @@ def cotangents(fit: Fit, loss: Loss) -> tuple[Floats, Floats]:
     if loss.by_mean is None:
         return np.zeros((len(gamma), fit.mean.shape[1])), gamma
     return loss.by_mean, gamma + np.einsum("ij,ij->i", loss.by_mean, np.nan_to_num(fit.mean))
+
+
+def mass_cotangents(problem: Problem, loss: Loss) -> Floats:
+    """(m,) `by_log_mass` of `fastnw._gradients`."""
+    return np.zeros(problem.m) if loss.by_log_mass is None else loss.by_log_mass

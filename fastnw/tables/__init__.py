@@ -50,7 +50,8 @@ class Table:
 
     def column(self, name: str) -> Column:
         """The column as it was read; `TableError` lists what is there if it is missing."""
-        _formats.require(self.path, self.names, [name])
+        if name not in self.columns:  # only then are all names looked through
+            _formats.require(self.path, self.names, [name])
         return self.columns[name]
 
     def numbers(self, name: str) -> np.ndarray:
@@ -92,7 +93,10 @@ class Table:
         column = self.column(name)
         values = _columns.as_floats(column)
         if values is None:
-            cells = _columns.items(column)
+            try:
+                cells = _columns.items(column)
+            except (ValueError, NotImplementedError) as error:
+                raise TableError(f"{self.path}: column {name!r} cannot be read as labels: {error}") from error
             bad = next((i for i, cell in enumerate(cells) if cell is None or not str(cell).strip()), None)
         else:
             bad = _columns.first_not_finite(values)
@@ -150,8 +154,12 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
         raise TableError(f"{path}: is a directory, not a file.")
     try:
         found = file_format.read(path, columns)
+    except TableError:
+        raise
     except OSError as error:
         raise TableError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    except (ValueError, NotImplementedError) as error:  # of a library, over contents that it did not expect
+        raise TableError(f"{path}: cannot be read: {error}.") from error
     table = Table(found, path)
     if len(table) == 0:
         raise TableError(f"{path}: has no rows.")
@@ -161,8 +169,9 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
 def write_table(table: Table | Mapping[str, Column], path: str | os.PathLike[str], *, force: bool = False) -> None:
     """Write a table in the format of the file's extension; the file appears whole or not at all.
 
-    ``.npy`` becomes a structured array and ``.npz`` one 1-D array per column, so that names are kept. Text columns of a
-    CSV file become numbers there and in Parquet where every cell is one.
+    ``.npy`` becomes a structured array and ``.npz`` one 1-D array per column, so that names are kept; of hundreds of
+    columns, numpy.load reads such a ``.npy`` with a larger `max_header_size` only. Text columns of a CSV file become
+    numbers there and in Parquet where every cell is one.
 
     Raises
     ------
@@ -178,8 +187,12 @@ def write_table(table: Table | Mapping[str, Column], path: str | os.PathLike[str
     try:
         with atomically(path, force=force) as file:
             _formats.format_of(path).write(columns, file)
+    except TableError:
+        raise
     except OSError as error:
         raise TableError(f"{path}: cannot be written: {error.strerror or error}.") from error
+    except (ValueError, NotImplementedError) as error:  # halves of characters, a time zone that is unknown here
+        raise TableError(f"{path}: cannot be written: {error}.") from error
 
 
 def check_writable(path: str | os.PathLike[str], *, force: bool = False) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -15,12 +16,14 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from fastnw.tables.arrays import Archive, read_array
 from fastnw.tables.columns import Column, items, typed
 
 Columns = dict[str, Column]
 
 CSV_BLOCK_ROWS = 4_096  # rows held as lists at a time; with 65,536 reading takes twice as long (caches)
 NPY_MAGIC = b"\x93NUMPY"
+V1_HEADER_BYTES = 65_000  # of a type, in version 1.0 of the format, which has 65,535 for all of the header
 
 
 class TableError(ValueError):
@@ -126,8 +129,9 @@ def _read_npy(path: Path, columns: Sequence[str] | None) -> Columns:
     with open(path, "rb") as file:
         if file.read(len(NPY_MAGIC)) != NPY_MAGIC:
             raise TableError(f"{path}: is not a .npy file.")
+        size = file.seek(0, os.SEEK_END)
         file.seek(0)
-        array = _load_array(path, "it", file)
+        array = _load_array(path, "it", lambda: read_array(file, size))
     if array.dtype.names is None:
         named = _columns_of_2d(path, "the array", array, "")
     elif array.ndim == 1:
@@ -141,33 +145,34 @@ def _read_npy(path: Path, columns: Sequence[str] | None) -> Columns:
     return {names[j]: named[names[j]] for j in _kept(path, names, columns)}
 
 
-def _load_array(path: Path, what: str, file: IO[bytes]) -> np.ndarray:
+def _load_array(path: Path, what: str, read: Callable[[], np.ndarray]) -> np.ndarray:
     try:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if "Object arrays" in str(error):
+        return read()
+    except ValueError as error:
+        if "pickles" in str(error):
             raise TableError(f"{path}: {what} holds Python objects, and pickles are not opened.") from error
-        raise TableError(f"{path}: {what} is truncated or damaged: {error}") from error
-    return array
+        raise TableError(f"{path}: {what} is truncated or damaged: {error}.") from error
 
 
 def _columns_of_2d(path: Path, what: str, array: np.ndarray, prefix: str) -> Columns:
     if array.ndim != 2:
         hint = " Reshape it with array.reshape(-1, 1)." if array.ndim == 1 else ""
         raise TableError(f"{path}: {what} must be 2-D (rows, columns), got shape {array.shape}.{hint}")
+    if not len(array):  # a header may claim columns without end
+        raise TableError(f"{path}: has no rows.")
     return {f"{prefix}{j}": array[:, j] for j in range(array.shape[1])}
 
 
 def _read_npz(path: Path, columns: Sequence[str] | None) -> Columns:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            arrays = {}
-            for entry in archive.namelist():
-                name = entry.removesuffix(".npy")
-                with archive.open(entry) as file:
-                    arrays[name] = _load_array(path, f"array {name!r}", file)
-    except zipfile.BadZipFile as error:
-        raise TableError(f"{path}: is not a .npz file, or is truncated: {error}.") from error
+    with open(path, "rb") as file:
+        try:
+            archive = Archive(file)
+        except ValueError as error:
+            raise TableError(f"{path}: is not a .npz file, or is truncated or damaged: {error}.") from error
+        arrays = {}
+        for entry in archive.names:
+            name = entry.removesuffix(".npy")
+            arrays[name] = _load_array(path, f"array {name!r}", partial(archive.array, entry))
     if len(arrays) == 1 and next(iter(arrays.values())).ndim == 2:
         blocks = [_columns_of_2d(path, "the array", array, "") for array in arrays.values()]
     else:
@@ -189,7 +194,17 @@ def _write_npy(columns: Columns, file: IO[bytes]) -> None:
     table = np.empty(n, dtype=[(name, array.dtype) for name, array in arrays.items()])
     for name, array in arrays.items():
         table[name] = array
-    np.lib.format.write_array(file, table, allow_pickle=False)
+    np.lib.format.write_array(file, table, _npy_version(table.dtype), allow_pickle=False)
+
+
+def _npy_version(dtype: np.dtype[Any]) -> tuple[int, int]:
+    """The least version of the format that holds the header: NumPy finds it itself, and warns of it."""
+    header = repr(np.lib.format.dtype_to_descr(dtype))
+    try:
+        header.encode("latin1")
+    except UnicodeEncodeError:
+        return (3, 0)
+    return (1, 0) if len(header) < V1_HEADER_BYTES else (2, 0)
 
 
 def _write_npz(columns: Columns, file: IO[bytes]) -> None:
@@ -217,7 +232,8 @@ def _read_parquet(path: Path, columns: Sequence[str] | None) -> Columns:
             names = list(file.schema_arrow.names)
             kept = [names[j] for j in _kept(path, names, columns)]
             table = file.read(columns=kept)
-    except pa.ArrowException as error:
+        table.validate(full=True)
+    except (pa.ArrowException, UnicodeError) as error:
         raise TableError(f"{path}: is not a Parquet file, or is damaged: {error}") from error
     return {name: table.column(name) for name in kept}
 
