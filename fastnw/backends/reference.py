@@ -51,6 +51,8 @@ def sum_tile(
 ) -> None:
     """Add the block's sums to the state, in place; see `fastnw.backends`."""
     step = max(PAIRS // max(len(queries), 1), 1)
+    if keys.codes is not None:  # a row of totals is added for each part
+        step = max(step, state.total.shape[1] // 4)
     # a user's formula may live on numbers that small
     quick = nullcontext() if kernel.facts is None else flushed(inverse, keys.scale)
     with one_blas_thread, np.errstate(all="ignore"), quick:
@@ -62,7 +64,7 @@ def sum_tile(
             if own is not None:
                 mine = np.flatnonzero((own >= first) & (own < first + part.size))
                 present[mine, own[mine] - first] = False
-            sums = _sums(kernel, u2, present, part, error)
+            sums = _sums(kernel, u2, present, part, error, state.total.shape[1])
             state.put(slice(None), state.merge(sums))
 
 
@@ -81,7 +83,12 @@ def sum_several(
 
 
 def _sums(
-    kernel: Kernel, u2: NDArray[Any], present: NDArray[np.bool_], keys: KeyBlock, error: NDArray[np.float64]
+    kernel: Kernel,
+    u2: NDArray[Any],
+    present: NDArray[np.bool_],
+    keys: KeyBlock,
+    error: NDArray[np.float64],
+    c: int,
 ) -> PoolState:
     if kernel.facts is None:  # a user's formula is one of float64, in which its constants are what was written
         u2 = u2.astype(np.float64)
@@ -99,7 +106,13 @@ def _sums(
         mass_error = (present & (u2 <= 1 + 2 * error[:, None])) @ w * (kernel.window_sensitivity * error)
     else:
         mass_error = np.zeros(len(u2))
-    return PoolState(shift, weights @ w, weights @ values.T, mass_error, np.zeros(len(u2)))
+    if keys.codes is None:
+        total = weights @ values.T
+    else:
+        total, outputs = np.empty((len(u2), c)), keys.codes.shape[1]
+        for row, terms in zip(total, weights * w, strict=True):
+            row[:] = np.bincount(keys.codes.ravel(), np.repeat(terms, outputs), c)
+    return PoolState(shift, weights @ w, total, mass_error, np.zeros(len(u2)))
 
 
 def _between(

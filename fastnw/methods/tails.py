@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw._pack import normalised_values, pack_inverse, pack_keys, pack_queries
+from fastnw._pack import pack_inverse, pack_keys, pack_queries, weighted_totals
 from fastnw._problem import Problem
 from fastnw._state import PoolState
 from fastnw._threads import Meter, check_stop, run
@@ -83,13 +83,15 @@ def accumulate(summary: Summary, rows: Rows, meter: Meter) -> PoolState:
 
 def block_shape(problem: Problem) -> tuple[int, int]:
     """Queries a task, and keys scored at a time."""
-    return min(max(BLOCK // problem.d, 1), 32), min(max(BLOCK // (problem.d + problem.c), 16), 1024)
+    values = problem.c if problem.classes is None else 1
+    return min(max(BLOCK // problem.d, 1), 32), min(max(BLOCK // (problem.d + values), 16), 1024)
 
 
 def task_bytes(problem: Problem) -> int:
     """What a task takes: scores and their logarithms, packed keys, weighted values, double-double temporaries."""
     queries, keys = block_shape(problem)
-    numbers = 6 * queries * keys + 3 * keys * (problem.d + problem.c) + 2 * queries * problem.d
+    values = keys * problem.c if problem.classes is None else keys + problem.c
+    numbers = 6 * queries * keys + 3 * (keys * problem.d + values) + 2 * queries * problem.d
     return 8 * (numbers + 12 * max(SLICE, problem.d))
 
 
@@ -113,10 +115,9 @@ def _log_sums(summary: Summary, view: View, rows: Rows) -> PoolState:
     state, base = PoolState.empty(len(rows), summary.problem.c), np.zeros(len(rows))
     for i, leader, positions, logs, errors in _relative_logs(summary, view, rows):
         base[i] = leader.base
-        values = normalised_values(summary.problem, positions)
-        _merge(state, i, logs, np.ones(len(logs)), values, np.expm1(errors))
+        _merge(summary.problem, state, i, positions, logs, np.ones(len(logs)), np.expm1(errors))
     # What is left: the rounding of log ratios less than `_reach` in size, of exp and of sums.
-    error = state.mass * ((4 * _reach(summary.problem) + 64) * UNIT) + state.mass_error
+    error = state.mass * ((4 * _reach(summary.problem) + 64 + _of_classes(summary.problem)) * UNIT) + state.mass_error
     error = np.where(np.isnan(error), np.inf, error)
     shift = np.where(base > LOWEST, state.shift + base, np.minimum(state.shift, LOWEST))  # −inf stays where empty
     return PoolState(shift, state.mass, state.total, error, error)
@@ -128,8 +129,8 @@ def _edge_sums(summary: Summary, view: View, rows: Rows) -> PoolState:
     state = PoolState.empty(len(rows), problem.c)
     for i, positions, logs, kappa, errors in _edge_terms(summary, view, rows):
         errors = errors + kappa * (4 * UNIT * np.abs(logs))
-        _merge(state, i, logs, kappa, normalised_values(problem, positions), errors, relative=False)
-    error = state.mass * (64 * UNIT) + state.mass_error
+        _merge(problem, state, i, positions, logs, kappa, errors, relative=False)
+    error = state.mass * ((64 + _of_classes(problem)) * UNIT) + state.mass_error
     error = np.where(np.isnan(error), np.inf, error)
     return PoolState(state.shift, state.mass, state.total, error, error)
 
@@ -165,15 +166,30 @@ def _bounded_kappa(kernel: Kernel, y: Floats, error: Floats, square: Floats) -> 
     return kappa, np.maximum(high - kappa, kappa - low)
 
 
+def _of_classes(problem: Problem) -> float:
+    """More roundings of totals, where those of a class are added one after another."""
+    return 0.0 if problem.classes is None else 2.0 * block_shape(problem)[1]
+
+
 def _merge(
-    state: PoolState, i: int, logs: Floats, factors: Floats, values: Floats, errors: Floats, relative: bool = True
+    problem: Problem,
+    state: PoolState,
+    i: int,
+    positions: Rows,
+    logs: Floats,
+    factors: Floats,
+    errors: Floats,
+    relative: bool = True,
 ) -> None:
-    """Add keys of weights factor·exp(log) and values (c, keys) to the state's row `i`; `errors` are those of factors,
-    over them if `relative`."""
+    """Add those keys, of weights factor·exp(log), to the state's row `i`; `errors` are those of factors, over them if
+    `relative`."""
     highest = logs.max()
     scale = np.exp(logs - highest)
     weights = factors * scale
-    total, error = (values * weights).sum(axis=1), (errors * (weights if relative else scale)).sum(keepdims=True)
+    total, error = (
+        weighted_totals(problem, positions, weights),
+        (errors * (weights if relative else scale)).sum(keepdims=True),
+    )
     part = PoolState(np.array([highest]), weights.sum(keepdims=True), total[None, :], error, error.copy())
     state.put(slice(i, i + 1), state.rows(slice(i, i + 1)).merge(part))
 
