@@ -62,6 +62,9 @@ def _overall_mean(problem: Problem) -> NDArray[np.float64]:
     if not problem.total_weight:
         return np.full(problem.c, np.nan)
     total = np.zeros(problem.c)
+    if problem.classes is not None:
+        whole = slice(0, problem.n)
+        return problem.classes.sums(whole, problem.weights_at(whole)) / problem.total_weight
     for rows in row_blocks(problem.values):
         values = normalised_values(problem, rows)
         weights = problem.weights_at(rows)

@@ -14,6 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, chec
 
 import fastnw
 from fastnw import bandwidth, kernels
+from fastnw._classes import OneHot
 from fastnw._frames import as_known
 from fastnw._losses import check_losses
 from fastnw._plan import make_plan
@@ -81,7 +82,7 @@ class KernelEstimator(BaseEstimator):
         values = self._values_kept()
         self.selection_ = selected(
             X,
-            None if values is None else values.reshape(len(X), -1),
+            values.reshape(len(X), -1) if isinstance(values, np.ndarray) else values,
             weights,
             kernel=kernel,
             kind=self._loss if criterion == "loo" else "aicc",
@@ -92,7 +93,7 @@ class KernelEstimator(BaseEstimator):
         )
         return np.asarray(self.selection_.bandwidth)
 
-    def _values_kept(self) -> np.ndarray | None:
+    def _values_kept(self) -> np.ndarray | OneHot | None:
         """The values that stay the same from one prediction to the next."""
         return None
 

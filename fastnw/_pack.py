@@ -19,7 +19,9 @@ from fastnw._state import Rows
 
 Array = NDArray[Any]
 
-LEAST_SPREAD = 1e-300
+SPREAD_OVER_TINY = (
+    2.0**26
+)  # of weighted values, over the smallest normal number, from which they are summed as they are
 RAW_VALUES = 3.0  # |centre|/half up to which values are summed as they are
 PART = 1 << 15  # values normalised at a time
 VECTOR = 16  # elements of the longest vector: rows of values are filled up to a multiple
@@ -43,6 +45,8 @@ class KeyBlock:
         w·t for each value t ∈ [−1, 1]; the transpose of rows a whole number of cache lines apart where c > 1.
     relative : bool
         The error of u² is relative however small u² is: coordinates are the user's own, not whitened ones.
+    codes : (B, outputs) int32 or None
+        In place of values: the columns of totals to which w κ is added.
     """
 
     start: int
@@ -52,6 +56,7 @@ class KeyBlock:
     weighted: bool
     values: Array
     relative: bool = False
+    codes: Array | None = None
 
     @property
     def size(self) -> int:
@@ -68,6 +73,7 @@ class KeyBlock:
             self.weighted,
             self.values[:, first:last],
             self.relative,
+            None if self.codes is None else self.codes[first:last],
         )
 
 
@@ -114,15 +120,19 @@ def readable(array: Array, dtype: Any) -> Array:
     return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
 
 
-def pack_keys(problem: Problem, start: int, stop: int, dtype: Any, room: Array | None = None) -> KeyBlock:
-    """The keys from `start` up to `stop`; their coordinates in `room` (d, stop − start or more), if that is given."""
+def pack_keys(
+    problem: Problem, start: int, stop: int, dtype: Any, room: Array | None = None, codes: bool = True
+) -> KeyBlock:
+    """The keys from `start` up to `stop`; their coordinates in `room` (d, stop − start or more), if that is given.
+    Classes stay `codes`, or become values."""
     rows = slice(start, stop)
     points = coordinates(problem, problem.keys[rows])
     coords = aligned_rows(problem.d, len(points), dtype) if room is None else room[:, : len(points)]
     coords[...] = points.T
-    weights, values = _weights_and_values(problem, rows, dtype)
-    relative = problem.metric.cholesky is None
-    return KeyBlock(start, coords, pack_scale(problem, rows, dtype), weights, problem.weighted, values, relative)
+    of_rows = problem.classes.codes[rows] if codes and problem.classes is not None else None
+    weights, values = _weights_and_values(problem, rows, dtype, problem.c if of_rows is None else 0)
+    scale, relative = pack_scale(problem, rows, dtype), problem.metric.cholesky is None
+    return KeyBlock(start, coords, scale, weights, problem.weighted, values, relative, of_rows)
 
 
 def aligned_rows(count: int, length: int, dtype: Any) -> Array:
@@ -158,9 +168,13 @@ def are_rows(array: Array, dtype: Any) -> bool:
 
 def keeps_values(problem: Problem, dtype: Any) -> bool:
     """Whether values can be summed as they are: so near 0 that centring afterwards costs two digits at most, and not so
-    small that dividing by their spread overflows."""
+    small that dividing by their spread overflows, or that they vanish when a weight multiplies them."""
+    if problem.classes is not None:
+        return False
     centre, half = problem.values_centre
-    fit = (np.abs(centre) <= RAW_VALUES * half) & ((half == 0) | (half > LEAST_SPREAD))
+    fit = (np.abs(centre) <= RAW_VALUES * half) & (
+        (half == 0) | (half * problem.least_weight > SPREAD_OVER_TINY * float(np.finfo(dtype).tiny))
+    )
     return are_rows(problem.values, dtype) and bool(np.all(fit))
 
 
@@ -232,9 +246,16 @@ def empty_values(count: int, length: int, dtype: Any) -> Array:
     return np.zeros((length, -(-count // VECTOR) * VECTOR), dtype).T[:count]
 
 
-def _weights_and_values(problem: Problem, rows: slice, dtype: Any) -> tuple[Array, Array]:
-    """w and w·t in float64, rounded once."""
-    length, count = rows.stop - rows.start, problem.c
+def weighted_totals(problem: Problem, rows: Rows, weights: Array) -> Array:
+    """(c,) Σ w t over those rows."""
+    if problem.classes is not None:  # t = 2 [class] − 1
+        return 2 * problem.classes.sums(rows, weights) - weights.sum()
+    return np.asarray((normalised_values(problem, rows) * weights).sum(axis=1))
+
+
+def _weights_and_values(problem: Problem, rows: slice, dtype: Any, count: int) -> tuple[Array, Array]:
+    """w and w·t of `count` values in float64, rounded once."""
+    length = rows.stop - rows.start
     weights = problem.weights_at(rows)
     packed = empty_values(count, length, dtype)
     step = max(PART // max(count, 1), 1)  # no float64 copy of a whole block

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw._classes import OneHot
 from fastnw._device import DeviceArray, relative_weights
 from fastnw._factor import MAX_EXACT_D, Factor, exact_factor
 from fastnw._lazily import cached_property
@@ -64,7 +65,7 @@ class Problem:
 
     queries: Array  # (m, d)
     keys: Array  # (n, d)
-    values: Array  # (n, c); c = 0 for masses alone
+    values: Any  # (n, c) array, c = 0 for masses alone; or `OneHot`
     kernel: Kernel
     metric: Metric
     weights: Array | None  # (n,)
@@ -89,7 +90,12 @@ class Problem:
 
     @property
     def c(self) -> int:
-        return self.values.shape[1]
+        return int(self.values.shape[1])
+
+    @property
+    def classes(self) -> OneHot | None:
+        """The values, if they are classes kept as integers."""
+        return self.values if isinstance(self.values, OneHot) else None
 
     def asked(self, queries: Array, *, kernel: Kernel, tol: float | None) -> Problem:
         """The same keys, asked at other queries (checked ones); what was found out about them stays known."""
@@ -149,7 +155,7 @@ class Problem:
     def scales_in_range(self) -> bool:
         """The same of key scales alone."""
         scale = self.key_scale
-        return scale is None or bool(scale.min() >= LEAST_SCALE and scale.max() <= MOST_SCALE)
+        return scale is None or (float(scale.min()) >= LEAST_SCALE and float(scale.max()) <= MOST_SCALE)
 
     @property
     def factor(self) -> Factor | None:
@@ -290,8 +296,11 @@ class Problem:
     def values_range(self) -> tuple[Floats, Floats]:
         """Least and largest value (c,) of the keys with positive weight; 0 if there are none."""
         if isinstance(self.values, DeviceArray):
-            values = self.values
-            low, high = values.extremes if self.weights is None else values.extremes_where(self.weights)
+            values: DeviceArray = self.values
+            weights: Any = self.weights
+            low, high = values.extremes if weights is None else values.extremes_where(weights)
+        elif self.classes is not None:  # also of a class that all keys have, or none with a weight
+            low, high = np.zeros(self.c), np.ones(self.c)
         else:
             low, high = self._values_extremes()
         return (low, high) if np.all(low <= high) else (np.zeros(self.c), np.zeros(self.c))
@@ -328,7 +337,7 @@ def row_blocks(array: Array) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, len(array), step))
 
 
-def result_dtype(queries: Array, keys: Array, values: Array) -> np.dtype[Any]:
+def result_dtype(queries: Array, keys: Array, values: Array | OneHot) -> np.dtype[Any]:
     """float32 if queries, keys and floating values all are float32 or float16; otherwise float64."""
     narrow = (np.dtype(np.float16), np.dtype(np.float32))
     floating = [queries, keys] + ([values] if values.dtype.kind == "f" else [])

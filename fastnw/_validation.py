@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastnw import _arrays, _frames, kernels
+from fastnw._classes import OneHot
 from fastnw._device import DeviceArray
 from fastnw._factor import factor, lower_factor
 from fastnw._losses import check_losses
@@ -58,7 +59,7 @@ def build(
 
 def trusted(
     keys: Array,
-    values: Array | None,
+    values: Array | OneHot | None,
     kernel: Kernel,
     bandwidth: Any,
     weights: Array | None,
@@ -68,7 +69,10 @@ def trusted(
     by_volume: bool = False,
 ) -> Problem:
     """A problem of arrays that an estimator has checked, without queries yet."""
-    values = np.empty((len(keys), 0), np.float32) if values is None else values.reshape(len(keys), -1)
+    if values is None:
+        values = np.empty((len(keys), 0), np.float32)
+    elif not isinstance(values, OneHot):
+        values = values.reshape(len(keys), -1)
     d, queries = keys.shape[1], keys[:0]
     shape = metric(check_bandwidth(bandwidth, d), d)
     dtype = result_dtype(queries, keys, values)

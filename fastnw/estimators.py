@@ -14,10 +14,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from fastnw import kernels
+from fastnw._classes import LEAST_CLASSES, MostProbable, OneHot, shares
 from fastnw._estimator import COMMON_CONSTRAINTS, FLOATS, KernelEstimator
 from fastnw._frames import as_known
 from fastnw._losses import check_losses
-from fastnw._pool import pooled
+from fastnw._plan import make_plan
+from fastnw._pool import pooled, run
+from fastnw._problem import Problem
 from fastnw._validation import check_empty, check_tol
 from fastnw._warnings import EmptyWindowWarning
 from fastnw.kernel_density import KernelDensity
@@ -59,9 +62,12 @@ class _NadarayaWatson(MultiOutputMixin, KernelEstimator):
         self.n_jobs = n_jobs
         self.random_state = random_state
 
+    def _asked(self, X: np.ndarray) -> Problem:
+        return self._problem.asked(X, kernel=kernels.get(self.kernel), tol=check_tol(self.tol))
+
     def _pool(self, X: np.ndarray, flat: bool, empty: Any = None, return_mass: bool = False) -> Any:
         """Results of `pooled` at checked queries; parameters are read now, as scikit-learn's are."""
-        problem = self._problem.asked(X, kernel=kernels.get(self.kernel), tol=check_tol(self.tol))
+        problem = self._asked(X)
         empty = check_empty(self.empty if empty is None else empty)
         return pooled(problem, self.method, self.backend, self.n_jobs, flat=flat, empty=empty, return_mass=return_mass)
 
@@ -254,8 +260,10 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
         -------
         y : ndarray of shape (m,) or (m, n_outputs)
         """
-        shares = self._shares(self._check_queries(X))
-        labels = [classes[np.argmax(p, axis=1)] for classes, p in zip(self._classes(), shares, strict=True)]
+        problem = self._asked(self._check_queries(X))
+        most = MostProbable(problem.m, self._sizes(), problem.dtype)
+        self._put_probabilities(problem, most)
+        labels = [classes[codes] for classes, codes in zip(self._classes(), most.codes().T, strict=True)]
         return np.column_stack(labels) if isinstance(self.classes_, list) else labels[0]
 
     def predict_proba(self, X: Any) -> Any:
@@ -271,8 +279,11 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
         p : ndarray of shape (m, n_classes), or list of such arrays
             Columns in the order of `classes_`; rows sum to 1.
         """
-        shares = self._shares(self._check_queries(X))
-        return shares if isinstance(self.classes_, list) else shares[0]
+        problem = self._asked(self._check_queries(X))
+        means = np.empty((problem.m, problem.c), problem.dtype)
+        self._put_probabilities(problem, means)
+        found = shares(means, self._sizes())
+        return found if isinstance(self.classes_, list) else found[0]
 
     def _classes(self) -> list[np.ndarray]:
         return self.classes_ if isinstance(self.classes_, list) else [self.classes_]
@@ -280,21 +291,21 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
     def _sizes(self) -> list[int]:
         return [len(classes) for classes in self._classes()]
 
-    def _values_kept(self) -> np.ndarray:
+    def _values_kept(self) -> np.ndarray | OneHot:
         """One-hot codes, the outputs' side by side."""
+        if sum(self._sizes()) >= LEAST_CLASSES:
+            return OneHot.of(self._codes, self._sizes(), self._keys.dtype)
         pairs = zip(self._codes.T, self._sizes(), strict=True)
         indicators = [np.equal.outer(codes, np.arange(size)) for codes, size in pairs]
         return np.concatenate(indicators, axis=1).astype(self._keys.dtype)
 
-    def _shares(self, X: np.ndarray) -> list[np.ndarray]:
-        """Probabilities, one array an output, all from one call."""
+    def _put_probabilities(self, problem: Problem, means: Any) -> None:
+        """Put the classes' shares of all outputs, side by side, into `means` (m, c)."""
+        plan = make_plan(problem, self.method, self.backend, self.n_jobs)
+        log_mass = np.empty(problem.m, problem.dtype)
+        run(problem, plan, None, means, empty="mean" if self.empty == "nan" else self.empty, log_mass=log_mass)
         if self.empty == "nan":
-            p, log_mass = self._pool(X, flat=False, empty="mean", return_mass=True)
-            _warn_of_priors(np.flatnonzero(np.isneginf(log_mass)), len(X))
-        else:
-            (p,) = self._pool(X, flat=False)
-        shares = np.split(p, np.cumsum(self._sizes())[:-1], axis=1)
-        return [share / share.sum(axis=1, keepdims=True) for share in shares]
+            _warn_of_priors(np.flatnonzero(np.isneginf(log_mass)), problem.m)
 
 
 def _warn_of_priors(rows: np.ndarray, m: int) -> None:

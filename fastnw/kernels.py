@@ -402,7 +402,7 @@ _KERNELS = {
         ),
         _builtin(
             "constant",
-            lambda u2: u2 * 0.0 + 1.0,
+            lambda u2: np.where(u2 > 0.0, 1.0, 1.0),  # u² times 0 is NaN where u² overflows
             max_density_dim=0,
             sensitivity=0.0,
             slope=lambda u2: u2 * 0.0,

@@ -24,6 +24,8 @@ cdef struct Tree:
     const double* scale
     const double* weights
     const double* values
+    const int32_t* codes     # of the keys' classes, `outputs` a key, or NULL
+    Py_ssize_t outputs
     const double* low
     const double* high
     const double* node_weights

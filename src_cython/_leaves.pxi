@@ -69,7 +69,8 @@ cdef inline void _stage_keys(const Tree* tree, Query* q, Scratch* scratch, Py_ss
     cdef Py_ssize_t self_at = q.own - first if 0 <= q.own - first < n else -1
     _staged(tree.kernel, q.at, tree.inverse, tree.scale + first if tree.scale != NULL else NULL, tree.keys + first,
             tree.stride, tree.d, tree.weights + first,
-            tree.values + first * (tree.value_stride if tree.c > 1 else 1), tree.value_stride, tree.c, n, self_at,
+            tree.values + first * (tree.value_stride if tree.c > 1 else 1), tree.value_stride, tree.c,
+            tree.codes + first * tree.outputs if tree.codes != NULL else NULL, tree.outputs, n, self_at,
             scratch.sums, q.shift, q.mass, q.total, q.mass_error, q.error, tree.sensitivity)
 
 
@@ -113,7 +114,12 @@ cdef void _add_leaves(const Tree* tree, Query* q, Scratch* scratch, int32_t* lea
             continue
         q.mass[0] += found[0]
         q.mass_error[0] += tree.sensitivity * q.error * found[2]
-        if tree.c == 1:
+        if tree.codes != NULL:
+            for i in range(first, first + n):
+                k = <Py_ssize_t>leaves[i] * LEAF
+                _weigh_classes(scratch.kappa + (i - first) * LEAF, tree.weights + k, tree.codes + k * tree.outputs,
+                               tree.outputs, LEAF, q.total)
+        elif tree.c == 1:
             q.total[0] += found[1]
         elif use == 2:
             fastnw_weigh_leaves_f64(scratch.kappa, tree.values, tree.value_stride, tree.c, leaves + first, n, q.total)
@@ -202,9 +208,12 @@ cdef void _begin(const Tree* tree, Query* q, Scratch* scratch, Py_ssize_t near_l
     """From one near leaf: `nats`, and whether the query's shift is 0 or, until `_approach`, that of the leaf."""
     cdef double shift = -INFINITY, mass = 0, unused = 0
     cdef Query first
+    cdef Tree bare = tree[0]
+    if bare.codes != NULL:  # there is no room for totals of classes, nor any use
+        bare.c, bare.codes = 0, NULL
     first.at, first.own, first.error = q.at, q.own, q.error
     first.shift, first.mass, first.mass_error, first.total = &shift, &mass, &unused, scratch.kappa
-    _stage_keys(tree, &first, scratch, near_leaf * LEAF, LEAF)
+    _stage_keys(&bare, &first, scratch, near_leaf * LEAF, LEAF)
     q.shift[0] = shift
     q.nats = -(shift + log(mass)) if mass > 0 else <double>INFINITY
 
@@ -250,7 +259,7 @@ cdef Py_ssize_t _block(const Tree* tree, Query* queries, Py_ssize_t n, Scratch* 
 
 def sum_leaves(
     int kernel, const double[:, ::1] queries, const double[::1] inv, const double[::1] scale, const double[:, :] keys,
-    const double[::1] weights, const double[:, :] values, const double[:, ::1] low, const double[:, ::1] high,
+    const double[::1] weights, const double[:, :] values, const int32_t[:, ::1] codes, const double[:, ::1] low, const double[:, ::1] high,
     const double[::1] node_weights, const double[::1] node_scales, const int64_t[::1] levels, const int64_t[::1] own,
     double[::1] shift, double[::1] mass, double[:, ::1] total, double[::1] mass_error, const double[::1] error,
     double sensitivity, double total_weight, double least_weight, double share, double most_pairs,
@@ -260,30 +269,35 @@ def sum_leaves(
     cdef Tree tree
     cdef Scratch scratch
     cdef Query[NEIGHBOURS] block
-    cdef Py_ssize_t m = queries.shape[0], i, n, visited, done = 0, leaves, width
+    cdef Py_ssize_t m = queries.shape[0], i, n, visited, done = 0, leaves, width, summed
     cdef uint64_t before
     cdef double pairs = 0
     cdef double* boxes
     tree.kernel, tree.d, tree.c, tree.nodes, tree.depth = kernel, inv.shape[0], total.shape[1], low.shape[1], levels.shape[0] - 1
     if m == 0:
         return 0, 0.0
-    tree.stride, tree.value_stride = keys.strides[0] // 8, values.strides[1] // 8 if tree.c > 1 else 0
-    if keys.strides[1] != 8 or keys.shape[1] % LEAF or tree.c == 1 and values.strides[1] != 8 or tree.c > 1 and values.strides[0] != 8:
+    tree.codes, tree.outputs, summed = NULL, 0, tree.c
+    if codes is not None:
+        if tree.c < 2 or codes.shape[0] != keys.shape[1] or codes.shape[1] < 1:
+            raise ValueError("classes must be two at least, and every key must have one")
+        tree.codes, tree.outputs, summed = &codes[0, 0], codes.shape[1], 0
+    tree.stride, tree.value_stride = keys.strides[0] // 8, values.strides[1] // 8 if summed > 1 else 0
+    if keys.strides[1] != 8 or keys.shape[1] % LEAF or summed == 1 and values.strides[1] != 8 or summed > 1 and values.strides[0] != 8:
         raise ValueError("keys and a single value must be in rows of whole leaves, several values in columns")
     tree.inverse, tree.keys, tree.weights, tree.low, tree.high = &inv[0], &keys[0, 0], &weights[0], &low[0, 0], &high[0, 0]
     tree.iso, tree.scale, tree.node_scales = _is_iso(&inv[0], tree.d), NULL, NULL
     if scale is not None:
         tree.scale, tree.node_scales = &scale[0], &node_scales[0]
-    tree.values = &values[0, 0] if tree.c > 0 else &weights[0]
+    tree.values = &values[0, 0] if summed > 0 else &weights[0]
     tree.node_weights, tree.levels = &node_weights[0], &levels[0]
     tree.sensitivity, tree.total_weight, tree.least_weight, tree.share = sensitivity, total_weight, least_weight, share
     tree.moments, tree.power, tree.lowest, tree.moment_error = NULL, power, tree.depth, moment_error
     if moments is not None:
         tree.moments, tree.terms, tree.lowest = &moments[0, 0, 0], moments.shape[1], lowest
-    leaves, width = levels[1], tree.c + LANES
+    leaves, width = levels[1], summed + LANES
     scratch.found = <int32_t*>malloc(4 * leaves * sizeof(int32_t))
     scratch.kappa = <double*>malloc(
-        (STORED * LEAF + 2 * width + 2 * tree.d + (tree.d + tree.c + 3) * NEIGHBOURS) * sizeof(double))
+        (STORED * LEAF + 2 * width + 2 * tree.d + (tree.d + summed + 3) * NEIGHBOURS) * sizeof(double))
     scratch.low, scratch.room = NULL, 0
     scratch.spare, scratch.mine, scratch.whole = scratch.found + leaves, scratch.found + 2 * leaves, scratch.found + 3 * leaves
     scratch.sums = scratch.kappa + STORED * LEAF + width

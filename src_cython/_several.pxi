@@ -32,7 +32,7 @@ cdef void _several(
                     total[i] += found[at][1]
             if done < n:
                 _staged(kernels[p], q[a], inverses + p * d, scale + done if scale != NULL else NULL, keys + done, stride, d,
-                        weights + done, values + done * c, 0, c, n - done, -1, &unused[0], shift + i, mass + i,
+                        weights + done, values + done * c, 0, c, NULL, 0, n - done, -1, &unused[0], shift + i, mass + i,
                         total + i * c, mass_error + i, error[member[a]], sensitivity[p])
 
 
@@ -66,7 +66,7 @@ cdef void _sum_several(
             else:
                 for p in range(count):
                     _staged(kernels[p], queries + i * d, inverses + p * d, scales, keys + start, stride, d, weights + start,
-                            values + start * c, 0, c, length, self_at, &unused[0], shift + p * m + i, mass + p * m + i,
+                            values + start * c, 0, c, NULL, 0, length, self_at, &unused[0], shift + p * m + i, mass + p * m + i,
                             total + (p * m + i) * c, mass_error + p * m + i, error[i], sensitivity[p])
             if group > 0 and (group == FASTNW_GROUP or i == m - 1):
                 _several(kernels, ratios, count, inverses, scales, keys + start, stride, d, weights + start,

@@ -208,20 +208,34 @@ cdef inline real _within(const real* s, const real* w, Py_ssize_t n, real edge) 
         return fastnw_within_f64(s, w, n, edge)
 
 
-cdef inline void _weigh(
-    const real* g, const real* w, const real* values, Py_ssize_t value_stride, Py_ssize_t c, Py_ssize_t n, real* sums,
-    double* mass, double* total
+cdef inline void _weigh_classes(
+    const real* g, const real* w, const int32_t* codes, Py_ssize_t outputs, Py_ssize_t n, double* total
 ) noexcept nogil:
-    """Add mass and totals of the kernel values g (n,)."""
+    """Add w g of each key to the totals of its classes, in float64: the products of float32 numbers are exact."""
+    cdef Py_ssize_t i, k
+    cdef double x
+    for i in range(n):
+        x = <double>g[i] * <double>w[i]
+        for k in range(outputs):
+            total[codes[i * outputs + k]] += x
+
+
+cdef inline void _weigh(
+    const real* g, const real* w, const real* values, Py_ssize_t value_stride, Py_ssize_t c, const int32_t* codes,
+    Py_ssize_t outputs, Py_ssize_t n, real* sums, double* mass, double* total
+) noexcept nogil:
+    """Add mass and totals of the kernel values g (n,): of c values, or of c classes if there are codes."""
     cdef const real* one = values if c == 1 else NULL
     if real is float:
         fastnw_weigh_f32(g, w, one, n, mass, total)
-        if c > 1:
+        if codes == NULL and c > 1:
             fastnw_weigh_rows_f32(g, values, value_stride, c, n, sums, total)
     else:
         fastnw_weigh_f64(g, w, one, n, mass, total)
-        if c > 1:
+        if codes == NULL and c > 1:
             fastnw_weigh_rows_f64(g, values, value_stride, c, n, sums, total)
+    if codes != NULL:
+        _weigh_classes(g, w, codes, outputs, n, total)
 
 
 cdef inline void _rescale(double factor, double* mass, double* total, Py_ssize_t c, double* mass_error) noexcept nogil:
@@ -248,8 +262,8 @@ cdef inline Py_ssize_t _strip(Py_ssize_t bytes_per_key, Py_ssize_t c) noexcept n
 
 cdef inline void _staged(
     int kernel, const real* q, const real* inv, const real* scale, const real* keys, Py_ssize_t stride, Py_ssize_t d,
-    const real* weights, const real* values, Py_ssize_t value_stride, Py_ssize_t c, Py_ssize_t n, Py_ssize_t self_at,
-    real* sums, double* shift, double* mass, double* total, double* mass_error, double error, double sensitivity,
+    const real* weights, const real* values, Py_ssize_t value_stride, Py_ssize_t c, const int32_t* codes,
+    Py_ssize_t outputs, Py_ssize_t n, Py_ssize_t self_at, real* sums, double* shift, double* mass, double* total, double* mass_error, double error, double sensitivity,
 ) noexcept nogil:
     """Add the sums of n <= STRIP keys to one query's state; key `self_at`, if any, is left out."""
     cdef real s[STRIP]
@@ -280,6 +294,6 @@ cdef inline void _staged(
         _profile(kernel, &s[0], n)
     if self_at >= 0:
         s[self_at] = 0
-    _weigh(&s[0], weights, values, value_stride, c, n, sums, mass, total)
+    _weigh(&s[0], weights, values, value_stride, c, codes, outputs, n, sums, mass, total)
     if kernel < DOT and shift[0] != 0:
         _settle(shift, mass, total, c, mass_error)

@@ -222,14 +222,14 @@ def test_choices_reach_the_sums_and_rows_add_up_whatever_comes_back(data, labels
     X, _, _, Q = data
     asked = []
 
-    pooled = estimators.pooled
+    run = estimators.run
 
-    def approximate(problem, method, backend, n_jobs, **options):
-        asked.append({"method": method, "backend": backend, "tol": problem.tol, "n_jobs": n_jobs})
-        result, log_mass = pooled(problem, method, backend, n_jobs, **options)
-        return result * (1 + 1e-6), log_mass
+    def approximate(problem, plan, progress, means, **options):
+        asked.append({"method": plan.method, "backend": plan.backend, "tol": problem.tol, "n_jobs": plan.n_threads})
+        run(problem, plan, progress, means, **options)
+        means *= 1 + 1e-6
 
-    monkeypatch.setattr(estimators, "pooled", approximate)
+    monkeypatch.setattr(estimators, "run", approximate)
     choices = {"method": "exact", "backend": "reference", "tol": 1e-3, "n_jobs": 1}
     p = NadarayaWatsonClassifier(**choices).fit(X, labels).predict_proba(Q)
     assert asked == [choices]

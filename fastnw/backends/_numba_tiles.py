@@ -258,8 +258,17 @@ def weigh(s, rows, row, c, at, n, sums):
 
 
 @njit(**EXACT)
+def weigh_classes(s, weights, codes, at, n, total):
+    """Add Σ w s of each class to its total, in float64."""
+    for i in range(n):
+        x = np.float64(s[i]) * np.float64(weights[at + i])
+        for k in range(codes.shape[1]):
+            total[codes[at + i, k]] += x
+
+
+@njit(**EXACT)
 def staged(
-    i, queries, inverse, keys, stride, d, scale, weights, values, row, at, n,
+    i, queries, inverse, keys, stride, d, scale, weights, values, row, codes, at, n,
     s, u, sums, shift, mass, total, mass_error, bound, least, by,
 ):  # fmt: skip
     """Add the sums of n ≤ STRIP keys from `at` on to query i's state; `by` multiplies what bounds errors."""
@@ -281,6 +290,8 @@ def staged(
     mass_error[i] += by * extra
     if c == 1:
         total[i, 0] += strip_total
+    elif len(codes) > 0:
+        weigh_classes(s, weights, codes, at, n, total[i])
     elif c > 1:
         weigh(s, values, row, c, at, n, sums)
         for k in range(c):
@@ -296,30 +307,32 @@ LINE, ROWS, FLAGS = (
     types.Array(FLOAT, 2, "C", True),
     types.Array(types.int64, 1, "C", True),
 )
+CODES = types.Array(types.int32, 2, "C", True)
 OUT, OUTS, BOUND = types.float64[::1], types.float64[:, ::1], types.Array(types.float64, 1, "C", True)
 
 
 # One signature, for arrays that may be read-only: compiled when the module is imported, by one thread.
 @njit(
     types.void(
-        ROWS, LINE, types.boolean, LINE, types.int64, LINE, LINE, LINE, types.int64, types.int64, FLAGS,
+        ROWS, LINE, types.boolean, LINE, types.int64, LINE, LINE, LINE, types.int64, CODES, types.int64, FLAGS,
         OUT, OUT, OUTS, OUT, BOUND, types.float64,
     ),
     **EXACT,
 )  # fmt: skip
 def tile(
-    queries, inverse, one_bandwidth, keys, stride, scale, weights, values, row, n, own,
+    queries, inverse, one_bandwidth, keys, stride, scale, weights, values, row, codes, n, own,
     shift, mass, total, mass_error, error, sensitivity,
 ):  # fmt: skip
     """Add a block's sums to the states of its queries, in place.
 
     `keys` and `values` are flat, with `stride` numbers from a coordinate to the next and `row` from a key's values to
-    the next's; `scale` and `own` are empty where there are none. `sensitivity` is that of a compact kernel, or for
-    one that is `ROUGH` the u² down to which its error is relative.
+    the next's; `scale`, `own` and `codes`, which take the place of values, are empty where there are none.
+    `sensitivity` is that of a compact kernel, or for one that is `ROUGH` the u² down to which its error is relative.
     """
     m, d, c = queries.shape[0], queries.shape[1], total.shape[1]
-    longest = STRIP if c < 2 else ROWS_STRIP
-    s, u, sums = np.empty(STRIP, F), np.empty(STRIP if ROUGH else 1, F), np.empty(c + VECTOR, F)
+    summed = c if len(codes) == 0 else 0  # values that are summed in the compute type
+    longest = STRIP if summed < 2 else ROWS_STRIP
+    s, u, sums = np.empty(STRIP, F), np.empty(STRIP if ROUGH else 1, F), np.empty(summed + VECTOR, F)
     group, members = 0, np.empty(4, np.int64)
     points, bounds, found = np.zeros((4, 3), F), np.zeros(4, F), np.zeros((4, 3), F)
     factor = inverse[0] * inverse[0] * FOLDED
@@ -342,7 +355,8 @@ def tile(
                 first, last = 0, length if left_out < 0 else left_out
                 while first < length:
                     staged(
-                        i, queries, inverse, keys, stride, d, scale, weights, values, row, start + first, last - first,
+                        i, queries, inverse, keys, stride, d, scale, weights, values, row, codes, start + first,
+                        last - first,
                         s, u, sums, shift, mass, total, mass_error, bound, least, by,
                     )  # fmt: skip
                     first, last = last if last == length else last + 1, length

@@ -107,6 +107,7 @@ def sum_tile(
         keys.weights,
         keys.weighted,
         keys.values,
+        keys.codes,
         own,
         state.shift,
         state.mass,
@@ -128,7 +129,9 @@ def sum_several(
 ) -> None:
     """Add the block's sums for several profiles to their states, in place; see `fastnw.backends`."""
     assert _active is not None
-    if keys.values.shape[0] > 1:  # kernel values of each profile would have to be kept: nothing is shared
+    if (
+        keys.values.shape[0] > 1 or keys.codes is not None
+    ):  # kernel values of each profile would have to be kept: nothing is shared
         for (kernel, factor), state in zip(profiles, states, strict=True):
             sum_tile(kernel, queries, keys, inverse * inverse.dtype.type(factor), own, state, error)
         return
@@ -189,6 +192,7 @@ def sum_leaves(
         tree.block.coords,
         tree.block.weights,
         tree.block.values,
+        tree.block.codes,
         tree.low,
         tree.high,
         tree.node_weights,

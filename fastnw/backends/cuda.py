@@ -161,7 +161,7 @@ def sweep(
 
 def _blocks(problem: Problem, size: int, dtype: np.dtype[Any]) -> Iterator[KeyBlock]:
     for start in range(0, problem.n, size):
-        yield pack_keys(problem, start, min(start + size, problem.n), dtype)
+        yield pack_keys(problem, start, min(start + size, problem.n), dtype, codes=False)
 
 
 def _exponent_error(problem: Problem, summary: Summary, queries: Any) -> NDArray[np.float64]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "numba"
 FUSED_D = 3  # most coordinates of the loop that keeps all in registers
+NO_CODES = np.empty((0, 0), np.int32)
 LEAST, MOST = 1e-10, 1e10  # reciprocal bandwidths whose square leaves that of a difference within range
 
 
@@ -78,10 +79,10 @@ def sum_tile(
     """Add the block's sums to the state, in place; see `fastnw.backends`."""
     if not len(queries) or not keys.size:
         return
-    c = len(keys.values)
+    c = state.total.shape[1]
     fused = _fused_d(kernel, inverse, c, keys.scale is not None)
-    if c < 2:
-        values, row = (keys.values[0] if c else keys.weights), 1
+    if c < 2 or keys.codes is not None:
+        values, row = (keys.values[0] if len(keys.values) else keys.weights), 1
     else:
         values, row = _flat(keys.values.T, VECTOR)
     coords, stride = _flat(keys.coords)
@@ -97,6 +98,7 @@ def sum_tile(
             keys.weights,
             values,
             row,
+            NO_CODES if keys.codes is None else keys.codes,
             keys.size,
             np.empty(0, np.int64) if own is None else own,
             state.shift,

@@ -51,6 +51,8 @@ def sum_tile(
 ) -> None:
     """Add the block's sums to the state, in place; see `fastnw.backends`."""
     step = max(PAIRS // max(len(queries), 1), 1)
+    if keys.codes is not None:  # a row of totals is added for each part
+        step = max(step, state.total.shape[1] // 4)
     # a user's formula may live on numbers that small
     quick = nullcontext() if kernel.facts is None else flushed(inverse, keys.scale)
     with one_blas_thread, np.errstate(all="ignore"), quick:
@@ -62,7 +64,7 @@ def sum_tile(
             if own is not None:
                 mine = np.flatnonzero((own >= first) & (own < first + part.size))
                 present[mine, own[mine] - first] = False
-            sums = _sums(kernel, u2, present, part, error)
+            sums = _sums(kernel, u2, present, part, error, state.total.shape[1])
             state.put(slice(None), state.merge(sums))
 
 
@@ -81,12 +83,19 @@ def sum_several(
 
 
 def _sums(
-    kernel: Kernel, u2: NDArray[Any], present: NDArray[np.bool_], keys: KeyBlock, error: NDArray[np.float64]
+    kernel: Kernel,
+    u2: NDArray[Any],
+    present: NDArray[np.bool_],
+    keys: KeyBlock,
+    error: NDArray[np.float64],
+    c: int,
 ) -> PoolState:
     if kernel.facts is None:  # a user's formula is one of float64, in which its constants are what was written
         u2 = u2.astype(np.float64)
-    weights, shift = _weights(kernel, u2, present)
     w, values = keys.weights.astype(np.float64), keys.values.astype(np.float64)
+    if kernel.facts is None:  # a key without weight must not set the shift; built-in kernels go to `tails` then
+        present = present & (w > 0)
+    weights, shift = _weights(kernel, u2, present)
     if kernel.facts is None:
         # what the profile does within the error of u², at a slope or at a cliff
         steps = (u2 if keys.relative else np.maximum(u2, 1)) * error[:, None]
@@ -97,7 +106,13 @@ def _sums(
         mass_error = (present & (u2 <= 1 + 2 * error[:, None])) @ w * (kernel.window_sensitivity * error)
     else:
         mass_error = np.zeros(len(u2))
-    return PoolState(shift, weights @ w, weights @ values.T, mass_error, np.zeros(len(u2)))
+    if keys.codes is None:
+        total = weights @ values.T
+    else:
+        total, outputs = np.empty((len(u2), c)), keys.codes.shape[1]
+        for row, terms in zip(total, weights * w, strict=True):
+            row[:] = np.bincount(keys.codes.ravel(), np.repeat(terms, outputs), c)
+    return PoolState(shift, weights @ w, total, mass_error, np.zeros(len(u2)))
 
 
 def _between(
@@ -144,9 +159,10 @@ def _weights(
 def score_tile(kernel: Kernel, queries: NDArray[Any], keys: KeyBlock, inverse: NDArray[Any]) -> NDArray[Any]:
     """(m, B) u², or the scaled inner product; see `fastnw.backends`."""
     out = np.zeros((len(queries), keys.size), queries.dtype)
-    for j in range(queries.shape[1]):
-        if kernel.inner_product:
-            out += (queries[:, j, None] * inverse[j]) * keys.coords[j]
-        else:
-            out += ((queries[:, j, None] - keys.coords[j]) * inverse[j]) ** 2
-    return out if keys.scale is None else out * keys.scale
+    with np.errstate(over="ignore", invalid="ignore"):  # methods look for scores that are not finite
+        for j in range(queries.shape[1]):
+            if kernel.inner_product:
+                out += (queries[:, j, None] * inverse[j]) * keys.coords[j]
+            else:
+                out += ((queries[:, j, None] - keys.coords[j]) * inverse[j]) ** 2
+        return out if keys.scale is None else out * keys.scale

@@ -67,7 +67,10 @@ SERIAL_PAIRS = 1 << 20  # work below a millisecond is not worth a thread's start
 # d (the bound does): measured for d from 1 to 200, 2e-13 of the range at 5e3 nats, 8e-13 at 5e4, 8e-12 at 5e5.
 LIMIT, FLOOR, DEEP = 4e-12, 2e-13, 2e4
 RIM = 16  # the promise for a boxcar: pairs within 16 d ε of u = 1 may fall on either side
+FUSED = 4  # queries that share a pass over the keys
+LEAST_PANEL = 16  # queries, where the totals of classes are long
 LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and κ may vanish
+NEARER = 2.0**25  # κ of a key in units of a state's shift, at most: MUCH in _tiles.pxi, times lanes
 LOST_SLOWLY = 1e-130  # κ of keys whose u² overflows before their scale, in range (`Problem`), divides it
 VANISHED = 1e-280  # mean κ of a user's kernel below which it may have been flushed to 0
 VANISHING = -680.0  # log mass below which κ, which is not much larger, may be no normal number
@@ -97,6 +100,11 @@ NANOSECONDS: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
 }
 
 
+# The same for a class kept as an integer, whatever the type; and what a query's total of a class takes beside the
+# pairs, once in each group of keys and once to be finished.
+CODE_NS, STATE_NS = 0.6, 8.0
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a problem is cut: keys a block, blocks a span, queries a panel, groups of blocks a span."""
@@ -109,17 +117,23 @@ class Layout:
 
 def layout(problem: Problem, m: int, dtype: np.dtype[Any]) -> Layout:
     """For `m` queries in that compute type. A function of the problem alone."""
-    per_key = dtype.itemsize * (problem.d + 1 + problem.c + (problem.key_scale is not None))
+    per_key = dtype.itemsize * (problem.d + 1 + (problem.key_scale is not None)) + _value_bytes(problem, dtype)
     per_query = 8 * (4 + problem.c)
     block = min(max(BLOCK_BYTES // per_key // 32 * 32, 32), 32768, problem.n)
     span = max(SPAN_BYTES // (per_key * block), 1)
-    panel = max(PANEL_BYTES // (per_query + 24 * problem.d), 4)
+    panel = max(PANEL_BYTES // (per_query + 24 * problem.d), 4 if problem.classes is None else LEAST_PANEL)
     # of a tile at most, coordinates take four times as much: for 5 queries at a time (d = 30,000), packing took half
     panel = max(panel // TILE * TILE or panel, min(PANEL_BYTES // (per_query + 6 * problem.d), TILE))
     tiles = max(math.ceil(min(m, panel) / TILE), 1)
     groups = min(MAX_GROUPS if tiles > 2 else 4 * MAX_GROUPS, max(STATE_BYTES // (tiles * TILE * per_query), 1))
     groups = 1 if tiles >= FEW_TILES else min(span, math.ceil(problem.n / block), groups)
     return Layout(block, span, panel, groups)
+
+
+def _value_bytes(problem: Problem, dtype: np.dtype[Any]) -> int:
+    """Of a packed key."""
+    classes = problem.classes
+    return dtype.itemsize * problem.c if classes is None else classes.codes.itemsize * classes.codes.shape[1]
 
 
 def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost:
@@ -130,25 +144,41 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     one = products.seconds(problem, dtype) if by_products else _seconds(problem, backend, dtype)
     seconds = one if _sweeps(backend) else one / min(n_threads, tiles)
     shape = layout(problem, problem.m, dtype)
-    packed = min(shape.span * shape.block, problem.n) * dtype.itemsize * (problem.d + 1 + problem.c)
+    per_key = dtype.itemsize * (problem.d + 1) + _value_bytes(problem, dtype)
+    packed = min(shape.span * shape.block, problem.n) * per_key
     states = min(shape.panel, problem.m) * (shape.groups + 1) * 8 * (4 + problem.c)
     return Cost(pairs, seconds, packed + states)
 
 
 def _seconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:
     """Predicted for differences, on one thread: packing keys and summing pairs."""
-    plain, with_exp, per_coordinate, per_value, per_element = NANOSECONDS[backend.isa(), dtype.name]
+    plain, with_exp, per_coordinate, _, per_element = NANOSECONDS[backend.isa(), dtype.name]
     base = with_exp if problem.kernel.works_on_logs else plain
     coordinates = problem.d + max(problem.d - FROM_L1, 0)
-    pair = base + per_coordinate * coordinates + per_value * problem.c
+    pair = base + per_coordinate * coordinates + values_ns(problem, backend, dtype)
     if keeps_blocks(problem, dtype, dtype):
         per_element = READ_NS * dtype.itemsize
-    return 1e-9 * problem.n * (problem.m * pair + per_element * (problem.d + problem.c))
+    coded = problem.classes is not None and not _sweeps(backend)
+    seconds = 1e-9 * problem.n * (problem.m * pair + per_element * (problem.d + (1 if coded else problem.c)))
+    return seconds + (states_seconds(problem, layout(problem, problem.m, dtype).groups) if coded else 0.0)
+
+
+def states_seconds(problem: Problem, groups: int) -> float:
+    """What totals of classes take beside the pairs, on one thread."""
+    return 1e-9 * STATE_NS * (groups + 1) * problem.m * problem.c
+
+
+def values_ns(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:
+    """Nanoseconds that a pair's values take, on one thread."""
+    if problem.classes is None or _sweeps(backend):
+        return NANOSECONDS[backend.isa(), dtype.name][3] * problem.c
+    return CODE_NS * problem.classes.codes.shape[1]
 
 
 def keeps_blocks(problem: Problem, dtype: np.dtype[Any], first: np.dtype[Any]) -> bool:
     """Whether a fitted model keeps its keys packed in that type; `first` is the plan's compute type."""
-    numbers = problem.n * (problem.d + 1 + problem.c + (problem.key_scale is not None))
+    values = problem.c if problem.classes is None else problem.classes.codes.shape[1]
+    numbers = problem.n * (problem.d + 1 + values + (problem.key_scale is not None))
     size = numbers * (dtype.itemsize + (first.itemsize if dtype != first else 0))
     return "exact" in problem.prepared and size <= KEPT_BYTES
 
@@ -371,6 +401,13 @@ def panel(problem: Problem) -> int:
 
 def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
     """The sums of those queries, each with a certified bound."""
+    return accumulate_and_tell(summary, positions, meter)[0]
+
+
+def accumulate_and_tell(
+    summary: Summary, positions: NDArray[np.intp], meter: Meter
+) -> tuple[PoolState, NDArray[np.intp]]:
+    """The same, and which of them `tails` summed, since plain float64 sums are not accurate there."""
     problem, plan = summary.problem, summary.plan
     state = _first_sweep(summary, positions, plan.dtype, summary.by_products, meter)
     if plan.dtype == np.float32 and summary.again_by_products and not _sweeps(plan.tiles):
@@ -386,14 +423,15 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
         again = np.flatnonzero(~accurate(problem, state, limit) | on_the_rim(summary, positions))
         if len(again):
             state.put(again, tails.accumulate(summary, positions[again], meter))
-    elif problem.kernel.facts is None and plan.tiles is not reference and not problem.on_device:
+        return state, again
+    if problem.kernel.facts is None and plan.tiles is not reference and not problem.on_device:
         # compiled, the least numbers are flushed and the largest left alone: NumPy has the formula's own values there
         vanished = ~(state.mass > VANISHED * problem.total_weight)
         again = np.flatnonzero(vanished & ~accurate(problem, state, problem.promise))
         if len(again):
             by_numpy = Summary(problem, replace(plan, tiles=reference, dtype=np.dtype(np.float64)))
             state.put(again, sweep(by_numpy, positions[again], np.dtype(np.float64), meter))
-    return state
+    return state, np.empty(0, np.intp)
 
 
 def on_the_rim(summary: Summary, rows: Rows) -> NDArray[np.bool_]:
@@ -474,6 +512,8 @@ def sweep(
         return certified(problem, state, exponent, dtype)
     serial = m * problem.n <= SERIAL_PAIRS  # then fewer calls are what counts
     tiles = _tiles(m, TILE) if serial or shape.groups > 1 else _tiles(m)
+    if problem.classes is not None and shape.groups == 1 and m < TILE:  # totals are long, panels short
+        tiles = _tiles(m, FUSED)
     states = [PoolState.empty(m, problem.c) for _ in range(shape.groups)]
     if not problem.kernel.works_on_logs:
         for state in states:
@@ -496,9 +536,19 @@ def sweep(
 
         threads = 1 if serial else plan.n_threads
         run(tile, len(tiles) * shape.groups, threads, meter)
-    merged = PoolState.merged(states)
+    merged = normalised(problem, PoolState.merged(states))
     exponent = error_of_weights(problem, plan.tiles, error, merged, dtype)
     return certified(problem, merged, exponent, dtype, as_written=plan.tiles is reference)
+
+
+def normalised(problem: Problem, state: PoolState) -> PoolState:
+    """The state of values t = 2 [class] − 1 from one whose totals are the masses of classes, which is overwritten."""
+    if problem.classes is None:
+        return state
+    np.multiply(state.total, 2.0, out=state.total)
+    np.subtract(state.total, state.mass[:, None], out=state.total)
+    roundings = 2.0 * problem.classes.most_rows + 8.0  # those of a class are added one after another, in float64
+    return replace(state, total_error=state.total_error + roundings * 2.0**-53 * state.mass)
 
 
 def error_of_weights(
@@ -544,11 +594,16 @@ def certified(
             # what exp adds below its clamp, with the polynomials of the Matérn kernels
             clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2 * (1 + np.abs(state.shift)) ** 2
             relative += clamped / state.mass
-        mass_error = state.mass_error + relative * state.mass + _vanished(problem, dtype, least_weight)
+        lost: Any = _vanished(problem, dtype, least_weight)
+        if lost and problem.kernel.facts is None and problem.kernel.works_on_logs:
+            # the shift is that of keys whose weights are left, and a lost one may be much nearer
+            lost = lost * np.exp(np.maximum(problem.kernel.steepness[2] - state.shift, 0.0))
+        mass_error = state.mass_error + relative * state.mass + lost
         if own_absolute:
             counted = True if problem.kernel.support is None else state.mass > 0  # an empty window stays empty
             mass_error = mass_error + np.where(counted, own_absolute * total_weight, 0.0)
         total_error = mass_error + ((spread - 1) * (SEQUENTIAL[dtype] + 12) + 4 * spread) * unit * state.mass
+        total_error += state.total_error  # that of classes
     return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
 
 
@@ -559,6 +614,8 @@ def _vanished(problem: Problem, dtype: np.dtype[Any], least_weight: float) -> fl
     lost = float(np.finfo(dtype).tiny) if slow or least_weight < LEAST_WEIGHT else 0.0
     if slow and dtype == np.float64:
         lost = LOST_SLOWLY
+    if problem.kernel.works_on_logs:
+        lost *= NEARER
     return problem.n * lost
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw._classes import MOST_DENSE_BYTES
 from fastnw._lazily import cached_property
 from fastnw._pack import coordinates, normalised_values
 from fastnw._problem import Problem, row_blocks
@@ -156,7 +157,10 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     probes = float(min(PROBES, problem.m)) * problem.n
     cells = math.prod(map(float, nufft_error.shape(box, MARGIN)))
     seconds += 1e-9 * (0.6 * probes / n_threads + 100.0 * problem.m + nufft_error.CELL_NS[problem.d] * cells + 8e6)
-    return Cost(probes + problem.n + problem.m, seconds, _memory(problem, box, n_threads))
+    memory = _memory(problem, box, n_threads)
+    if problem.classes is not None and memory > MOST_DENSE_BYTES:
+        return Refusal(f"would take {memory / 2**20:.0f} MiB for transforms of {problem.c} classes")
+    return Cost(probes + problem.n + problem.m, seconds, memory)
 
 
 def _memory(problem: Problem, box: Box, n_threads: int) -> float:
@@ -414,6 +418,7 @@ def _worse_than_bound(summary: Summary, positions: NDArray[np.intp], found: Pool
     factor = np.exp(direct.shift)[:, None]
     right = np.concatenate([direct.mass[:, None], direct.total], axis=1) * factor
     sums = np.concatenate([found.mass[probes, None], found.total[probes]], axis=1)
-    seen = (np.abs(sums - right) - direct.mass_error[:, None] * factor).max(axis=1)
-    worst = float(np.fmax.reduce(seen / found.mass_error[probes]))
+    with np.errstate(invalid="ignore"):  # NaN where a direct sum has no bound: it tells nothing
+        seen = (np.abs(sums - right) - direct.mass_error[:, None] * factor).max(axis=1)
+        worst = float(np.fmax.reduce(seen / found.mass_error[probes]))
     return 1.0 if worst <= 1 else SAFETY * worst

@@ -93,7 +93,8 @@ def _gathered(tree: Tree, leaves: NDArray[np.intp]) -> KeyBlock:
     values = empty_values(len(block.values), len(at), np.float64)
     coords[...], values[...] = block.coords[:, at], block.values[:, at]
     scale = None if block.scale is None else block.scale[at]
-    return KeyBlock(0, coords, scale, block.weights[at], True, values)
+    codes = None if block.codes is None else block.codes[at]
+    return KeyBlock(0, coords, scale, block.weights[at], True, values, codes=codes)
 
 
 def _places(leaves: NDArray[np.intp], own: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -73,7 +73,9 @@ def build(problem: Problem, band: Band, n_threads: int) -> Tree:
     inverse = pack_inverse(problem, FLOAT64)
     order = sorted_order(points, inverse, n_threads, kept)
     size = -(-n // LEAF) * LEAF
-    coords, values = aligned_rows(problem.d, size, FLOAT64), empty_values(problem.c, size, FLOAT64)
+    classes, count = problem.classes, problem.c if problem.classes is None else 0
+    coords, values = aligned_rows(problem.d, size, FLOAT64), empty_values(count, size, FLOAT64)
+    codes = None if classes is None else np.zeros((size, classes.codes.shape[1]), np.int32)
     packed, scale = np.zeros(size), None if problem.key_scale is None else np.empty(size)
     levels = _levels(size // LEAF)
     low, high = np.empty((problem.d, levels[-1])), np.empty((problem.d, levels[-1]))
@@ -83,7 +85,10 @@ def build(problem: Problem, band: Band, n_threads: int) -> Tree:
         mine, end = order[part], min((i + 1) * PIECE, size)
         coords[:, part] = points[mine].T
         packed[part] = 1.0 if weights is None else weights[mine]
-        values[:, part] = normalised_values(problem, mine) * packed[part]
+        if classes is None or codes is None:
+            values[:, part] = normalised_values(problem, mine) * packed[part]
+        else:
+            codes[part] = classes.codes[mine]
         if scale is not None:
             scale[part] = pack_scale(problem, mine, FLOAT64)
         if end > n:  # keys without weight, where the last one is
@@ -97,7 +102,7 @@ def build(problem: Problem, band: Band, n_threads: int) -> Tree:
         return 0.0
 
     run(fill, math.ceil(size / PIECE), n_threads, Meter(False, 0, ""))
-    block = KeyBlock(0, coords, scale, packed, problem.weighted, values)
+    block = KeyBlock(0, coords, scale, packed, problem.weighted, values, codes=codes)
     node_weights = packed.reshape(-1, LEAF).sum(axis=1)
     node_scales = None if scale is None else scale.reshape(-1, LEAF).min(axis=1)
     node_weights, node_scales = _upwards(low, high, node_weights, node_scales, levels)

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw import kernels
+from fastnw._classes import MOST_DENSE_BYTES
 from fastnw._lazily import cached_property
 from fastnw._pack import normalised_values
 from fastnw._problem import Problem, row_blocks
@@ -80,6 +81,8 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     seconds = START + 1e-9 * (keys + queries)
     per_key = 8 * (6 + 2 * problem.c + (4 + 2 * moments / block))
     size = problem.n * per_key + min(problem.m, panel(problem)) * 8 * (8 + 2 * problem.c)
+    if problem.classes is not None and size > MOST_DENSE_BYTES:
+        return Refusal(f"would take {size / 2**20:.0f} MiB for sums of {problem.c} classes")
     return Cost(float(problem.m) * min(problem.n, 2 * block), seconds, size)
 
 

@@ -47,6 +47,7 @@ Floats = NDArray[np.float64]
 UNIT, LOG_RANGE = 2.0**-53, 745.0  # float64: relative rounding, nats from 1 to its smallest number
 SHARE = 0.5  # of the promise, for what is left out; rounding takes the rest
 QUERIES = 1 << 11  # a task
+NEIGHBOURS = 32  # queries in a block, which share a walk; src_cython/_boxes.pxi
 TASK_PAIRS = 2e7  # after which Ctrl-C is heard: 0.1 s in six coordinates, more where others take the cores
 PANEL_BYTES = 128 << 20  # of the queries worked on at a time: coordinates and states, sorted and not
 
@@ -76,7 +77,7 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     pairs = float(m) * n * ((shares.reached if by_query else shares.looked_at) - (shares.inside if numbers else 0.0))
     plain, with_exp, per_coordinate, per_value, _ = exact.NANOSECONDS[backend.isa(), "float64"]
     pair = (with_exp if problem.kernel.works_on_logs else plain) + SINGLE * per_coordinate * d
-    pair += per_value * max(problem.c, 1)
+    pair += per_value if problem.c < 2 else exact.values_ns(problem, backend, FLOAT64)
     trees = bands.most(problem)
     ready = "tree" in problem.prepared
     sizes = (m,) if ready else (n, m)
@@ -85,11 +86,14 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     if not by_query:
         choose = m / gathered.BLOCK * (BLOCK_NS * trees + n / LEAF * ARRAY_NS * d)
     whole = numbers * MOMENT_NS * (m * n / LEAF / 4 * shares.inside + 10 * n * (not ready))
-    tasks = max(math.ceil(m / QUERIES), 1)
+    tasks = max(math.ceil(min(m, panel(problem)) / _task(problem)), 1)
     seconds = (START_READY if ready else START) + 1e-9 * (
         sort + (choose + whole + pairs * pair) / min(n_threads, tasks)
     )
-    memory = n * 8 * (2 * d + 3 + problem.c + numbers / LEAF) + min(m, panel(problem)) * 16 * (4 + problem.c + d)
+    if problem.classes is not None:
+        seconds += exact.states_seconds(problem, 2)
+    values = problem.c if problem.classes is None else 1
+    memory = n * 8 * (2 * d + 3 + values + numbers / LEAF) + min(m, panel(problem)) * 16 * (4 + problem.c + d)
     return Cost(pairs, seconds, memory)
 
 
@@ -123,7 +127,7 @@ def _power(problem: Problem) -> int | None:
 def _moment_numbers(problem: Problem) -> int:
     """How many numbers the moments of a node are; 0 if none are made."""
     power = _power(problem)
-    if power is None or _shares(problem).inside * problem.n < MANY_KEYS:
+    if problem.classes is not None or power is None or _shares(problem).inside * problem.n < MANY_KEYS:
         return 0
     return terms_of(power, problem.d) * (1 + problem.c)
 
@@ -147,8 +151,15 @@ def _refusal(problem: Problem, backend: Any) -> str | None:
 
 def panel(problem: Problem) -> int:
     """Queries to accumulate at a time."""
-    size = max(PANEL_BYTES // (16 * (4 + problem.c + problem.d)), QUERIES)
-    return size // QUERIES * QUERIES
+    size = PANEL_BYTES // (16 * (4 + problem.c + problem.d))
+    if problem.classes is not None and size // 4 < QUERIES:  # totals are long, and made anew for every panel
+        return max(size // 4 // NEIGHBOURS, 1) * NEIGHBOURS
+    return max(size, QUERIES) // QUERIES * QUERIES
+
+
+def _task(problem: Problem) -> int:
+    """Queries a task."""
+    return QUERIES if problem.classes is None else min(QUERIES, max(panel(problem) // 8, NEIGHBOURS))
 
 
 @dataclass
@@ -245,8 +256,10 @@ def _sums_of_band(
     if hasattr(tiles, "prepare"):
         tiles.prepare(problem.kernel, inverse, problem.c, problem.key_scale is not None)
 
+    size = _task(problem)
+
     def task(i: int) -> float:
-        start, stop, pairs = i * QUERIES, min((i + 1) * QUERIES, m), 0.0
+        start, stop, pairs = i * size, min((i + 1) * size, m), 0.0
         while start < stop:
             check_stop()
             rows = slice(start, stop)
@@ -257,8 +270,8 @@ def _sums_of_band(
             start, pairs = start + done, pairs + summed
         return pairs
 
-    run(task, math.ceil(m / QUERIES), summary.plan.n_threads, meter)
-    return sums
+    run(task, math.ceil(m / size), summary.plan.n_threads, meter)
+    return exact.normalised(problem, sums)
 
 
 def _certified(summary: Summary, states: list[PoolState], error: Floats) -> PoolState:

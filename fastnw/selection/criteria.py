@@ -53,8 +53,9 @@ class Sample:
         """All keys of a problem."""
         at_zero = float(problem.kernel.profile(np.zeros(1))[0])
         logs = problem.log_weights_at(slice(None))
+        own = problem.classes
         return cls(
-            problem.values.astype(np.float64),
+            problem.values.astype(np.float64) if own is None else np.ones(own.codes.shape),
             problem.weights_at(slice(None)),
             None if logs is None else logs + problem.log_largest_weight,
             log_norm,
@@ -91,7 +92,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Fit:
-    """Means (n, c) and log masses (n,) at the keys; −inf where no other key is in reach."""
+    """Means (n, c) and log masses (n,) at the keys; −inf where no other key is in reach.
+
+    Of classes kept as integers the shares (n, outputs) of each key's own classes, whose indicators are ones.
+    """
 
     mean: Floats
     log_mass: Floats

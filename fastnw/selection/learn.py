@@ -12,6 +12,7 @@ import numpy as np
 from scipy import optimize
 
 from fastnw import _arrays, _gradients, kernels
+from fastnw._classes import OneHot
 from fastnw._plan import make_plan
 from fastnw._problem import Problem
 from fastnw._row_weights import relative_weights
@@ -205,6 +206,7 @@ def learn_bandwidth(
         )
     keys, values, sample_weight = (_arrays.to_numpy(array) for array in (keys, values, sample_weight))
     kind, values = kind_of("loo", values)
+    values = values[:] if isinstance(values, OneHot) else values
     learner = _learner(keys, values, kernels.get(kernel), bandwidth, sample_weight, leave_one_out, kind, n_jobs)
     shape = Matrix(learner.start, learner.problem.d) if matrix else Widths(learner.start, per_coordinate)
     with Progress(progress) as told:

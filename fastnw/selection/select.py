@@ -13,6 +13,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from fastnw import _arrays, _frames, _integrals, kernels
+from fastnw._classes import OneHot
 from fastnw._problem import Problem
 from fastnw._row_weights import relative_weights
 from fastnw._threads import PROGRESS_AFTER, Meter
@@ -29,6 +30,7 @@ from fastnw.selection.sums import Sums
 from fastnw.selection.units import Units, geometric_mean, normalised
 
 CRITERIA = ("loo", "aicc", "log_loss", *RULES)
+MOST_INDICATOR_BYTES = 64 << 20  # of classes; some five arrays of that size are worked with
 
 
 def select_bandwidth(
@@ -126,11 +128,14 @@ def select_bandwidth(
             h, math.nan, SearchPath(np.empty((0, len(found))), np.empty(0)), criterion, str(kernel)
         )
     kind, values = kind_of(criterion, values)
+    classes = values if isinstance(values, OneHot) else None
+    values = values if classes is None else classes.codes
     problem = build(keys, keys, values, kernel=kernel, bandwidth=1.0, sample_weight=sample_weight)
+    values = problem.values if problem.c else None
     with Progress(progress) as told:
         return selected(
             problem.keys,
-            problem.values if problem.c else None,
+            values if classes is None else classes,
             problem.weights,
             kernel=kernel,
             kind=kind,
@@ -154,8 +159,23 @@ def kind_of(criterion: str, values: Any) -> tuple[str, Any]:
         if values.ndim != 1:
             raise ValueError(f"class labels must have shape (n,), got {values.shape}.")
         _, codes = np.unique(values, return_inverse=True)
-        return "log_loss", np.equal.outer(codes, np.arange(codes.max(initial=-1) + 1)).astype(np.float64)
+        return "log_loss", OneHot.of(codes[:, None], [int(codes.max(initial=-1)) + 1], np.float64)
     return ("squares" if criterion == "loo" else "aicc"), values
+
+
+def _values_of(values: Any, rows: Any, name: str) -> Any:
+    """Those rows' values. Classes become indicators where these are few enough to be worth their gradients."""
+    if not isinstance(values, OneHot):
+        return None if values is None else values[rows]
+    values = values.taken(rows)
+    if values.nbytes <= MOST_INDICATOR_BYTES:
+        return values[:]
+    if name == "aicc":
+        raise ValueError(
+            f"criterion 'aicc' needs indicators of classes, of at most {MOST_INDICATOR_BYTES >> 20} MiB, got "
+            f"{values.nbytes >> 20} MiB ({len(values):,} rows, {values.count:,} classes). Use 'loo'."
+        )
+    return values
 
 
 def _are_labels(values: np.ndarray) -> bool:
@@ -202,14 +222,16 @@ def selected(
     """`select_bandwidth` of checked arrays; `kind` names the loss."""
     loss, name = LOSSES[kind]
     rows, weights = relative_weights(weights)
-    keys, values = keys[rows], None if values is None else values[rows]
+    keys, values = keys[rows], _values_of(values, rows, name)
     keys = np.ascontiguousarray(keys, np.float64)
     unit = rule_bandwidth(keys, "scott", kernel, weights, feature_names=feature_names, named=name)
+    classes = values if isinstance(values, OneHot) else None
+    values = None if classes is not None else values
     problem = build(
         keys, keys, values, kernel=kernel, bandwidth=unit, sample_weight=weights, exclude_self=kind != "aicc"
     )
     values, units = normalised(problem, kind)
-    problem = replace(problem, values=values)
+    problem = replace(problem, values=values if classes is None else classes)
     likely = kind == "likelihood"
     if likely:
         units = Units(offset=float(np.log(unit).sum()))

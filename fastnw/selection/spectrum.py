@@ -68,7 +68,7 @@ def seconds(problem: Problem, h: Floats, with_gradient: bool) -> float:
     serve few; ∞ where there is none."""
     if problem.d > fourier.MOST_D or problem.kernel.facts is None or problem.kernel.name != "gaussian":
         return math.inf
-    if problem.metric.cholesky is not None or problem.key_scale is not None:
+    if problem.metric.cholesky is not None or problem.key_scale is not None or problem.classes is not None:
         return math.inf
     _, modes = _sizes(problem, h)
     if not math.prod(map(float, modes)) < MOST_MODES:

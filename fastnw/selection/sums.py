@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,8 +16,10 @@ from fastnw._validation import metric
 from fastnw.selection import several
 from fastnw.selection.criteria import Fit, Floats, Loss
 from fastnw.selection.fits import forward
+from fastnw.selection.own_classes import OwnClasses
 
 STEP = 1e-3  # of log h, where a gradient is taken from differences of sums that are certified to 1e-8
+CLASS_NS = 1.0  # a pair of sums of all classes
 SLOPE_NS = 2.0  # a pair of gradient sums, on one thread
 CALL = 5e-4  # seconds of a method beside its pairs
 FEW = 3_000  # keys up to which the planner's own look at the methods takes longer than it saves
@@ -36,16 +38,31 @@ class Sums:
 
     def __init__(self, problem: Problem, backend: str, n_jobs: int | None, meter: Meter) -> None:
         self.base, self.backend, self.n_jobs, self.meter = problem, backend, n_jobs, meter
+        self.own = None if problem.classes is None else OwnClasses.of(problem.classes.codes)
+        if self.own is not None and self.own.seconds < CLASS_NS * 1e-9 * problem.n**2:
+            self.base = replace(problem, values=problem.values[:, :0])
+        else:
+            self.own = None  # classes of many rows: sums of all classes
+
+    @property
+    def _has_slopes(self) -> bool:
+        """Whether there are analytic gradients: of values and masses, not of integers."""
+        return self.own is None and self.base.classes is None
 
     def at(self, h: Floats) -> Summed:
         """Means and log masses at bandwidths h (d,)."""
         problem = self.base.with_metric(metric(h, self.base.d))
         plan = make_plan(problem, "auto", self.backend, self.n_jobs)
-        return Summed(problem, forward(problem, plan, None, self.meter))
+        fit = forward(problem, plan, None, self.meter)
+        if self.own is not None:
+            fit = Fit(self.own.shares(problem, fit.log_mass, plan.n_threads), fit.log_mass)
+        return Summed(problem, fit)
 
     def seconds(self, h: Floats, with_gradient: bool) -> float:
         """Predicted, on one thread."""
         by_pairs = SLOPE_NS * 1e-9 * self.base.n**2
+        if not self._has_slopes:
+            by_pairs = 2 * self.base.d * self._of_every_pair
         if self.base.n < FEW:
             return self._of_every_pair + by_pairs * with_gradient
         problem = self.base.with_metric(metric(h, self.base.d))
@@ -64,7 +81,12 @@ class Sums:
             make_plan(self.base.with_metric(metric(h, self.base.d)), "auto", self.backend, self.n_jobs)
             for h in (bandwidths[0], bandwidths[-1])
         ]
-        if problem.c > 1 or any(plan.method != "exact" for plan in plans) or hasattr(plans[0].tiles, "sweep"):
+        if (
+            not self._has_slopes
+            or problem.c > 1
+            or any(plan.method != "exact" for plan in plans)
+            or hasattr(plans[0].tiles, "sweep")
+        ):
             return None
         factors = [float(h[0] / bandwidths[-1][0]) for h in bandwidths]
         return several.fits(problem, plans[-1], factors, self.meter)
@@ -72,6 +94,8 @@ class Sums:
     def gradient(self, summed: Summed, loss: Loss) -> Floats:
         """(d,) ∂ loss/∂ log h_j."""
         problem, fit = summed.problem, summed.fit
+        if not self._has_slopes:
+            return self._by_differences(summed, loss) + loss.by_log_bandwidth
         plan = make_plan(problem, "auto", self.backend, self.n_jobs)
         everywhere = np.arange(problem.n)
         pairs = SLOPE_NS * 1e-9 * problem.n**2 / plan.n_threads
