@@ -192,7 +192,9 @@ def _unfitted(case: Case, keys: np.ndarray, values: np.ndarray | None, options: 
 
 def _fitted(case: Case, keys: np.ndarray, values: np.ndarray | None, options: dict[str, Any]) -> Planned:
     weights = options.get("sample_weight")
-    model = fastnw.NadarayaWatsonRegressor(kernel=options["kernel"], bandwidth=options["bandwidth"], n_jobs=1, empty=0.0)
+    model = fastnw.NadarayaWatsonRegressor(
+        kernel=options["kernel"], bandwidth=options["bandwidth"], n_jobs=1, empty=0.0
+    )
     model.fit(keys, values if case.c > 1 else values[:, 0], sample_weight=weights)
 
     def planned(queries: np.ndarray) -> tuple[Plan, Callable[[], Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
@@ -21,12 +20,12 @@ FLOAT32_TOL = 5e-5
 # Smaller weights, relative to the largest, leave float32's range once multiplied by κ.
 FLOAT32_WEIGHT = 1e-15
 # What every call does besides: its fixed part in seconds; nanoseconds to look through a byte of the arrays for NaN and
-# infinity, and for the range of a value that stands alone or beside others, to look at a weight (three times, and at
-# logarithms) and which values it leaves; to make a mean and its bound, and more for each further value. Processor time
-# of a Xeon (Sapphire Rapids) and of calls with one query.
-CALL, CALL_FITTED = 4e-4, 3e-4
-CHECK_NS, RANGE_NS, RANGES_NS, WEIGHT_NS, WEIGHED_NS = 0.125, 0.6, 3.0, 15.0, 1.0
-RESULT_NS, RESULTS_NS = 60.0, 20.0
+# infinity; to find the range of a value that stands alone, or of a row of several and each of them; to look at a weight
+# (three times, and at logarithms), and which value it leaves; to make a bound, and each mean. Processor time of a Xeon
+# (Sapphire Rapids) of calls with one query.
+CALL, CALL_FITTED = 5e-4, 4.5e-4
+CHECK_NS, RANGE_NS, RANGES_NS, WEIGHT_NS, WEIGHED_NS = 0.125, 0.5, (40.0, 1.5), 25.0, 1.0
+RESULT_NS, RESULTS_NS = 50.0, 15.0
 # Reciprocal bandwidths and key scales beyond this leave float32's range once squared.
 FLOAT32_RANGE = 1e18
 
@@ -142,7 +141,7 @@ def _besides(problem: Problem) -> Work:
         return Work(CALL_FITTED + seconds)
     arrays = [problem.keys, problem.values, problem.weights, problem.key_scale]
     checks = CHECK_NS * sum(float(a.size) * a.dtype.itemsize for a in arrays if a is not None)
-    checks += problem.n * c * (RANGE_NS if c == 1 else RANGES_NS)
+    checks += problem.n * (RANGES_NS[0] + RANGES_NS[1] * c if c > 1 else RANGE_NS * c)
     if problem.weighted:
         checks += problem.n * (WEIGHT_NS + WEIGHED_NS * c)
     return Work(CALL + seconds + 1e-9 * checks)

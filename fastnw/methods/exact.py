@@ -24,6 +24,7 @@ from fastnw._factor import MAX_EXACT_D
 from fastnw._hardware import vendor
 from fastnw._lazily import cached_property
 from fastnw._pack import (
+    VECTOR,
     Array,
     KeyBlock,
     aligned_rows,
@@ -101,8 +102,10 @@ NANOSECONDS: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
 # The same on one core of a Xeon (Sapphire Rapids, a shared one: ±30 %): processor time of calls with 500 to 4,000
 # queries on 8,000 keys, less that of a quarter of the queries; d = 1 to 100, c = 1 to 60.
 NANOSECONDS_INTEL: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
-    ("v4", "float32"): (0.07, 0.15, 0.040, 0.044, 3.5),
-    ("v4", "float64"): (0.12, 0.32, 0.080, 0.070, 6.0),
+    ("v4", "float32"): (0.07, 0.15, 0.040, 0.030, 2.7),
+    ("v4", "float64"): (0.12, 0.32, 0.080, 0.045, 4.5),
+    ("numba", "float32"): (0.50, 0.80, 0.100, 0.450, 3.0),
+    ("numba", "float64"): (0.80, 1.50, 0.240, 0.600, 4.5),
 }
 # How much longer than the Gaussian, or than polynomials of u², the formulas of some kernels take.
 LONGER = {
@@ -117,6 +120,7 @@ LONGER = {
     "constant": 0.5,
 }
 WEIGHT_NS = 10.0  # more to pack a key with a weight
+SEVERAL_NS = (60.0, 8.0)  # to pack a row of several values, and each of them
 # To whiten a point and more a coordinate: in float64, and by an exact factor (ill-conditioned matrices, kernels that
 # jump); to make that factor, for each of d³.
 WHITEN_NS, WHITEN_EXACTLY_NS, EXACT_FACTOR_NS = (80.0, 23.0), (150.0, 170.0), 150.0
@@ -171,13 +175,14 @@ def _work(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[Work, .
     """Of differences: packing keys, whitening queries, and summing pairs."""
     n, m, d, c = problem.n, problem.m, problem.d, problem.c
     base, per_coordinate, per_value, per_element = nanoseconds(problem, backend, dtype)
-    pair = base + per_coordinate * (d + max(d - FROM_L1, 0)) + per_value * c
+    pair = base + per_coordinate * (d + max(d - FROM_L1, 0)) + per_value * summed_values(c, backend)
     shape = layout(problem, m, dtype)
     packers: float = min(shape.span, math.ceil(n / shape.block))
     if keeps_blocks(problem, dtype, dtype):
         pack = READ_NS * dtype.itemsize * (d + c)
     else:
-        pack = per_element * (d + c) + WEIGHT_NS * problem.weighted
+        values = SEVERAL_NS[0] + SEVERAL_NS[1] * c if c > 1 else per_element * c
+        pack = per_element * d + values + WEIGHT_NS * problem.weighted
         if problem.metric.cholesky is not None:
             packers = min(packers, PACKERS)
             pack += 1e9 * whitening(problem, n) / n
@@ -200,6 +205,11 @@ def whitening(problem: Problem, points: int) -> float:
         return 1e-9 * points * (WHITEN_NS[0] + WHITEN_NS[1] * d)
     once = 0.0 if problem.prepared else EXACT_FACTOR_NS * d**3
     return 1e-9 * (once + points * (WHITEN_EXACTLY_NS[0] + WHITEN_EXACTLY_NS[1] * d))
+
+
+def summed_values(c: int, backend: Any) -> int:
+    """How many values a pair costs: several are summed in whole vectors."""
+    return c if c < 2 or backend.NAME != "compiled" else -(-c // VECTOR) * VECTOR
 
 
 def nanoseconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[float, float, float, float]:

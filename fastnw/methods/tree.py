@@ -75,7 +75,9 @@ START, START_READY = 1e-3, 1.5e-4  # seconds; of trees that are there
 SELECT_NS = 7.0  # of sorting a point a level: the part in which threads do not share a half
 # To gather a coordinate and a value of a sorted key, and a coordinate more for each doubling of the keys beyond what
 # stays in cache: measured on a Xeon (Sapphire Rapids). On Zen 4 SORT_NS holds both.
-FILL_NS, VALUE_NS, DISTANT_NS, NEAR_KEYS = 25.0, 30.0, 18.0, 1e5
+FILL_NS, VALUE_NS, SEVERAL_NS, DISTANT_NS, NEAR_KEYS = 25.0, 30.0, (80.0, 12.0), 18.0, 1e5
+NEIGHBOURS = 32  # queries that look at the same leaves: src_cython/_boxes.pxi
+DECAY_NS = 8.0  # more a leaf where the mass of what is left out is judged
 
 
 def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost | Refusal:
@@ -91,7 +93,7 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     numbers = _moment_numbers(problem) if by_query else 0
     pairs = float(m) * n * ((shares.reached if by_query else shares.looked_at) - (shares.inside if numbers else 0.0))
     base, per_coordinate, per_value, _ = exact.nanoseconds(problem, backend, FLOAT64)
-    pair = base + SINGLE * per_coordinate * d + per_value * max(problem.c, 1)
+    pair = base + SINGLE * per_coordinate * d + per_value * max(exact.summed_values(problem.c, backend), 1)
     trees = bands.most(problem)
     ready = "tree" in problem.prepared
     work = [Work(START_READY if ready else START), *_sorting(m, d)]
@@ -99,7 +101,8 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
         work += [*_sorting(n, d), Work(1e-9 * n * _fill(n, d, problem.c), math.ceil(n / PIECE))]
     if problem.metric.factor is not None:
         work.append(Work(exact.whitening(problem, m if ready else m + n)))
-    choose = m * (QUERY_NS * trees + n / LEAF * shares.looked_at * (LEAF_NS + BOX_NS * d))
+    leaf = LEAF_NS + BOX_NS * d + (DECAY_NS if problem.kernel.support is None else 0.0)
+    choose = m * (QUERY_NS * trees + n / LEAF * _looked_at(shares.looked_at, m, d) * leaf)
     if not by_query:
         choose = m / gathered.BLOCK * (BLOCK_NS * trees + n / LEAF * ARRAY_NS * d)
     whole = numbers * MOMENT_NS * (m * n / LEAF / 4 * shares.inside + 10 * n * (not ready))
@@ -107,6 +110,13 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     work.append(Work(1e-9 * (choose + whole + pairs * pair), tasks))
     memory = n * 8 * (2 * d + 3 + problem.c + numbers / LEAF) + min(m, panel(problem)) * 16 * (4 + problem.c + d)
     return Cost(pairs, tuple(work), memory)
+
+
+def _looked_at(share: float, m: int, d: int) -> float:
+    """Share of the leaves that a block of neighbours does not drop: what one query would look at, wider by the
+    block's own extent, which is large where queries are few."""
+    extent = (min(m, NEIGHBOURS) - 1) / max(m, 1)
+    return min((share ** (1 / d) + max(extent, 0.0) ** (1 / d)) ** d, 1.0)
 
 
 def _sorting(size: int, d: int) -> list[Work]:
@@ -123,7 +133,8 @@ def _fill(n: int, d: int, c: int) -> float:
     if vendor() != "intel":
         return 0.0
     distant = math.log2(max(n / NEAR_KEYS, 1.0))
-    return d * (FILL_NS + DISTANT_NS * distant) + VALUE_NS * c
+    values = SEVERAL_NS[0] + SEVERAL_NS[1] * c if c > 1 else VALUE_NS * c
+    return d * (FILL_NS + DISTANT_NS * distant) + values
 
 
 def _shares(problem: Problem) -> reach.Shares:
