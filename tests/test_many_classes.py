@@ -15,6 +15,7 @@ import pytest
 import fastnw
 from fastnw import NadarayaWatsonClassifier, estimators, kernels
 from fastnw._classes import LEAST_CLASSES, MostProbable, OneHot
+from fastnw._pack import pack_keys
 from fastnw._plan import make_plan
 from fastnw._pool import run
 from fastnw._validation import trusted
@@ -330,6 +331,21 @@ def test_aicc_of_many_classes_says_what_to_do(monkeypatch):
     message = rf"'aicc' needs indicators .* got .*\(500 rows, {CLASSES} classes\)\. Use 'loo'"
     with pytest.raises(ValueError, match=message):
         NadarayaWatsonClassifier(bandwidth="aicc").fit(keys, labels)
+
+
+def test_a_block_of_keys_holds_integers_or_the_values_that_they_stand_for(dtype):
+    _, keys, labels, weights = cloud(dtype=dtype)
+    indicators = np.equal.outer(labels, np.arange(CLASSES)).astype(dtype)
+    coded, dense = (
+        trusted(keys, values, kernels.get("gaussian"), 0.5, weights, None)
+        for values in (OneHot.of(labels[:, None], [CLASSES], dtype), indicators)
+    )
+    block = pack_keys(coded, 100, 200, dtype)
+    assert block.values.shape == (0, 100)
+    np.testing.assert_array_equal(block.part(3, 9).codes[:, 0], labels[103:109])
+    block, expected = pack_keys(coded, 100, 200, dtype, codes=False), pack_keys(dense, 100, 200, dtype)
+    assert block.codes is None
+    np.testing.assert_array_equal(block.values, expected.values)
 
 
 def test_rows_of_indicators():
