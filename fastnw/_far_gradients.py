@@ -249,7 +249,7 @@ def _decaying(
     leader = lead(view, query, top)
     if view.beyond(leader):
         present = replace(problem, weights=(weights > -np.inf).astype(np.float64))
-        scaled = view.scaled(tails._power(replace(view, problem=present), query))
+        scaled = view.scaled(tails._power(replace(view, problem=present), query, leader))
         return _decaying(summary, scaled, query, _scored(summary, scaled, row)[0], weights, without_weights)
     lowest = best - REACH - 2 * _error_of_logs(summary, view, row, 2.0 + REACH - max(best, LOWEST))
     counted = plain if without_weights else weighted
@@ -278,16 +278,15 @@ def _within(
     summary: exact.Summary, view: View, query: int, squares: Floats, weights: Floats, without_weights: bool
 ) -> tuple[View, Rows, Floats] | None:
     """The same for a compact kernel: log κ of the keys in the window."""
-    facts = summary.problem.kernel.facts
-    assert facts is not None
-    assert facts.edge is not None
     queries = pack_queries(summary.problem, np.array([query]), np.float64)
     outside = 1.0 + 1e-6 + 2 * summary.score_error(queries, np.dtype(np.float64))[0]
     near = np.flatnonzero(~(squares > outside) & (without_weights | (weights > -np.inf)))
     if summary.problem.exclude_self:
         near = near[near != query]
-    y, _ = edge_distances(view, query, near)
-    near, y = near[y > tails.RIM], np.minimum(y[y > tails.RIM], 1.0)
+    y, error, square = edge_distances(view, query, near)
+    inside = y > tails.RIM
+    near = near[inside]
     if not np.any(weights[near] > -np.inf):
         return None
-    return view, near, np.log(facts.edge(y))
+    kappa, _ = tails._bounded_kappa(summary.problem.kernel, y[inside], error[inside], square[inside])
+    return view, near, np.log(kappa)

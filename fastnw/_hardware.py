@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
-from fastnw._cpu import x86_level
+from fastnw._cpu import x86_level, x86_vendor
 
 LEVELS = ("v2", "v3", "v4")
 MOST_THREADS = 4096  # more than any machine has cores; a number mistyped starts no more
@@ -27,6 +27,12 @@ def cpu_levels() -> tuple[str, ...]:
     if cap not in LEVELS:
         raise ValueError(f"FASTNW_CPU must be one of {', '.join(LEVELS)}, got {cap!r}.")
     return tuple(level for level in levels if level <= cap)
+
+
+@lru_cache(maxsize=1)
+def vendor() -> str:
+    """Who made the processor: "amd", "intel", or "other". Times that the planner predicts are stored for each."""
+    return x86_vendor()
 
 
 def n_threads(n_jobs: int | None = None) -> int:

@@ -19,7 +19,9 @@ from fastnw._state import Rows
 
 Array = NDArray[Any]
 
-LEAST_SPREAD = 1e-300
+SPREAD_OVER_TINY = (
+    2.0**26
+)  # of weighted values, over the smallest normal number, from which they are summed as they are
 RAW_VALUES = 3.0  # |centre|/half up to which values are summed as they are
 PART = 1 << 15  # values normalised at a time
 VECTOR = 16  # elements of the longest vector: rows of values are filled up to a multiple
@@ -166,11 +168,13 @@ def are_rows(array: Array, dtype: Any) -> bool:
 
 def keeps_values(problem: Problem, dtype: Any) -> bool:
     """Whether values can be summed as they are: so near 0 that centring afterwards costs two digits at most, and not so
-    small that dividing by their spread overflows."""
+    small that dividing by their spread overflows, or that they vanish when a weight multiplies them."""
     if problem.classes is not None:
         return False
     centre, half = problem.values_centre
-    fit = (np.abs(centre) <= RAW_VALUES * half) & ((half == 0) | (half > LEAST_SPREAD))
+    fit = (np.abs(centre) <= RAW_VALUES * half) & (
+        (half == 0) | (half * problem.least_weight > SPREAD_OVER_TINY * float(np.finfo(dtype).tiny))
+    )
     return are_rows(problem.values, dtype) and bool(np.all(fit))
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from fastnw import backends
 from fastnw._hardware import n_threads as threads_for
 from fastnw._problem import Problem
-from fastnw.methods import NAMES, Cost, Refusal, exact, fourier, moments, tree
+from fastnw.methods import NAMES, NOMINAL_THREADS, Cost, Refusal, Work, exact, fourier, moments, tree
 
 _METHODS: dict[str, ModuleType] = {"exact": exact, "tree": tree, "moments": moments, "fourier": fourier}
 
@@ -20,6 +19,13 @@ _METHODS: dict[str, ModuleType] = {"exact": exact, "tree": tree, "moments": mome
 FLOAT32_TOL = 5e-5
 # Smaller weights, relative to the largest, leave float32's range once multiplied by κ.
 FLOAT32_WEIGHT = 1e-15
+# What every call does besides: its fixed part in seconds; nanoseconds to look through a byte of the arrays for NaN and
+# infinity; to find the range of a value that stands alone, or of a row of several and each of them; to look at a weight
+# (three times, and at logarithms), and which value it leaves; to make a bound, and each mean. Processor time of a Xeon
+# (Sapphire Rapids) of calls with one query.
+CALL, CALL_FITTED = 5e-4, 4.5e-4
+CHECK_NS, RANGE_NS, RANGES_NS, WEIGHT_NS, WEIGHED_NS = 0.125, 0.5, (40.0, 1.5), 25.0, 1.0
+RESULT_NS, RESULTS_NS = 50.0, 15.0
 # Reciprocal bandwidths and key scales beyond this leave float32's range once squared.
 FLOAT32_RANGE = 1e18
 
@@ -100,9 +106,11 @@ def make_plan(problem: Problem, method: str, backend: str, n_jobs: int | None) -
         refusal = offers[method]
         assert isinstance(refusal, Refusal)
         raise ValueError(f"method={method!r} cannot do this: {refusal.reason}.")
-    # as on one thread: another method has other bits, which may not depend on the number of threads
-    best = min(costs, key=lambda name: _seconds(candidates[name].cost(problem, tiles, 1, dtype)))
-    reason = f"method={method!r} was asked for" if method != "auto" else _comparison(best, offers)
+    besides = _besides(problem)
+    costs = {name: replace(cost, work=(besides, *cost.work)) for name, cost in costs.items()}
+    best = min(costs, key=lambda name: costs[name].seconds(NOMINAL_THREADS))
+    refusals = {name: offer.reason for name, offer in offers.items() if isinstance(offer, Refusal)}
+    reason = f"method={method!r} was asked for" if method != "auto" else _comparison(best, costs, refusals, n_threads)
     cost = costs[best]
     return Plan(
         best,
@@ -110,7 +118,7 @@ def make_plan(problem: Problem, method: str, backend: str, n_jobs: int | None) -
         tiles.isa(),
         n_threads,
         cost.pairs,
-        cost.seconds,
+        cost.seconds(n_threads),
         cost.bytes,
         reason,
         (problem.m, problem.n, problem.d, problem.c),
@@ -121,19 +129,46 @@ def make_plan(problem: Problem, method: str, backend: str, n_jobs: int | None) -
     )
 
 
-def _seconds(offer: Cost | Refusal) -> float:
-    return offer.seconds if isinstance(offer, Cost) else math.inf
+def _besides(problem: Problem) -> Work:
+    """What every method's call does besides, all on one thread: it checks the arrays, which a fitted model does once,
+    and makes results of sums."""
+    m, c = problem.m, problem.c
+    seconds = 1e-9 * m * (RESULT_NS + RESULTS_NS * c)
+    if problem.on_device:
+        return Work(CALL + seconds)
+    seconds += 1e-9 * CHECK_NS * m * problem.d * problem.queries.dtype.itemsize
+    if problem.prepared:
+        return Work(CALL_FITTED + seconds)
+    arrays = [problem.keys, problem.values, problem.weights, problem.key_scale]
+    checks = CHECK_NS * sum(float(a.size) * a.dtype.itemsize for a in arrays if a is not None)
+    checks += problem.n * (RANGES_NS[0] + RANGES_NS[1] * c if c > 1 else RANGE_NS * c)
+    if problem.weighted:
+        checks += problem.n * (WEIGHT_NS + WEIGHED_NS * c)
+    return Work(CALL + seconds + 1e-9 * checks)
 
 
-def _comparison(best: str, offers: dict[str, Cost | Refusal]) -> str:
-    others = (
-        f"{name} cannot do it ({offer.reason})"
-        if isinstance(offer, Refusal)
-        else f"{name} would take {offer.seconds:.2g} s"
-        for name, offer in offers.items()
-        if name != best
-    )
-    return "; ".join(others)
+def _comparison(best: str, costs: dict[str, Cost], refusals: dict[str, str], n_threads: int) -> str:
+    """Why `best`: what each method takes on the machine that they are compared on, and why others cannot.
+
+    Where another is faster on the call's own number of threads, it says why that does not count.
+    """
+    times = _times(costs, NOMINAL_THREADS)
+    parts = [f"{name} cannot do it ({reason})" for name, reason in refusals.items()]
+    if len(costs) == 1:
+        return "; ".join([f"no other method can do it: {'; '.join(parts)}"] if parts else [f"{best} can do it"])
+    parts.insert(0, f"{best} takes the least time on {NOMINAL_THREADS} threads: {times}")
+    if n_threads != NOMINAL_THREADS:
+        here = f"on {n_threads} thread(s), as here: {_times(costs, n_threads)}"
+        if min(costs, key=lambda name: costs[name].seconds(n_threads)) != best:
+            here += f" (choices are made for {NOMINAL_THREADS} threads, so that results do not depend on n_jobs)"
+        parts.insert(1, here)
+    return "; ".join(parts)
+
+
+def _times(costs: dict[str, Cost], n_threads: int) -> str:
+    """Of each method, the fastest first."""
+    seconds = {name: cost.seconds(n_threads) for name, cost in costs.items()}
+    return ", ".join(f"{name} {seconds[name]:.2g} s" for name in sorted(seconds, key=seconds.__getitem__))
 
 
 def _compute_dtype(problem: Problem, tiles: ModuleType) -> np.dtype[Any]:

@@ -249,7 +249,10 @@ def log_density(
     logs = np.empty(problem.m)
     run(problem, plan, progress, np.empty((problem.m, 0)), log_mass=logs)
     np.subtract(logs, log_total + log_volume, out=logs, where=np.isfinite(logs))  # both are −inf for an only key's own
-    return (logs if log else np.exp(logs)).astype(problem.dtype)
+    if log:
+        return _as_finite(logs, problem.dtype).astype(problem.dtype)
+    with np.errstate(over="ignore", under="ignore"):  # a density beyond the type's range is infinite
+        return np.exp(logs).astype(problem.dtype)
 
 
 def _log_total(problem: Problem) -> Any:
@@ -347,18 +350,22 @@ def run(
             if error is not None:
                 error[rows] = bound
             if log_mass is not None:
-                logs = state.log_mass() + problem.log_largest_weight
-                lowest = float(np.finfo(log_mass.dtype).min)  # -inf means empty, in float32 too
-                log_mass[rows] = np.where(np.isfinite(logs), np.maximum(logs, lowest), logs)
+                log_mass[rows] = _as_finite(state.log_mass() + problem.log_largest_weight, log_mass.dtype)
             late = np.flatnonzero(bound > _promised(problem) * (1 + 1e-9))  # NaN, where empty, is not
             missed.add(late + start, bound[late])
             nothing = np.flatnonzero(state.is_empty) + start
             bare.add(nothing)
             if empty is not None and len(nothing):
                 _empty.fill(problem, plan, mean, nothing, empty, meter, reserved * state.mass.size / problem.m)
-    _warn_of_accuracy(problem, missed)
+    warn_of_accuracy(problem, missed)
     if empty is not None:
         _empty.report(problem, bare, empty)
+
+
+def _as_finite(logs: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.float64]:
+    """Logarithms within the range of `dtype`; −inf, which means empty, stays."""
+    largest = float(np.finfo(dtype).max)
+    return np.where(np.isfinite(logs), np.clip(logs, -largest, largest), logs)
 
 
 def _check_masses(problem: Problem, state: PoolState, start: int) -> None:
@@ -390,7 +397,8 @@ def _promised(problem: Problem) -> float:
     return problem.promise if problem.c == 0 else problem.promise * 2 * float(problem.values_centre[1].max())
 
 
-def _warn_of_accuracy(problem: Problem, missed: Tally) -> None:
+def warn_of_accuracy(problem: Problem, missed: Tally) -> None:
+    """Warn of queries whose bounds exceed the promise."""
     if missed.count:
         what = "in relative terms" if problem.c == 0 else "of the values' range (return_error=True gives each bound)"
         warnings.warn(

@@ -155,7 +155,7 @@ class Problem:
     def scales_in_range(self) -> bool:
         """The same of key scales alone."""
         scale = self.key_scale
-        return scale is None or bool(scale.min() >= LEAST_SCALE and scale.max() <= MOST_SCALE)
+        return scale is None or (float(scale.min()) >= LEAST_SCALE and float(scale.max()) <= MOST_SCALE)
 
     @property
     def factor(self) -> Factor | None:

@@ -16,6 +16,7 @@ from fastnw._largest import merge_largest
 from fastnw._nearest import nearest
 from fastnw._pack import KeyBlock, pack_inverse, pack_keys, pack_queries
 from fastnw._plan import Plan, make_plan
+from fastnw._pool import warn_of_accuracy
 from fastnw._problem import Problem
 from fastnw._threads import Meter, check_stop, run
 from fastnw._threads import progress as progress_meter
@@ -72,7 +73,7 @@ def attention_weights(
 
     Warns
     -----
-    EmptyWindowWarning
+    EmptyWindowWarning, AccuracyWarning
 
     Examples
     --------
@@ -182,12 +183,14 @@ def _largest(problem: Problem, plan: Plan, k: int, empty: Empty, meter: Meter) -
 
 
 def _far_largest(summary: exact.Summary, row: int, at: Positions) -> tuple[Positions, Floats]:
-    """The keys that `tails` finds to matter, then the others in their order, with less than 1e-19 each."""
+    """The keys that `tails` finds to matter, then the others in their order, with less than 1e-19 each; of a compact
+    kernel, none beyond its window."""
     positions, shares = tails.weights_of(summary, row)
     order = np.argsort(-shares, kind="stable")[: len(at)]
     positions, shares = positions[order], shares[order]
     others = at[~np.isin(at, positions)][: len(at) - len(positions)]
-    return np.concatenate([positions, others]), np.concatenate([shares, np.zeros(len(others))])
+    at, shares = np.concatenate([positions, others]), np.concatenate([shares, np.zeros(len(others))])
+    return (at if summary.problem.kernel.support is None else np.where(shares > 0, at, -1)), shares
 
 
 @dataclass(frozen=True)
@@ -197,19 +200,26 @@ class _Sweep:
     summary: exact.Summary
     log_mass: Floats  # (m,) in units of the largest weight
     empty: NDArray[np.bool_]  # (m,)
-    far: NDArray[np.bool_]  # (m,) exponents need `tails`
+    far: NDArray[np.bool_]  # (m,) exponents, or κ of keys on a rim, need `tails`
 
     @classmethod
     def of(cls, problem: Problem, plan: Plan, meter: Meter) -> _Sweep:
         """Sums all masses, in float64 by the plan's method."""
         summary = exact.summarise(problem, plan)
         log_mass, far, empty = np.empty(problem.m), np.empty(problem.m, bool), np.empty(problem.m, bool)
+        unsure = Tally()
         for start in range(0, problem.m, step := exact.panel(problem)):
             rows = slice(start, min(start + step, problem.m))
-            state = exact.accumulate(summary, np.arange(rows.start, rows.stop), meter)
+            state, on_rims = exact.accumulate_and_tell(summary, np.arange(rows.start, rows.stop), meter)
             log_mass[rows], empty[rows] = state.log_mass(), state.is_empty
             error = exact.exponent_error(summary, rows, log_mass[rows])
             far[rows] = error > exact.exponent_limit(summary, rows, log_mass[rows])
+            if problem.kernel.support is not None:
+                far[start + on_rims] = True
+            bound = state.relative_mass_error()
+            late = np.flatnonzero(bound > problem.promise * (1 + 1e-9))
+            unsure.add(late + start, bound[late])
+        warn_of_accuracy(problem, unsure)
         return cls(summary, log_mass, empty, far & ~empty)
 
     @property
@@ -248,7 +258,8 @@ class _Sweep:
                 inside = u2 <= kernel.support**2
             else:  # polynomials times exponentials are NaN where u² has overflowed
                 inside = u2 < np.inf if kernel.works_on_logs else np.ones(u2.shape, bool)
-            argument = np.where(inside, u2, 0.0)
+            # the constant kernel is 1 even where u² is no number
+            argument = np.fmin(np.where(inside, u2, 0.0), np.finfo(np.float64).max)
             if kernel.log_profile is not None:
                 logs = kernel.log_profile(argument)
             else:

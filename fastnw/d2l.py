@@ -160,7 +160,7 @@ def nadaraya_watson(
     Returns
     -------
     y_hat : (m,) array
-        Of the arrays' framework and device; float32 if all floating arrays are float32 or float16, otherwise float64.
+        Of the arrays' framework and device; float32 if all floating arrays are float32 or narrower, otherwise float64.
         It carries no gradient.
     attention_w : (n, m) array or None
         As in the chapter, a row a key and a column a query; columns sum to 1. The transpose of what

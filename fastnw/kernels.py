@@ -63,7 +63,8 @@ class Kernel:
     TypeError
         If `profile` or `log_profile` is not callable.
     ValueError
-        If the profile is not finite and non-negative on a grid within the support, or κ(0) is not positive.
+        If the profile is not finite and non-negative on a grid within the support, or κ(0) is not positive. Calls raise
+        it for distances beyond the grid.
 
     Notes
     -----
@@ -112,8 +113,15 @@ class Kernel:
             object.__setattr__(self, "_versions", {first: self} if first else {})
 
     def current(self) -> Kernel:
-        """The kernel of what the formulas refer to *now*: this one, or another if a global, a closure, a default or an
-        attribute has changed. So all that is kept for a kernel object stays right."""
+        """The kernel of what the formulas refer to *now*.
+
+        All that is kept for a kernel object stays right: it belongs to one state of what the formulas refer to.
+
+        Returns
+        -------
+        Kernel
+            This one, or another if a global, a closure, a default or an attribute has changed.
+        """
         if self.facts is not None:
             return self
         versions: dict[str, Kernel] = self.__dict__.setdefault("_versions", {})
@@ -197,7 +205,16 @@ class Kernel:
     def rounding(self, dtype: np.dtype[Any], as_written: bool) -> tuple[float, float]:
         """The rounding of a user's formula that no error of u² stands for: relative to κ, and absolute.
 
-        `as_written`: where NumPy computes it; compiled texts are, too, where nothing is proven of them.
+        Parameters
+        ----------
+        dtype : dtype
+            In which the formula is computed.
+        as_written : bool
+            Whether NumPy computes it; compiled texts are computed so, too, where nothing is proven of them.
+
+        Returns
+        -------
+        relative, absolute : float
         """
         if self.facts is not None:
             return 0.0, 0.0
@@ -385,7 +402,7 @@ _KERNELS = {
         ),
         _builtin(
             "constant",
-            lambda u2: u2 * 0.0 + 1.0,
+            lambda u2: np.where(u2 > 0.0, 1.0, 1.0),  # u² times 0 is NaN where u² overflows
             max_density_dim=0,
             sensitivity=0.0,
             slope=lambda u2: u2 * 0.0,

@@ -24,16 +24,28 @@ cdef extern from *:
             return 3;
         return 4;
     }
+    static int fastnw_x86_vendor(void)
+    {
+        __builtin_cpu_init();
+        return __builtin_cpu_is("amd") ? 1 : __builtin_cpu_is("intel") ? 2 : 0;
+    }
     #else
     static int fastnw_x86_level(void) { return 0; }
+    static int fastnw_x86_vendor(void) { return 0; }
     #endif
     """
     int fastnw_x86_level()
+    int fastnw_x86_vendor()
 
 
 def x86_level():
     """The highest x86-64 micro-architecture level, 1 to 4, that processor and system support; 0 elsewhere."""
     return fastnw_x86_level()
+
+
+def x86_vendor():
+    """Who made the processor: "amd", "intel" or "other"."""
+    return ("other", "amd", "intel")[fastnw_x86_vendor()]
 
 
 def flush_subnormals():

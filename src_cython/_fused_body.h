@@ -18,8 +18,8 @@ typedef struct {
     const REAL *lift; /* (group,) nats by which exponents are raised, or NULL */
 } N(strip);
 
-/* sums[a]: mass, total, weight of the keys that may be within the support. A NaN mass: u^2 left the range of the fast
- * arithmetic, and the sums are void. */
+/* sums[a]: mass, total, weight of the keys that may be within the support, or, of lifted exponents, a bound on the largest
+ * kappa, weights aside. A NaN mass: u^2 left the range of the fast arithmetic, and the sums are void. */
 typedef void (*N(fused_function))(const N(strip) *, const REAL *const *q, ptrdiff_t n,
                                   double (*sums)[3]);
 
@@ -166,9 +166,10 @@ INLINE void N(fused)(const int kernel, const int D, const int iso, const int wei
         const VEC w = weighted ? N(load)(strip->weights + i) : N(set)(1);
         if (compact)
             ALL(a) inside[a] = N(add_within)(inside[a], s[a], edge, w);
-        if (lift)
+        if (lift) {
             N(lifted)(kernel, s, factor, strip->lift, 1);
-        else
+            ALL(a) inside[a] = N(larger)(inside[a], s[a]);
+        } else
             N(profile)(kernel, s, factor);
         if (groups == 2)
             N(profile)(kernel, s + FASTNW_GROUP, factor);
@@ -183,7 +184,7 @@ INLINE void N(fused)(const int kernel, const int D, const int iso, const int wei
     }
     ALL(a) sums[a][0] = N(sum)(mass[a]);
     ALL(a) sums[a][1] = values == 1 ? N(sum)(total[a]) : 0;
-    ALL(a) sums[a][2] = compact ? N(sum)(inside[a]) : 0;
+    ALL(a) sums[a][2] = compact || lift ? N(sum)(inside[a]) : 0;
 }
 
 #define ARGUMENTS const N(strip) *strip, const REAL *const *q, ptrdiff_t n, double (*sums)[3]

@@ -65,7 +65,7 @@ cdef enum:
     LANES = 32          # a multiple of every level's vector, and a divisor of every full strip
 
 cdef double NEAR = 2.0**-60  # a mass above this needs no shift: what exp's clamp adds or takes is far below it
-cdef double MUCH = 2.0**60   # a strip's mass above this, in units of the shift: a key has come that asks for another
+cdef double MUCH = 2.0**20   # of kappa, in units of the shift: a key has come that asks for another
 
 include "_flush.pxi"
 include "_staged.pxi"
@@ -145,9 +145,10 @@ cdef void _fused(
                 a += FASTNW_GROUP
     for a in range(group):
         i = member[a]
-        if not found[a][0] < MUCH and (far or found[a][0] != found[a][0]):  # NaN: see _fused_body.h
+        # a light key that is much nearer adds little to the mass, but what is lost of its weight is multiplied with kappa
+        if far and not found[a][2] < MUCH:
             found[a][0] = NAN
-        done = whole if found[a][0] == found[a][0] else 0
+        done = whole if found[a][0] == found[a][0] else 0  # NaN: see _fused_body.h, too
         if done > 0:
             mass[i] += found[a][0]
             mass_error[i] += sensitivity * error[i] * found[a][2]

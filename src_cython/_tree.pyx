@@ -93,17 +93,45 @@ cdef void _sort(
         n -= half
 
 
-def split(const double[:, ::1] points, const double[::1] inverse, int64_t[::1] order, Py_ssize_t leaf, bint all_the_way):
-    """Order the points at `order` (two at least) as a k-d tree of such leaves, or only into its two halves: the size of
-    the left one."""
-    cdef Py_ssize_t n = order.shape[0], half = n
+def left_size(Py_ssize_t n, Py_ssize_t leaf):
+    """How many of n points go into the left half; all, where they are one leaf."""
+    return _half(n, leaf) if n > leaf else n
+
+
+def extend_box(const double[:, ::1] points, const int64_t[::1] order, double[::1] low, double[::1] high):
+    """Widen a box (d,) by the points at `order`."""
+    cdef Py_ssize_t i, j, d = points.shape[1]
+    cdef double x
+    with nogil:
+        for i in range(order.shape[0]):
+            for j in range(d):
+                x = points[order[i], j]
+                low[j], high[j] = min(low[j], x), max(high[j], x)
+
+
+def gather(const double[:, ::1] points, Py_ssize_t axis, const int64_t[::1] order, Place[::1] places):
+    """Copy a coordinate of the points at `order`, and where they are, for `halve`."""
+    cdef Py_ssize_t i
+    with nogil:
+        for i in range(order.shape[0]):
+            places[i].x, places[i].at = points[order[i], axis], order[i]
+
+
+def halve(Place[::1] places, int64_t[::1] order, Py_ssize_t half):
+    """Bring the `half` places with the smallest coordinates to the front; their points' positions into `order`."""
+    cdef Py_ssize_t i
+    with nogil:
+        _select(&places[0], places.shape[0], half)
+        for i in range(places.shape[0]):
+            order[i] = places[i].at
+
+
+def sort(const double[:, ::1] points, const double[::1] inverse, int64_t[::1] order, Py_ssize_t leaf):
+    """Order the points at `order` as a k-d tree of such leaves."""
+    cdef Py_ssize_t n = order.shape[0]
     cdef Place* room = <Place*>malloc(max(n, 1) * sizeof(Place))
     if room == NULL:
         raise MemoryError("no memory to sort points")
     with nogil:
-        if all_the_way:
-            _sort(points, inverse, &order[0], n, leaf, room)
-        elif n > leaf:
-            half = _split(points, inverse, &order[0], n, leaf, room)
+        _sort(points, inverse, &order[0], n, leaf, room)
         free(room)
-    return half

@@ -198,3 +198,25 @@ def test_a_huge_value_without_weight(backend):
     values = np.array([-1e308, 1.0, 1.5e308, 2.0])
     got = fastnw.pool(np.zeros((2, 1)), np.zeros((4, 1)), values, sample_weight=[0.0, 1.0, 0.0, 1.0], backend=backend)
     assert got.tolist() == [1.5, 1.5]
+
+
+@pytest.mark.filterwarnings("ignore::fastnw.AccuracyWarning")  # nothing knows a user's kernel where u² overflows
+@pytest.mark.parametrize("ask", ["pool", "density", "weights"])
+def test_what_leaves_the_range_of_float32_or_of_squares_is_silent(ask, backend):
+    """Key scales of 1e-60 to 1e-160: logarithms beyond float32, and u² beyond float64, without a warning of NumPy's."""
+    stretched = fastnw.Kernel("stretched", lambda u2: np.exp(-np.sqrt(u2)), log_profile=lambda u2: -np.sqrt(u2))
+    queries, keys = np.array([[3850.0]], np.float32), np.array([[1.5], [2.5]], np.float32)
+    for kernel in ("dot", "gaussian", "laplacian", stretched):
+        for scale in (1e-60, 1e-157):
+            options = {"kernel": kernel, "key_scale": np.array([scale, 3 * scale])}
+            options["backend"] = "reference" if kernel is stretched else backend
+            if ask == "pool":
+                f, log_mass = fastnw.pool(queries, keys, np.ones(2, np.float32), return_mass=True, empty=1.0, **options)
+                assert f == 1.0
+                assert np.all(np.isfinite(log_mass)) or kernel is stretched
+            elif ask == "weights":
+                assert fastnw.attention_weights(queries, keys, empty=1.0, **options).max() == 1.0
+            elif kernel != "dot":
+                log_density = fastnw.density(queries, keys, log=True, **options)
+                assert np.all(np.isfinite(log_density)) or kernel is stretched
+                assert fastnw.density(queries, keys, **options) == 0.0

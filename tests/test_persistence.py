@@ -318,6 +318,22 @@ def test_foreign_files_are_refused(tmp_path):
     assert "is not a file of fastnw.save" in refusal(tmp_path / "m", b"a,b\n1,2\n")
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_files_of_version_0_1_0_still_load(name, tmp_path):
+    """They do not say which methods `fit` prepared; all else is the same, the format's version included."""
+
+    def as_then(header, entries):
+        del header["state"]["_prepared"]
+        header.update(version=1, fastnw="0.1.0")
+
+    model = fitted(name)
+    fastnw.save(model, tmp_path / "m")
+    (tmp_path / "m").write_bytes(rewritten((tmp_path / "m").read_bytes(), as_then))
+    queries = Q if MODELS[name][1][0] is not FRAME else pd.DataFrame(Q, columns=FRAME.columns)
+    for a, b in zip(predictions(fastnw.load(tmp_path / "m"), queries), predictions(model, queries), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("name", ["regressor", "classifier", "density"])
 def test_pickles_warn_across_versions(name, monkeypatch):
     model = fitted(name)

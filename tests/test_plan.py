@@ -1,11 +1,15 @@
 """The plan: what it tells, and that neither threads nor timing change what is computed."""
 
+import re
+
 import numpy as np
 import pytest
 
 import fastnw
+from fastnw._plan import make_plan
 from fastnw._validation import build
-from fastnw.methods import exact
+from fastnw.backends import compiled
+from fastnw.methods import NOMINAL_THREADS, Refusal, exact, fourier, moments, tree
 
 RNG = np.random.default_rng(0)
 QUERIES, KEYS, VALUES = RNG.normal(size=(70, 3)), RNG.normal(size=(900, 3)), RNG.normal(size=900)
@@ -68,13 +72,126 @@ def test_it_names_the_backend_that_runs():
 
 def test_more_work_is_expected_to_take_longer():
     """Seconds and pairs of a pure function: no clock, so the same at every call."""
-    small, large = (fastnw.plan(QUERIES, np.tile(KEYS, (k, 1)), n_jobs=1) for k in (1, 100))
+    small, large, larger = (fastnw.plan(QUERIES, np.tile(KEYS, (k, 1)), n_jobs=1) for k in (1, 100, 1000))
     assert large.pairs == 100 * small.pairs
-    assert large.seconds == pytest.approx(100 * small.seconds, rel=1e-12)
+    assert larger.seconds == pytest.approx(10 * large.seconds, rel=0.3)  # but for what every call takes
     wide = fastnw.plan(QUERIES, KEYS, np.ones((900, 20)), n_jobs=1)
     assert wide.seconds > small.seconds
     slow = fastnw.plan(QUERIES, KEYS, backend="reference", n_jobs=1)
     assert slow.seconds > small.seconds
+
+
+def any_problem(rng):
+    """Arguments of `fastnw.plan` of any kind."""
+    d = int(rng.choice([1, 1, 2, 2, 3, 3, 4, 8, 40]))
+    m, n = (int(np.exp(rng.uniform(rng.choice([0, 8]), np.log(3e5 / d)))) for _ in range(2))
+    dtype = rng.choice(["float32", "float64"])
+    exclude_self = rng.random() < 0.1
+    keys = rng.normal(size=(n, d)).astype(dtype)
+    queries = keys if exclude_self else rng.normal(size=(m, d)).astype(dtype)
+    c = int(rng.choice([0, 1, 1, 5]))
+    h = float(np.exp(rng.uniform(np.log(1e-3), np.log(3))))
+    options = {
+        "kernel": str(rng.choice([*fastnw.kernels.names(), *["gaussian"] * 8])),
+        "bandwidth": h * np.eye(d) if rng.random() < 0.2 else h,
+        "tol": [None, None, 1e-3, 1e-10, 0.0][rng.integers(5)],
+        "exclude_self": exclude_self,
+        "sample_weight": rng.exponential(size=n) if rng.random() < 0.2 else None,
+    }
+    return (queries, keys, rng.normal(size=(n, c)).astype(dtype) if c else None), options
+
+
+def test_the_choice_is_the_same_for_any_number_of_threads():
+    rng, chosen = np.random.default_rng(1), set()
+    for _ in range(200):
+        arrays, options = any_problem(rng)
+        plans = [fastnw.plan(*arrays, **options, n_jobs=n) for n in (1, 2, 7, 8, 64)]
+        assert len({(plan.method, plan.backend, plan.isa, plan.dtype, plan.pairs) for plan in plans}) == 1
+        seconds = [plan.seconds for plan in plans]
+        assert seconds == sorted(seconds, reverse=True)
+        chosen.add(plans[0].method)
+    assert chosen == {"exact", "tree", "moments", "fourier"}
+
+
+def test_threads_shorten_all_but_what_is_serial():
+    rng, shared = np.random.default_rng(2), set()
+    for _ in range(100):
+        (queries, keys, values), options = any_problem(rng)
+        problem = build(queries, keys, values, **options)
+        dtype = np.dtype(np.float64)
+        for steps in (exact, fourier, moments, tree):
+            cost = steps.cost(problem, compiled, 1, dtype)
+            if isinstance(cost, Refusal):
+                continue
+            alone = cost.seconds(1)
+            assert alone == pytest.approx(cost.serial + cost.parallel, rel=1e-12)
+            assert min(part.seconds for part in cost.work) >= 0
+            last = alone
+            for n_threads in range(2, 65):
+                now = cost.seconds(n_threads)
+                # rounding of sums aside
+                assert max(cost.serial, alone / n_threads) * (1 - 1e-12) <= now <= last * (1 + 1e-12)
+                last = now
+            if last < alone / 4:
+                shared.add(steps.__name__.rpartition(".")[2])
+    assert shared >= {"exact", "tree"}
+
+
+def times_in(text):
+    """Each method's seconds, as a reason states them."""
+    return {name: float(seconds) for name, seconds in re.findall(r"(exact|tree|moments|fourier) ([-+.e\d]+) s\b", text)}
+
+
+def test_the_reason_states_times_that_agree_with_the_choice():
+    rng, reversals, compared = np.random.default_rng(3), 0, 0
+    for i in range(200):
+        arrays, options = any_problem(rng)
+        n_jobs = (1, 2, 8, 16)[i % 4]
+        plan = fastnw.plan(*arrays, **options, n_jobs=n_jobs)
+        assert plan.reason in str(plan)
+        if "no other method can do it" in plan.reason:
+            assert not times_in(plan.reason)
+            continue
+        compared += 1
+        nominal, here = plan.reason, None
+        if n_jobs != NOMINAL_THREADS:
+            nominal, here = plan.reason.split(f"on {n_jobs} thread(s), as here: ")
+        assert f"{plan.method} takes the least time on {NOMINAL_THREADS} threads" in nominal
+        times = times_in(nominal)
+        assert plan.method in times
+        assert times[plan.method] == min(times.values())
+        if here is None:
+            assert f"{times[plan.method]:.2g}" == f"{plan.seconds:.2g}"
+            continue
+        times = times_in(here)
+        assert f"{times[plan.method]:.2g}" == f"{plan.seconds:.2g}"  # as beside "expected"
+        if times[plan.method] > min(times.values()):
+            reversals += 1
+            assert "results do not depend on n_jobs" in here
+    assert compared > 50
+    assert reversals > 0
+
+
+def test_seconds_include_what_every_call_does_besides():
+    """A look at all keys takes longer than the pairs of one query."""
+    keys = np.broadcast_to(0.5, (10**7, 1))
+    problem = build(keys[:1], keys, None, kernel="epanechnikov", bandwidth=1.0)
+    alone = exact.cost(problem, compiled, 1, np.dtype(np.float64)).seconds(1)
+    plan = fastnw.plan(keys[:1], keys, kernel="epanechnikov", method="exact", n_jobs=1)
+    assert plan.seconds > alone + 0.25e-9 * keys.nbytes / 8
+    fitted = make_plan(problem.prepared_for(frozenset({"exact"})), "exact", "auto", 1)
+    assert fitted.seconds < plan.seconds
+
+
+def test_times_are_stored_for_each_vendor(monkeypatch):
+    """Every level has times, whoever made the processor; another vendor's times change seconds, not what is checked."""
+    problem = build(QUERIES, KEYS, VALUES, kernel="gaussian", bandwidth=1.0)
+    for vendor in ("amd", "intel", "other"):
+        monkeypatch.setattr(exact, "vendor", lambda vendor=vendor: vendor)
+        for level in compiled.levels():
+            with compiled.use_level(level):
+                for name in ("float32", "float64"):
+                    assert exact.cost(problem, compiled, 1, np.dtype(name)).seconds(1) > 0
 
 
 def test_it_cannot_be_changed():

@@ -12,7 +12,7 @@ from oracle import naive_pool
 import fastnw
 from fastnw.backends import compiled
 from fastnw.methods import exact, gathered, kdtree, tails, tree
-from fastnw.methods._tree import split
+from fastnw.methods._tree import left_size
 
 KERNELS = [name for name in LOG_KERNELS if name != "dot"] + COMPACT_KERNELS
 PROMISE = {"float32": 1e-4, "float64": 1e-8}
@@ -247,10 +247,22 @@ def test_the_tiles_count_keys_and_children_alike(level):
     assert (compiled._active.leaf, compiled._active.fan) == (kdtree.LEAF, kdtree.FAN)
 
 
-def test_a_split_of_little():
-    order = np.arange(5)
-    assert split(cloud(5, 1), np.ones(1), order, 32, False) == 5
-    np.testing.assert_array_equal(order, np.arange(5))
+@pytest.mark.parametrize("n", [1, 5, 33, kdtree.SUBTREE, kdtree.SUBTREE + 1, 3 * kdtree.SUBTREE + 77])
+@pytest.mark.parametrize("rounded", [False, True])
+def test_the_order_is_made_by_any_number_of_threads(n, rounded):
+    """The halves above the subtrees are made in pieces, which must not show in the order, ties included."""
+    points = cloud(n, 3)
+    points = points.round(1) if rounded else points
+    inverse = np.array([1.0, 0.5, 2.0])
+    order = kdtree.sorted_order(points, inverse, 1)
+    np.testing.assert_array_equal(np.sort(order), np.arange(n))
+    for n_threads in (2, 5):
+        np.testing.assert_array_equal(kdtree.sorted_order(points, inverse, n_threads), order)
+    assert left_size(n, kdtree.LEAF) % kdtree.LEAF == 0 or left_size(n, kdtree.LEAF) == n
+    first = points[order[: left_size(n, kdtree.LEAF)]]
+    rest = points[order[left_size(n, kdtree.LEAF) :]]
+    axis = np.argmax(np.ptp(points, axis=0) * inverse)
+    assert not len(rest) or first[:, axis].max() <= rest[:, axis].min()
 
 
 def test_auto_takes_it_where_it_pays(monkeypatch):
@@ -261,7 +273,7 @@ def test_auto_takes_it_where_it_pays(monkeypatch):
     assert fastnw.plan(queries[:3], keys, keys[:, 0], kernel="epanechnikov", bandwidth=0.2).method == "exact"
     plan = fastnw.plan(queries, keys, keys[:, 0], kernel="epanechnikov", bandwidth=0.2)
     assert plan.pairs < 0.05 * 60_000 * 30_000
-    assert "exact would take" in plan.reason
+    assert ", exact " in plan.reason
     monkeypatch.setattr(exact, "accumulate", None)
     f = fastnw.pool(queries, keys, keys[:, 0], kernel="epanechnikov", bandwidth=0.2, empty=0.0)
     assert np.all(np.abs(f) <= np.abs(keys[:, 0]).max())

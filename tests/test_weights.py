@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from cases import CASES, CENTRED, COMPACT_KERNELS, KERNELS, LOG_KERNELS
 from oracle import mp_weights, naive_scaled, naive_weights
+from robustness.draw import Problem
+from robustness.truth import Oracle
 
 import fastnw
 
@@ -187,3 +189,36 @@ def test_far_tails(kernel, bandwidth, backend):
     taken = np.take_along_axis(expected, np.maximum(indices, 0), axis=1)
     assert np.all(abs(taken - weights)[positive] <= 1e-12)
     assert np.all(abs(weights - -np.sort(-expected, axis=1)[:, :3]) <= 1e-12)
+
+
+@pytest.mark.parametrize("kernel", COMPACT_KERNELS)
+@pytest.mark.parametrize("seed", range(12))
+def test_keys_on_the_rim_of_a_window(kernel, seed):
+    """Where all of κ is in the last digits of 1 − u², weights are those of exact sums, dense and top-k."""
+    rng = np.random.default_rng(seed)
+    d, h = int(rng.integers(1, 4)), 10.0 ** rng.uniform(-3, 3)
+    directions = rng.normal(size=(7, d))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    query = rng.normal(size=(1, d)) * 10.0 ** rng.uniform(-1, 6)
+    keys = query + h * (1 - 10.0 ** -rng.uniform(6, 16, (7, 1))) * directions
+    options = {"kernel": kernel, "bandwidth": h, "sample_weight": rng.uniform(0, 1, 7)}
+    answer = Oracle(Problem("", "weights", query, keys, None, options)).at(0)
+    if kernel == "boxcar" or answer.may_be_empty:  # keys within rounding of u = 1 may fall either side
+        return
+    (way,) = answer.ways
+    expected = np.array([float(way.shares.get(i, 0)) for i in range(7)])
+    dense = fastnw.attention_weights(query, keys, **options)[0]
+    np.testing.assert_allclose(dense, expected, rtol=0, atol=PROMISE["float64"])
+    indices, top = (found[0] for found in fastnw.attention_weights(query, keys, top_k=7, **options))
+    reached = indices >= 0
+    assert sorted(indices[reached]) == np.flatnonzero(dense).tolist()
+    np.testing.assert_array_equal(top[reached], dense[indices[reached]])
+    assert not top[~reached].any()
+
+
+def test_weights_that_nothing_certifies_warn():
+    """A user's kernel so steep that rounding of u decides: no method has its digits."""
+    steep = fastnw.Kernel("steep", lambda u2: np.exp(-1e12 * u2), log_profile=lambda u2: -1e12 * u2)
+    keys = np.array([[1.0], [-1.0 - 1e-13]])
+    with pytest.warns(fastnw.AccuracyWarning, match="1 of 1 results are not certified"):
+        fastnw.attention_weights([[1e-14]], keys, kernel=steep)

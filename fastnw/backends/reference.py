@@ -92,8 +92,10 @@ def _sums(
 ) -> PoolState:
     if kernel.facts is None:  # a user's formula is one of float64, in which its constants are what was written
         u2 = u2.astype(np.float64)
-    weights, shift = _weights(kernel, u2, present)
     w, values = keys.weights.astype(np.float64), keys.values.astype(np.float64)
+    if kernel.facts is None:  # a key without weight must not set the shift; built-in kernels go to `tails` then
+        present = present & (w > 0)
+    weights, shift = _weights(kernel, u2, present)
     if kernel.facts is None:
         # what the profile does within the error of u², at a slope or at a cliff
         steps = (u2 if keys.relative else np.maximum(u2, 1)) * error[:, None]
@@ -157,9 +159,10 @@ def _weights(
 def score_tile(kernel: Kernel, queries: NDArray[Any], keys: KeyBlock, inverse: NDArray[Any]) -> NDArray[Any]:
     """(m, B) u², or the scaled inner product; see `fastnw.backends`."""
     out = np.zeros((len(queries), keys.size), queries.dtype)
-    for j in range(queries.shape[1]):
-        if kernel.inner_product:
-            out += (queries[:, j, None] * inverse[j]) * keys.coords[j]
-        else:
-            out += ((queries[:, j, None] - keys.coords[j]) * inverse[j]) ** 2
-    return out if keys.scale is None else out * keys.scale
+    with np.errstate(over="ignore", invalid="ignore"):  # methods look for scores that are not finite
+        for j in range(queries.shape[1]):
+            if kernel.inner_product:
+                out += (queries[:, j, None] * inverse[j]) * keys.coords[j]
+            else:
+                out += ((queries[:, j, None] - keys.coords[j]) * inverse[j]) ** 2
+        return out if keys.scale is None else out * keys.scale

@@ -1,7 +1,7 @@
 """Which pairs are summed. Each method is a module with
 
 ``cost(problem, backend, n_threads, dtype) -> Cost | Refusal``
-    What it would do and take, or why it cannot.
+    What it would do and take, or why it cannot. Only its bytes may depend on `n_threads`.
 ``summarise(problem, plan) -> summary``
     What it keeps of the keys; its ``prepare(meter)`` makes it at once.
 ``panel(problem) -> int``
@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -22,13 +23,41 @@ from dataclasses import dataclass
 NAMES = ("auto", "exact", "tree", "moments", "fourier")
 
 
+# Methods are compared on a machine with so many threads, whatever `n_jobs` is: another method has other bits, and bits
+# may not depend on threads. Eight are what most laptops and small servers have; with one, methods whose work is mostly
+# serial would be chosen where they waste all other threads.
+NOMINAL_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Work:
+    """A part of a call: its seconds on one thread, and how many threads can share it."""
+
+    seconds: float
+    most_threads: float = 1.0
+
+
 @dataclass(frozen=True)
 class Cost:
-    """Pairs summed, seconds and bytes of memory beyond inputs and outputs; all predicted."""
+    """Pairs summed, parts of the work, and bytes of memory beyond inputs and outputs; all predicted."""
 
     pairs: float
-    seconds: float
+    work: tuple[Work, ...]
     bytes: float
+
+    @property
+    def serial(self) -> float:
+        """Seconds that no number of threads shortens."""
+        return math.fsum(part.seconds for part in self.work if part.most_threads <= 1)
+
+    @property
+    def parallel(self) -> float:
+        """Seconds on one thread of the parts that threads share."""
+        return math.fsum(part.seconds for part in self.work if part.most_threads > 1)
+
+    def seconds(self, n_threads: int) -> float:
+        """Of all parts, one after the other, on so many threads."""
+        return math.fsum(part.seconds / max(min(n_threads, part.most_threads), 1) for part in self.work)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-def split(
-    points: NDArray[np.float64],
-    inverse: NDArray[np.float64],
-    order: NDArray[np.intp],
-    leaf: int,
-    all_the_way: bool,
-) -> int: ...
+Floats = NDArray[np.float64]
+Positions = NDArray[np.intp]
+
+def left_size(n: int, leaf: int) -> int: ...
+def extend_box(points: Floats, order: Positions, low: Floats, high: Floats) -> None: ...
+def gather(points: Floats, axis: int, order: Positions, places: NDArray[Any]) -> None: ...
+def halve(places: NDArray[Any], order: Positions, half: int) -> None: ...
+def sort(points: Floats, inverse: Floats, order: Positions, leaf: int) -> None: ...

@@ -37,8 +37,8 @@ def whitening(metric: Metric) -> dd.Pair:
     return pair
 
 
-def deltas(problem: Problem, row: int, leading: int, positions: Positions) -> Floats:
-    """u of those keys less that of the key `leading`, or the differences of their scores; rounded once."""
+def deltas(problem: Problem, row: int, leading: int, positions: Positions) -> tuple[Floats, Floats]:
+    """u of those keys less that of the key `leading`, and u; or the same of their scores. Rounded once."""
     with localcontext(_factor.decimal_context(30)):
         # of an inner product the terms may be large where their sum is not
         of_size = _scores(problem, row, 30, sizes=True)
@@ -48,15 +48,16 @@ def deltas(problem: Problem, row: int, leading: int, positions: Positions) -> Fl
         score = _scores(problem, row, precision)
         first = score(leading)
         root = first.sqrt() if not problem.kernel.inner_product else first
-        found = np.empty(len(positions))
+        found, places = np.empty(len(positions)), np.empty(len(positions))
         for i, position in enumerate(positions):
             check_stop()
             other = score(int(position))
-            apart = other - first
-            if not problem.kernel.inner_product and apart:
-                apart /= other.sqrt() + root
-            found[i] = float(apart)
-        return found
+            apart, place = other - first, other
+            if not problem.kernel.inner_product:
+                place = other.sqrt()
+                apart = apart / (place + root) if apart else apart
+            found[i], places[i] = float(apart), float(place)
+        return found, places
 
 
 def distance(problem: Problem, row: int, position: int) -> float:
@@ -66,15 +67,17 @@ def distance(problem: Problem, row: int, position: int) -> float:
         return float(found if problem.kernel.inner_product else found.sqrt())
 
 
-def edge_distances(problem: Problem, row: int, positions: Positions) -> Floats:
-    """1 − u² of those keys; 0 for those exactly on the rim."""
+def edge_distances(problem: Problem, row: int, positions: Positions) -> tuple[Floats, Floats]:
+    """1 − u² of those keys, 0 for those exactly on the rim, and u²."""
     with localcontext(_factor.decimal_context(KEPT + 20)):
-        score, found = _scores(problem, row, KEPT + 20), np.empty(len(positions))
+        score = _scores(problem, row, KEPT + 20)
+        found, squares = np.empty(len(positions)), np.empty(len(positions))
         for i, position in enumerate(positions):
             check_stop()
-            y = 1 - score(int(position))
-            found[i] = float(y) if abs(y) > ROUNDED else 0.0
-        return found
+            square = score(int(position))
+            y = 1 - square
+            found[i], squares[i] = float(y) if abs(y) > ROUNDED else 0.0, float(square)
+        return found, squares
 
 
 def _scores(problem: Problem, row: int, precision: int, sizes: bool = False) -> Callable[[int], Decimal]:

@@ -20,8 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw._device import DeviceArray
+from fastnw._factor import MAX_EXACT_D
+from fastnw._hardware import vendor
 from fastnw._lazily import cached_property
 from fastnw._pack import (
+    VECTOR,
     Array,
     KeyBlock,
     aligned_rows,
@@ -36,7 +39,7 @@ from fastnw._problem import Problem, row_blocks
 from fastnw._state import PoolState, Rows
 from fastnw._threads import Meter, check_stop, run
 from fastnw.backends import reference
-from fastnw.methods import Cost, products, tails
+from fastnw.methods import Cost, Work, products, tails
 
 if TYPE_CHECKING:
     from fastnw._plan import Plan
@@ -70,6 +73,7 @@ RIM = 16  # the promise for a boxcar: pairs within 16 d ε of u = 1 may fall on 
 FUSED = 4  # queries that share a pass over the keys
 LEAST_PANEL = 16  # queries, where the totals of classes are long
 LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and κ may vanish
+NEARER = 2.0**25  # κ of a key in units of a state's shift, at most: MUCH in _tiles.pxi, times lanes
 LOST_SLOWLY = 1e-130  # κ of keys whose u² overflows before their scale, in range (`Problem`), divides it
 VANISHED = 1e-280  # mean κ of a user's kernel below which it may have been flushed to 0
 VANISHING = -680.0  # log mass below which κ, which is not much larger, may be no normal number
@@ -97,6 +101,32 @@ NANOSECONDS: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
     ("cuda", "float32"): (1.2e-4, 2e-4, 5e-5, 2e-5, 3.0),
     ("cuda", "float64"): (4e-4, 9e-4, 1e-4, 4e-5, 3.0),
 }
+
+# The same on one core of a Xeon (Sapphire Rapids, a shared one: ±30 %): processor time of calls with 500 to 4,000
+# queries on 8,000 keys, less that of a quarter of the queries; d = 1 to 100, c = 1 to 60.
+NANOSECONDS_INTEL: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
+    ("v4", "float32"): (0.07, 0.15, 0.040, 0.030, 2.7),
+    ("v4", "float64"): (0.12, 0.32, 0.080, 0.045, 4.5),
+    ("numba", "float32"): (0.50, 0.80, 0.100, 0.450, 3.0),
+    ("numba", "float64"): (0.80, 1.50, 0.240, 0.600, 4.5),
+}
+# How much longer than the Gaussian, or than polynomials of u², the formulas of some kernels take.
+LONGER = {
+    "laplacian": 1.6,
+    "matern32": 2.0,
+    "matern52": 2.5,
+    "logistic": 3.2,
+    "triangular": 2.5,
+    "tricube": 2.5,
+    "cosine": 2.5,
+    "cauchy": 3.0,
+    "constant": 0.5,
+}
+WEIGHT_NS = 10.0  # more to pack a key with a weight
+SEVERAL_NS = (60.0, 8.0)  # to pack a row of several values, and each of them
+# To whiten a point and more a coordinate: in float64, and by an exact factor (ill-conditioned matrices, kernels that
+# jump); to make that factor, for each of d³.
+WHITEN_NS, WHITEN_EXACTLY_NS, EXACT_FACTOR_NS = (80.0, 23.0), (150.0, 170.0), 150.0
 
 
 # The same for a class kept as an integer, whatever the type; and what a query's total of a class takes beside the
@@ -138,28 +168,45 @@ def _value_bytes(problem: Problem, dtype: np.dtype[Any]) -> int:
 def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost:
     """Every pair; never refused."""
     pairs = float(problem.m) * problem.n
-    tiles = max(math.ceil(problem.m / TILE) * math.ceil(problem.n / 32768), 1)
-    by_products = not _sweeps(backend) and _by_products(problem, backend, dtype)
-    one = products.seconds(problem, dtype) if by_products else _seconds(problem, backend, dtype)
-    seconds = one if _sweeps(backend) else one / min(n_threads, tiles)
+    if _sweeps(backend):
+        work: tuple[Work, ...] = (Work(_seconds(problem, backend, dtype)),)
+    elif _by_products(problem, backend, dtype):
+        work = products.work(problem, dtype)
+    else:
+        work = _work(problem, backend, dtype)
     shape = layout(problem, problem.m, dtype)
     per_key = dtype.itemsize * (problem.d + 1) + _value_bytes(problem, dtype)
     packed = min(shape.span * shape.block, problem.n) * per_key
     states = min(shape.panel, problem.m) * (shape.groups + 1) * 8 * (4 + problem.c)
-    return Cost(pairs, seconds, packed + states)
+    return Cost(pairs, work, packed + states)
 
 
 def _seconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:
     """Predicted for differences, on one thread: packing keys and summing pairs."""
-    plain, with_exp, per_coordinate, _, per_element = NANOSECONDS[backend.isa(), dtype.name]
-    base = with_exp if problem.kernel.works_on_logs else plain
-    coordinates = problem.d + max(problem.d - FROM_L1, 0)
-    pair = base + per_coordinate * coordinates + values_ns(problem, backend, dtype)
+    return sum(part.seconds for part in _work(problem, backend, dtype))
+
+
+def _work(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[Work, ...]:
+    """Of differences: packing keys, whitening queries, and summing pairs."""
+    n, m, d = problem.n, problem.m, problem.d
+    c = problem.c if problem.classes is None else 1
+    coded = problem.classes is not None
+    base, per_coordinate, _, per_element = nanoseconds(problem, backend, dtype)
+    pair = base + per_coordinate * (d + max(d - FROM_L1, 0)) + values_ns(problem, backend, dtype)
+    shape = layout(problem, m, dtype)
+    packers: float = min(shape.span, math.ceil(n / shape.block))
     if keeps_blocks(problem, dtype, dtype):
-        per_element = READ_NS * dtype.itemsize
-    coded = problem.classes is not None and not _sweeps(backend)
-    seconds = 1e-9 * problem.n * (problem.m * pair + per_element * (problem.d + (1 if coded else problem.c)))
-    return seconds + (states_seconds(problem, layout(problem, problem.m, dtype).groups) if coded else 0.0)
+        pack = READ_NS * dtype.itemsize * (d + c)
+    else:
+        values = SEVERAL_NS[0] + SEVERAL_NS[1] * c if c > 1 else per_element * c
+        pack = per_element * d + values + WEIGHT_NS * problem.weighted
+        if problem.metric.cholesky is not None:
+            packers = min(packers, PACKERS)
+            pack += 1e9 * whitening(problem, n) / n
+    serial = m * n <= SERIAL_PAIRS
+    tasks = 1 if serial else _tasks(min(m, shape.panel), shape.groups)
+    seconds = 1e-9 * n * m * pair + (states_seconds(problem, shape.groups) if coded else 0.0)
+    return Work(1e-9 * n * pack, packers), Work(whitening(problem, m)), Work(seconds, tasks)
 
 
 def states_seconds(problem: Problem, groups: int) -> float:
@@ -170,8 +217,41 @@ def states_seconds(problem: Problem, groups: int) -> float:
 def values_ns(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:
     """Nanoseconds that a pair's values take, on one thread."""
     if problem.classes is None or _sweeps(backend):
-        return NANOSECONDS[backend.isa(), dtype.name][3] * problem.c
+        return nanoseconds(problem, backend, dtype)[2] * summed_values(problem.c, backend)
     return CODE_NS * problem.classes.codes.shape[1]
+
+
+def _tasks(m: int, groups: int) -> int:
+    """How many tiles of `m` queries threads share."""
+    return groups * len(_tiles(m, TILE) if groups > 1 else _tiles(m))
+
+
+def whitening(problem: Problem, points: int) -> float:
+    """Seconds to whiten so many points; 0 without a matrix."""
+    factor, d = problem.metric.factor, problem.d
+    if factor is None:
+        return 0.0
+    if factor.whitening is None and not (problem.kernel.jumps and d <= MAX_EXACT_D):
+        return 1e-9 * points * (WHITEN_NS[0] + WHITEN_NS[1] * d)
+    once = 0.0 if problem.prepared else EXACT_FACTOR_NS * d**3
+    return 1e-9 * (once + points * (WHITEN_EXACTLY_NS[0] + WHITEN_EXACTLY_NS[1] * d))
+
+
+def summed_values(c: int, backend: Any) -> int:
+    """How many values a pair costs: several are summed in whole vectors."""
+    return c if c < 2 or backend.NAME != "compiled" else -(-c // VECTOR) * VECTOR
+
+
+def nanoseconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[float, float, float, float]:
+    """Of a pair: what its kernel takes, a coordinate and a value; and of an element of keys and values to pack it."""
+    isa, kernel = backend.isa(), problem.kernel
+    level = (isa, dtype.name)
+    table = NANOSECONDS_INTEL.get(level, NANOSECONDS[level]) if vendor() == "intel" else NANOSECONDS[level]
+    plain, with_exp, per_coordinate, per_value, per_element = table
+    base = (with_exp if kernel.works_on_logs else plain) * LONGER.get(kernel.name, 1.0)
+    if kernel.name == "constant" and backend.NAME == "compiled":
+        per_coordinate = 0.0  # no distance is taken
+    return base, per_coordinate, per_value, per_element
 
 
 def keeps_blocks(problem: Problem, dtype: np.dtype[Any], first: np.dtype[Any]) -> bool:
@@ -400,6 +480,13 @@ def panel(problem: Problem) -> int:
 
 def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
     """The sums of those queries, each with a certified bound."""
+    return accumulate_and_tell(summary, positions, meter)[0]
+
+
+def accumulate_and_tell(
+    summary: Summary, positions: NDArray[np.intp], meter: Meter
+) -> tuple[PoolState, NDArray[np.intp]]:
+    """The same, and which of them `tails` summed, since plain float64 sums are not accurate there."""
     problem, plan = summary.problem, summary.plan
     state = _first_sweep(summary, positions, plan.dtype, summary.by_products, meter)
     if plan.dtype == np.float32 and summary.again_by_products and not _sweeps(plan.tiles):
@@ -415,14 +502,15 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
         again = np.flatnonzero(~accurate(problem, state, limit) | on_the_rim(summary, positions))
         if len(again):
             state.put(again, tails.accumulate(summary, positions[again], meter))
-    elif problem.kernel.facts is None and plan.tiles is not reference and not problem.on_device:
+        return state, again
+    if problem.kernel.facts is None and plan.tiles is not reference and not problem.on_device:
         # compiled, the least numbers are flushed and the largest left alone: NumPy has the formula's own values there
         vanished = ~(state.mass > VANISHED * problem.total_weight)
         again = np.flatnonzero(vanished & ~accurate(problem, state, problem.promise))
         if len(again):
             by_numpy = Summary(problem, replace(plan, tiles=reference, dtype=np.dtype(np.float64)))
             state.put(again, sweep(by_numpy, positions[again], np.dtype(np.float64), meter))
-    return state
+    return state, np.empty(0, np.intp)
 
 
 def on_the_rim(summary: Summary, rows: Rows) -> NDArray[np.bool_]:
@@ -585,7 +673,11 @@ def certified(
             # what exp adds below its clamp, with the polynomials of the Matérn kernels
             clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2 * (1 + np.abs(state.shift)) ** 2
             relative += clamped / state.mass
-        mass_error = state.mass_error + relative * state.mass + _vanished(problem, dtype, least_weight)
+        lost: Any = _vanished(problem, dtype, least_weight)
+        if lost and problem.kernel.facts is None and problem.kernel.works_on_logs:
+            # the shift is that of keys whose weights are left, and a lost one may be much nearer
+            lost = lost * np.exp(np.maximum(problem.kernel.steepness[2] - state.shift, 0.0))
+        mass_error = state.mass_error + relative * state.mass + lost
         if own_absolute:
             counted = True if problem.kernel.support is None else state.mass > 0  # an empty window stays empty
             mass_error = mass_error + np.where(counted, own_absolute * total_weight, 0.0)
@@ -601,6 +693,8 @@ def _vanished(problem: Problem, dtype: np.dtype[Any], least_weight: float) -> fl
     lost = float(np.finfo(dtype).tiny) if slow or least_weight < LEAST_WEIGHT else 0.0
     if slow and dtype == np.float64:
         lost = LOST_SLOWLY
+    if problem.kernel.works_on_logs:
+        lost *= NEARER
     return problem.n * lost
 
 

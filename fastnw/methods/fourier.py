@@ -28,7 +28,7 @@ from fastnw._pack import coordinates, normalised_values
 from fastnw._problem import Problem, row_blocks
 from fastnw._state import PoolState
 from fastnw._threads import Meter, run
-from fastnw.methods import Cost, Refusal, exact, nufft_error, tree
+from fastnw.methods import Cost, Refusal, Work, exact, nufft_error, tree
 
 if TYPE_CHECKING:
     from fastnw._plan import Plan
@@ -61,6 +61,8 @@ MOST_BYTES = 1 << 30  # of transforms at a time
 # Nanoseconds for a point, for a cell of the grid that it is spread to or interpolated from, by dimension, and for a
 # number of the grid and log2 of their number in the transform. Measured on one Zen 4 core, ±30 %.
 POINT, CELL, GRID = 35.0, {1: 4.0, 2: 1.1, 3: 0.37}, 1.65
+ADD_NS = 1.0  # to add a coefficient of a block to the others'
+START_NS = 8e6  # plans of transforms, and their error at single keys
 
 
 @dataclass(frozen=True)
@@ -149,18 +151,25 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     point = POINT + CELL[problem.d] * box.cells
     grid = box.size * box.upsampling**problem.d
     transform = GRID * grid * math.log2(grid + 2)
-    transforms, seconds = (problem.c + 2) // 2, 0.0
-    for size in (problem.m,) if "fourier" in problem.prepared else (problem.n, problem.m):
+    ready, transforms = "fourier" in problem.prepared, (problem.c + 2) // 2
+    work = []
+    for size in (problem.m,) if ready else (problem.n, problem.m):
         tasks = math.ceil(size / BLOCK[problem.d])
-        at_once = max(min(n_threads, tasks, box.at_once), 1)
-        seconds += 1e-9 * transforms * (size * point / at_once + math.ceil(tasks / at_once) * transform)
+        # a transform of a block is one thread's, and memory limits how many are in flight
+        seconds = 1e-9 * transforms * (size * point + tasks * transform)
+        work.append(Work(seconds, min(tasks, box.at_once)))
     probes = float(min(PROBES, problem.m)) * problem.n
     cells = math.prod(map(float, nufft_error.shape(box, MARGIN)))
-    seconds += 1e-9 * (0.6 * probes / n_threads + 100.0 * problem.m + nufft_error.CELL_NS[problem.d] * cells + 8e6)
+    work.append(Work(0.6e-9 * probes, exact.MAX_GROUPS))
+    serial = 100.0 * problem.m + START_NS
+    if not ready:  # blocks of coefficients are added up in their order
+        blocks = math.ceil(problem.n / BLOCK[problem.d])
+        serial += transforms * blocks * ADD_NS * box.size + nufft_error.CELL_NS[problem.d] * cells
+    work.append(Work(1e-9 * serial))
     memory = _memory(problem, box, n_threads)
     if problem.classes is not None and memory > MOST_DENSE_BYTES:
         return Refusal(f"would take {memory / 2**20:.0f} MiB for transforms of {problem.c} classes")
-    return Cost(probes + problem.n + problem.m, seconds, memory)
+    return Cost(probes + problem.n + problem.m, tuple(work), memory)
 
 
 def _memory(problem: Problem, box: Box, n_threads: int) -> float:
@@ -418,6 +427,7 @@ def _worse_than_bound(summary: Summary, positions: NDArray[np.intp], found: Pool
     factor = np.exp(direct.shift)[:, None]
     right = np.concatenate([direct.mass[:, None], direct.total], axis=1) * factor
     sums = np.concatenate([found.mass[probes, None], found.total[probes]], axis=1)
-    seen = (np.abs(sums - right) - direct.mass_error[:, None] * factor).max(axis=1)
-    worst = float(np.fmax.reduce(seen / found.mass_error[probes]))
+    with np.errstate(invalid="ignore"):  # NaN where a direct sum has no bound: it tells nothing
+        seen = (np.abs(sums - right) - direct.mass_error[:, None] * factor).max(axis=1)
+        worst = float(np.fmax.reduce(seen / found.mass_error[probes]))
     return 1.0 if worst <= 1 else SAFETY * worst

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,13 @@ from fastnw._pack import (
 )
 from fastnw._problem import Problem
 from fastnw._threads import Meter, check_stop, run
-from fastnw.methods._tree import split
+from fastnw.methods._tree import extend_box, gather, halve, left_size, sort
 from fastnw.methods.bands import Band
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.intp]
 FLOAT64 = np.dtype(np.float64)
+PLACE = np.dtype([("x", np.float64), ("at", np.int64)])  # as in src_cython/_tree.pyx
 
 LEAF, FAN = 32, 16  # keys in a leaf, children of a node: as in src_cython/_boxes.pxi
 PIECE = 1 << 15  # keys a task, a multiple of LEAF
@@ -111,28 +113,66 @@ def build(problem: Problem, band: Band, n_threads: int) -> Tree:
 
 
 def sorted_order(points: Floats, inverse: Floats, n_threads: int, positions: Positions | None = None) -> Positions:
-    """Those points' positions in the order of a k-d tree with whole leaves; the same for any number of threads."""
-    order = np.arange(len(points)) if positions is None else positions.copy()
-    parts, done = [slice(0, len(order))], [False]
-    while not all(done):
-        halves = [0] * len(parts)
+    """Those points' positions in the order of a k-d tree with whole leaves; the same for any number of threads.
 
-        def sort(i: int, parts: list[slice] = parts, done: list[bool] = done, halves: list[int] = halves) -> float:
-            if not done[i]:
-                mine = order[parts[i]]
-                halves[i] = split(points, inverse, mine, LEAF, len(mine) <= SUBTREE)
-                check_stop()
+    Threads sort subtrees, one each. The halves above them are made level by level, in pieces that threads share, but
+    for the selection of a half, which is one thread's.
+    """
+    order = np.arange(len(points)) if positions is None else positions.copy()
+    large, small = ([slice(0, len(order))], []) if len(order) > SUBTREE else ([], [slice(0, len(order))])
+    places = np.empty(len(order) if large else 0, PLACE)
+    while large:
+        halves = [left_size(part.stop - part.start, LEAF) for part in large]
+        _gather(points, inverse, order, large, places, n_threads)
+
+        def select(i: int, parts: list[slice] = large, halves: list[int] = halves) -> float:
+            check_stop()
+            halve(places[parts[i]], order[parts[i]], halves[i])
             return 0.0
 
-        run(sort, len(parts), n_threads, Meter(False, 0, ""))
-        new = []
-        for part, half, finished in zip(parts, halves, done, strict=True):
-            if finished or half == part.stop - part.start:
-                new.append((part, True))
-            else:
-                new += [(slice(part.start, part.start + half), False), (slice(part.start + half, part.stop), False)]
-        parts, done = [part for part, _ in new], [finished for _, finished in new]
+        run(select, len(large), n_threads, Meter(False, 0, ""))
+        middles = [part.start + half for part, half in zip(large, halves, strict=True)]
+        sides = [(part.start, middle, part.stop) for part, middle in zip(large, middles, strict=True)]
+        parts = [slice(*ends) for start, middle, stop in sides for ends in ((start, middle), (middle, stop))]
+        large = [part for part in parts if part.stop - part.start > SUBTREE]
+        small += [part for part in parts if part.stop - part.start <= SUBTREE]
+    places = np.empty(0, PLACE)  # subtrees need none
+
+    def sort_subtree(i: int) -> float:
+        if small[i].stop > small[i].start:
+            sort(points, inverse, order[small[i]], LEAF)
+        check_stop()
+        return 0.0
+
+    run(sort_subtree, len(small), n_threads, Meter(False, 0, ""))
     return order
+
+
+def _gather(
+    points: Floats, inverse: Floats, order: Positions, parts: list[slice], places: NDArray[Any], n_threads: int
+) -> None:
+    """The coordinates of each part's points along the longest side of their box, into `places`."""
+    starts = [range(part.start, part.stop, PIECE) for part in parts]
+    pieces = [(i, slice(start, min(start + PIECE, part.stop))) for i, part in enumerate(parts) for start in starts[i]]
+    low, high = np.full((len(pieces), len(inverse)), np.inf), np.full((len(pieces), len(inverse)), -np.inf)
+
+    def measure(k: int) -> float:
+        check_stop()
+        extend_box(points, order[pieces[k][1]], low[k], high[k])
+        return 0.0
+
+    run(measure, len(pieces), n_threads, Meter(False, 0, ""))
+    firsts = np.cumsum([0] + [len(of_part) for of_part in starts[:-1]])
+    sides = np.maximum.reduceat(high, firsts) * 0.5 - np.minimum.reduceat(low, firsts) * 0.5
+    axes = np.argmax(sides * inverse, axis=1)
+
+    def copy(k: int) -> float:
+        check_stop()
+        i, piece = pieces[k]
+        gather(points, int(axes[i]), order[piece], places[piece])
+        return 0.0
+
+    run(copy, len(pieces), n_threads, Meter(False, 0, ""))
 
 
 def _levels(leaves: int) -> NDArray[np.int64]:

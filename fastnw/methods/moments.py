@@ -28,7 +28,7 @@ from fastnw._pack import normalised_values
 from fastnw._problem import Problem, row_blocks
 from fastnw._state import PoolState
 from fastnw._threads import Meter, check_stop, run
-from fastnw.methods import Cost, Refusal, exact, tree
+from fastnw.methods import Cost, Refusal, Work, exact, tree
 from fastnw.methods._moments import Sums, block, find_cells
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ BUCKET, BUCKETS = 1 << 15, 256  # what is sorted at once, if there are enough bu
 # query for each doubling of the keys beyond what stays in cache. Measured on one Zen 4 core (a shared one: ±30 %), over
 # n and m from 1e3 to 1e7, c from 0 to 100.
 KEY_NS, QUERY_NS, DISTANT_NS, NEAR_KEYS = (100.0, 1.5, 10.0), (240.0, 3.0, 15.0), 30.0, 1e5
+SHARED_NS, CELLS_NS = 65.0, 8.0  # of a key's constant: sorting, which all threads share, and finding cells, alone
 START = 1e-4  # seconds
 
 
@@ -76,14 +77,17 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     moments = len(_polynomial(problem)) * (1 + problem.c)
     distant = DISTANT_NS * math.log2(max(problem.n / NEAR_KEYS, 1.0))
     key, query = (a + b * moments + c * problem.c for a, b, c in (KEY_NS, QUERY_NS))
-    keys = 0.0 if "moments" in problem.prepared else problem.n * key / min(n_threads, 2)
-    queries = problem.m * (query + distant) / min(n_threads, max(math.ceil(problem.m / QUERIES), 1))
-    seconds = START + 1e-9 * (keys + queries)
+    work = [Work(START), Work(1e-9 * problem.m * (query + distant), math.ceil(problem.m / QUERIES))]
+    if "moments" not in problem.prepared:
+        shared = SHARED_NS * problem.n
+        work += [Work(1e-9 * CELLS_NS * problem.n), Work(1e-9 * shared, math.ceil(problem.n / KEYS))]
+        # moments are filled forwards by one thread and backwards by another
+        work.append(Work(1e-9 * (problem.n * (key - CELLS_NS) - shared), 2))
     per_key = 8 * (6 + 2 * problem.c + (4 + 2 * moments / block))
     size = problem.n * per_key + min(problem.m, panel(problem)) * 8 * (8 + 2 * problem.c)
     if problem.classes is not None and size > MOST_DENSE_BYTES:
         return Refusal(f"would take {size / 2**20:.0f} MiB for sums of {problem.c} classes")
-    return Cost(float(problem.m) * min(problem.n, 2 * block), seconds, size)
+    return Cost(float(problem.m) * min(problem.n, 2 * block), tuple(work), size)
 
 
 def _refusal(problem: Problem, backend: Any) -> str | None:

@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw._device import DeviceArray
+from fastnw._hardware import vendor
 from fastnw._pack import RAW_VALUES, RowBlock, are_rows, coordinates, keeps_values, pack_rows
 from fastnw._problem import Problem
 from fastnw._state import PoolState
 from fastnw._threads import Meter, one_blas_thread, run
+from fastnw.methods import Work
 
 if TYPE_CHECKING:
     from fastnw._plan import Plan
@@ -44,7 +46,10 @@ GROUPS, FEW_TILES = 16, 16  # parts of the keys with a state each, where there a
 # Nanoseconds a pair and thread: (exponential, a coordinate, a value); and to read an element of keys and values.
 # Measured on one Zen 4 core with its OpenBLAS (SkylakeX kernels): tiles of 256 queries, d = 32 to 768, c = 0 to 64.
 NANOSECONDS = {"float32": (0.30, 0.0235, 0.0235), "float64": (0.80, 0.050, 0.050)}
+NANOSECONDS_INTEL = {"float32": (0.30, 0.030, 0.030), "float64": (0.80, 0.055, 0.055)}
 READ, COPY = 0.10, 1.0
+START = 4e-4  # seconds: BLAS is found and held to one thread
+PACKERS = 4  # threads that copy keys
 
 
 def can(problem: Problem, tiles: Any) -> bool:
@@ -56,11 +61,23 @@ def can(problem: Problem, tiles: Any) -> bool:
 
 def seconds(problem: Problem, dtype: np.dtype[Any]) -> float:
     """Predicted, on one thread."""
-    base, per_coordinate, per_value = NANOSECONDS[dtype.name]
+    return sum(part.seconds for part in work(problem, dtype))
+
+
+def work(problem: Problem, dtype: np.dtype[Any]) -> tuple[Work, ...]:
+    """Reading the keys, and products, which tiles of queries and parts of the keys share out."""
+    n, m, d, c = problem.n, problem.m, problem.d, problem.c
+    base, per_coordinate, per_value = (NANOSECONDS_INTEL if vendor() == "intel" else NANOSECONDS)[dtype.name]
     in_place = are_rows(problem.keys, dtype) and keeps_values(problem, dtype)
-    read = problem.n * (problem.d + problem.c) * (READ if in_place else COPY)
-    pair = base + per_coordinate * problem.d + per_value * problem.c
-    return 1e-9 * (read + problem.m * float(problem.n) * pair)
+    pair = base + per_coordinate * d + per_value * c
+    tiles = math.ceil(m / TILE)
+    tasks = tiles * (1 if tiles >= FEW_TILES else GROUPS)
+    tasks = min(tasks, max(math.ceil(n / STRIP) * tiles, 1))
+    return (
+        Work(START),
+        Work(1e-9 * n * (d + c) * (READ if in_place else COPY), tasks if in_place else PACKERS),
+        Work(1e-9 * m * float(n) * pair, tasks),
+    )
 
 
 @dataclass(frozen=True)
@@ -172,7 +189,7 @@ def _blocks(problem: Problem, plan: Plan, starts: range, block: int, dtype: np.d
         return 0.0
 
     in_place = are_rows(problem.keys, dtype) and keeps_values(problem, dtype)  # then there is nothing to share out
-    run(pack, len(starts), 1 if in_place else min(plan.n_threads, 4), Meter(False, 0, ""))
+    run(pack, len(starts), 1 if in_place else min(plan.n_threads, PACKERS), Meter(False, 0, ""))
     return blocks
 
 

@@ -197,17 +197,24 @@ def _log_ratios(view: View, row: int, leader: Leader, positions: Positions) -> t
     q, keys = view.points(problem.queries[row]), view.points(problem.keys[positions])
     factor = factors(problem, positions)
     product, error = view.form_of(*_terms(problem, q, leader, keys))
+    place = np.zeros(len(keys))
     by_scale = dd.multiply(_scale_difference(problem, leader, positions, factor), leader.score)
     pair = dd.add(dd.multiply(product, factor), by_scale)
     delta = pair[0] + pair[1]
     error = error * np.abs(factor[0]) + PAIR_ERROR * np.abs(by_scale[0])
     if not problem.kernel.inner_product:  # u − u₀ = (u² − u₀²)/(u + u₀)
-        roots = np.sqrt(np.maximum(leader.square + delta, 0.0)) + np.sqrt(leader.square)
+        # u² in pairs: from floats, that of a key much nearer than the leader would have no digits left
+        square = dd.add(dd.multiply(leader.score, leader.factor), pair)
+        u = np.sqrt(np.maximum(square[0] + square[1], 0.0))
+        of_square = error + PAIR_ERROR * leader.square
+        of_u = np.minimum(np.sqrt(of_square), of_square / np.where(u > 0, u, 1.0) + np.where(u > 0, 0.0, np.inf))
+        roots = u + np.sqrt(leader.square)
         roots = np.where(roots > 0, roots, 1.0)
-        delta, error = np.ldexp(delta / roots, view.power), np.ldexp(error / roots, view.power)
-    logs = problem.kernel.facts.log_ratio(delta, leader.distance)
-    lowest = -np.inf if problem.kernel.inner_product else -leader.distance
-    nudged = [problem.kernel.facts.log_ratio(np.maximum(delta + by, lowest), leader.distance) for by in (error, -error)]
+        delta, error = delta / roots, error / roots
+        error = error + np.abs(delta) * (of_u / roots)
+        delta, error, place = (np.ldexp(x, view.power) for x in (delta, error, u))
+    logs = _log_ratio(problem, delta, place, leader)
+    nudged = [_log_ratio(problem, delta + by, place + by, leader) for by in (error, -error)]
     error = np.maximum(np.abs(nudged[0] - logs), np.abs(nudged[1] - logs)) + 4 * UNIT * np.abs(logs)
     return _weighted(problem, leader, positions, logs, error)
 
@@ -215,13 +222,25 @@ def _log_ratios(view: View, row: int, leader: Leader, positions: Positions) -> t
 def exact_log_ratios(view: View, row: int, leader: Leader, positions: Positions) -> tuple[Floats, Floats]:
     """The same in decimal arithmetic, where `View.has_digits`."""
     problem = view.problem
-    assert problem.kernel.facts is not None
-    assert problem.kernel.facts.log_ratio is not None
-    logs = problem.kernel.facts.log_ratio(digits.deltas(problem, row, leader.position, positions), leader.distance)
+    logs = _log_ratio(problem, *digits.deltas(problem, row, leader.position, positions), leader)
     error = 4 * UNIT * np.abs(logs)
     if leader.distance >= LARGEST_DISTANCE:  # κ falls at least as fast as it does there
         error = np.where((logs == 0) | (logs < -1e4), error, np.inf)
     return _weighted(problem, leader, positions, logs, error)
+
+
+def _log_ratio(problem: Problem, delta: Floats, u: Floats, leader: Leader) -> Floats:
+    """log κ(u) − log κ(u₀) for u − u₀ = δ; of scores δ is all that counts.
+
+    From the nearer of the two: polynomials of the Matérn kernels, and Cauchy's, cancel from the farther one.
+    """
+    assert problem.kernel.facts is not None
+    assert problem.kernel.facts.log_ratio is not None
+    ratio = problem.kernel.facts.log_ratio
+    if problem.kernel.inner_product:
+        return np.asarray(ratio(delta, leader.distance))
+    delta, u = np.maximum(delta, -leader.distance), np.clip(u, 0.0, LARGEST_DISTANCE)
+    return np.where(delta < 0, -ratio(np.abs(delta), u), ratio(np.abs(delta), leader.distance))
 
 
 def _weighted(
@@ -234,24 +253,26 @@ def _weighted(
     return np.asarray(logs + weights), error + 4 * UNIT * np.abs(finite)
 
 
-def edge_distances(view: View, row: int, positions: Positions) -> tuple[Floats, Floats]:
-    """1 − u² of those keys, with all its digits where it is small, and bounds on the errors."""
+def edge_distances(view: View, row: int, positions: Positions) -> tuple[Floats, Floats, Floats]:
+    """1 − u² of those keys, with all its digits where it is small, bounds on the errors, and u², with all its own."""
     problem, step = view.problem, max(SLICE // view.problem.d, 1)
-    q, found, errors = view.points(problem.queries[row]), np.empty(len(positions)), np.empty(len(positions))
+    q = view.points(problem.queries[row])
+    found, errors, squares = (np.empty(len(positions)) for _ in range(3))
     for i in range(0, len(positions), step):
         mine = positions[i : i + step]
         difference, factor = dd.two_sum(q, -view.points(problem.keys[mine])), factors(problem, mine)
         score, error = view.form_of(difference, difference)
         square = dd.multiply(score, factor)
         y = dd.add((np.ones(len(mine)), np.zeros(len(mine))), dd.negate(square))
-        found[i : i + step] = y[0] + y[1]
+        found[i : i + step], squares[i : i + step] = y[0] + y[1], square[0] + square[1]
         errors[i : i + step] = error * factor[0] + PAIR_ERROR * np.maximum(np.abs(square[0]), 1.0)
     if view.needs_digits:
         errors[:] = np.inf
     rough = np.flatnonzero(~(errors <= MAX_EDGE_ERROR * np.abs(found)) & ~(found + errors < 0))
     if len(rough) and view.has_digits:
-        found[rough], errors[rough] = digits.edge_distances(problem, row, positions[rough]), 0.0
-    return found, errors
+        found[rough], squares[rough] = digits.edge_distances(problem, row, positions[rough])
+        errors[rough] = 0.0
+    return found, errors, squares
 
 
 def log_weights(problem: Problem, rows: slice | Positions, own: int = -1) -> Floats:

@@ -30,6 +30,7 @@ from fastnw._state import PoolState
 from fastnw._threads import Meter, check_stop, run
 from fastnw.kernels import Kernel
 from fastnw.methods.ratios import (
+    LARGEST_DISTANCE,
     LOWEST,
     MAX_LOG_ERROR,
     SLICE,
@@ -96,8 +97,12 @@ def task_bytes(problem: Problem) -> int:
 
 def weights_of(summary: Summary, row: int) -> tuple[Rows, Floats]:
     """Positions of the keys that can matter to one query, and w κ/mass there."""
+    facts, view, rows = summary.problem.kernel.facts, View.of(summary.problem), np.array([row])
     with np.errstate(all="ignore"):
-        found = [part[2:4] for part in _relative_logs(summary, View.of(summary.problem), np.array([row]))]
+        if facts is not None and facts.log_ratio is None:
+            found = [(near, logs + np.log(kappa)) for _, near, logs, kappa, _ in _edge_terms(summary, view, rows)]
+        else:
+            found = [part[2:4] for part in _relative_logs(summary, view, rows)]
         if not found:
             return np.empty(0, np.intp), np.empty(0)
         positions, logs = (np.concatenate(part) for part in zip(*found, strict=True))
@@ -121,27 +126,44 @@ def _log_sums(summary: Summary, view: View, rows: Rows) -> PoolState:
 def _edge_sums(summary: Summary, view: View, rows: Rows) -> PoolState:
     """Sums of a compact kernel with 1 − u² in double-double arithmetic."""
     problem = summary.problem
-    assert problem.kernel.facts is not None
-    assert problem.kernel.facts.edge is not None
-    state, kappa = PoolState.empty(len(rows), problem.c), problem.kernel.facts.edge
+    state = PoolState.empty(len(rows), problem.c)
+    for i, positions, logs, kappa, errors in _edge_terms(summary, view, rows):
+        errors = errors + kappa * (4 * UNIT * np.abs(logs))
+        _merge(problem, state, i, positions, logs, kappa, errors, relative=False)
+    error = state.mass * ((64 + _of_classes(problem)) * UNIT) + state.mass_error
+    error = np.where(np.isnan(error), np.inf, error)
+    return PoolState(state.shift, state.mass, state.total, error, error)
+
+
+def _edge_terms(summary: Summary, view: View, rows: Rows) -> Iterator[tuple[int, Rows, Floats, Floats, Floats]]:
+    """(index in `rows`, positions of keys in the window or on its rim, their log weights, κ, bounds on its errors)."""
+    problem = summary.problem
     outside = 1.0 + 1e-6 + 2 * summary.score_error(pack_queries(problem, rows, np.float64), np.dtype(np.float64))
     for block, u2 in _scores(summary, view, rows):
         for i, row in enumerate(rows):
             logs = log_weights(problem, block, _own(problem, row, block))
             near = np.flatnonzero(~(u2[i] > outside[i]) & (logs > -np.inf))
-            y, error = edge_distances(view, row, near + block.start)
+            y, error, square = edge_distances(view, row, near + block.start)
             kept = ~(y + error <= RIM)
-            near, y, error = near[kept], np.clip(y[kept], 0.0, 1.0), error[kept]
+            near, (weights, errors) = near[kept], _bounded_kappa(problem.kernel, y[kept], error[kept], square[kept])
             if len(near):
-                weights = np.where(y > RIM, kappa(y), 0.0)
-                # κ grows with 1 − u²; where that may be 0, a boxcar may jump
-                low = np.where(y - error > RIM, kappa(np.maximum(y - error, 0.0)), 0.0)
-                errors = np.maximum(kappa(np.minimum(y + error, 1.0)) - weights, weights - low)
-                errors += weights * (4 * UNIT * np.abs(logs[near]))
-                _merge(problem, state, i, near + block.start, logs[near], weights, errors, relative=False)
-    error = state.mass * ((64 + _of_classes(problem)) * UNIT) + state.mass_error
-    error = np.where(np.isnan(error), np.inf, error)
-    return PoolState(state.shift, state.mass, state.total, error, error)
+                yield i, near + block.start, logs[near], weights, errors
+
+
+def _bounded_kappa(kernel: Kernel, y: Floats, error: Floats, square: Floats) -> tuple[Floats, Floats]:
+    """κ of a compact kernel, and bounds on its errors, from y = 1 − u² near the rim, elsewhere from u² itself: the
+    triangular kernel is 1 − u, and to y near 1 a small u is lost."""
+    assert kernel.facts is not None
+    assert kernel.facts.edge is not None
+    edge, y = kernel.facts.edge, np.clip(y, 0.0, 1.0)
+    # κ grows with 1 − u²; where that may be 0, a boxcar may jump
+    low = np.where(y - error > RIM, edge(np.maximum(y - error, 0.0)), 0.0)
+    found = [low, np.where(y > RIM, edge(y), 0.0), edge(np.minimum(y + error, 1.0))]
+    most, least = square + error + 2 * UNIT * square, np.maximum(square - error - 2 * UNIT * square, 0.0)
+    low = np.where(most < 1, kernel.profile(np.minimum(most, 1.0)), 0.0)
+    near = [low, kernel.profile(np.minimum(square, 1.0)), kernel.profile(np.minimum(least, 1.0))]
+    low, kappa, high = (np.where(y < 0.5, a, b) for a, b in zip(found, near, strict=True))
+    return kappa, np.maximum(high - kappa, kappa - low)
 
 
 def _of_classes(problem: Problem) -> float:
@@ -216,7 +238,7 @@ def _relative_logs(summary: Summary, view: View, rows: Rows) -> Iterator[tuple[i
         if kept.any():
             yield i, leader, positions[kept], logs[kept], errors[kept]
     for far in np.flatnonzero(beyond):
-        scaled = view.scaled(_power(view, int(rows[far])))
+        scaled = view.scaled(_power(view, int(rows[far]), leaders[far]))
         for _, leader, positions, logs, errors in _relative_logs(summary, scaled, rows[far : far + 1]):
             yield int(far), leader, positions, logs, errors
 
@@ -306,12 +328,14 @@ def _log_profile(view: View, scores: Floats) -> Floats:
     """log κ, up to a constant; of scaled scores only their order tells anything, except for Cauchy's powers of u."""
     kernel = view.problem.kernel
     if kernel.log_profile is None:
-        return np.log(kernel.profile(scores)) if not view.power else -np.log(scores)
+        # scaled, 1 + u² is 2^(−2 power) + u²
+        return np.log(kernel.profile(scores)) if not view.power else -np.log(scores + np.ldexp(1.0, -2 * view.power))
     return np.asarray(-STEEP * scores if view.power else kernel.log_profile(scores))
 
 
-def _power(view: View, row: int) -> int:
-    """The power of two of the nearest key's distance in bandwidths, from the largest coordinate."""
+def _power(view: View, row: int, leader: Leader | None) -> int:
+    """The power of two of the nearest key's distance in bandwidths, from the largest coordinate; or that of the
+    leader, if it is heavy and far beyond the nearest, as may be with Cauchy's kernel."""
     problem, nearest = view.problem, np.inf
     for block in _blocks(problem):
         half = problem.queries[row].astype(np.float64) / 2 - problem.keys[block].astype(np.float64) / 2
@@ -320,4 +344,6 @@ def _power(view: View, row: int) -> int:
             powers -= np.log2(problem.key_scale[block].astype(np.float64))
         present = log_weights(problem, block, _own(problem, row, block)) > -np.inf
         nearest = powers.min(initial=nearest, where=present)
-    return math.ceil(nearest)
+    if leader is None or leader.distance >= LARGEST_DISTANCE:
+        return math.ceil(nearest)
+    return max(math.ceil(nearest), math.frexp(leader.distance)[1])

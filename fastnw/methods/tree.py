@@ -30,14 +30,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw._hardware import vendor
 from fastnw._lazily import cached_property
 from fastnw._pack import pack_inverse, pack_queries
 from fastnw._problem import Problem
 from fastnw._state import PoolState
 from fastnw._threads import Meter, check_stop, run
 from fastnw.backends import reference
-from fastnw.methods import Cost, Refusal, bands, exact, gathered, note, reach, tails
-from fastnw.methods.kdtree import FLOAT64, LEAF, Positions, Tree, build, moments, sorted_order, terms_of
+from fastnw.methods import NOMINAL_THREADS, Cost, Refusal, Work, bands, exact, gathered, note, reach, tails
+from fastnw.methods.kdtree import (
+    FLOAT64,
+    LEAF,
+    PIECE,
+    SUBTREE,
+    Positions,
+    Tree,
+    build,
+    moments,
+    sorted_order,
+    terms_of,
+)
 
 if TYPE_CHECKING:
     from fastnw._plan import Plan
@@ -61,6 +73,12 @@ LIGHT = 40  # numbers in a node's moments up to which a leaf's take less time th
 SORT_NS, QUERY_NS, LEAF_NS, BOX_NS, MOMENT_NS, SINGLE = 9.0, 300.0, 2.0, 0.25, 0.3, 2.2
 BLOCK_NS, ARRAY_NS = 4e5, 20.0  # to gather a block's leaves: NumPy's calls, and a coordinate of every leaf's box
 START, START_READY = 1e-3, 1.5e-4  # seconds; of trees that are there
+SELECT_NS = 7.0  # of sorting a point a level: the part in which threads do not share a half
+# To gather a coordinate and a value of a sorted key, and a coordinate more for each doubling of the keys beyond what
+# stays in cache: measured on a Xeon (Sapphire Rapids). On Zen 4 SORT_NS holds both.
+FILL_NS, VALUE_NS, SEVERAL_NS, DISTANT_NS, NEAR_KEYS = 25.0, 30.0, (80.0, 12.0), 18.0, 1e5
+NEIGHBOURS = 32  # queries that look at the same leaves: src_cython/_boxes.pxi
+DECAY_NS = 8.0  # more a leaf where the mass of what is left out is judged
 
 
 def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost | Refusal:
@@ -70,31 +88,58 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
         return Refusal(reason)
     if not problem.squares_in_range:  # all queries are handed on
         every = exact.cost(problem, backend, n_threads, dtype)
-        return Cost(every.pairs, 1.01 * every.seconds, every.bytes)
+        return Cost(every.pairs, (Work(START), *every.work), every.bytes)
     n, m, d, shares = problem.n, problem.m, problem.d, _shares(problem)
     by_query = hasattr(backend, "sum_leaves")
     numbers = _moment_numbers(problem) if by_query else 0
     pairs = float(m) * n * ((shares.reached if by_query else shares.looked_at) - (shares.inside if numbers else 0.0))
-    plain, with_exp, per_coordinate, per_value, _ = exact.NANOSECONDS[backend.isa(), "float64"]
-    pair = (with_exp if problem.kernel.works_on_logs else plain) + SINGLE * per_coordinate * d
+    base, per_coordinate, per_value, _ = exact.nanoseconds(problem, backend, FLOAT64)
+    pair = base + SINGLE * per_coordinate * d
     pair += per_value if problem.c < 2 else exact.values_ns(problem, backend, FLOAT64)
     trees = bands.most(problem)
     ready = "tree" in problem.prepared
-    sizes = (m,) if ready else (n, m)
-    sort = sum(SORT_NS * size * (2 + math.log2(size / LEAF + 1)) * (1 + d / 8) for size in sizes)
-    choose = m * (QUERY_NS * trees + n / LEAF * shares.looked_at * (LEAF_NS + BOX_NS * d))
+    values = problem.c if problem.classes is None else 1
+    work = [Work(START_READY if ready else START), *_sorting(m, d)]
+    if not ready:
+        work += [*_sorting(n, d), Work(1e-9 * n * _fill(n, d, values), math.ceil(n / PIECE))]
+    if problem.metric.factor is not None:
+        work.append(Work(exact.whitening(problem, m if ready else m + n)))
+    leaf = LEAF_NS + BOX_NS * d + (DECAY_NS if problem.kernel.support is None else 0.0)
+    choose = m * (QUERY_NS * trees + n / LEAF * _looked_at(shares.looked_at, m, d) * leaf)
     if not by_query:
         choose = m / gathered.BLOCK * (BLOCK_NS * trees + n / LEAF * ARRAY_NS * d)
     whole = numbers * MOMENT_NS * (m * n / LEAF / 4 * shares.inside + 10 * n * (not ready))
     tasks = max(math.ceil(min(m, panel(problem)) / _task(problem)), 1)
-    seconds = (START_READY if ready else START) + 1e-9 * (
-        sort + (choose + whole + pairs * pair) / min(n_threads, tasks)
-    )
+    work.append(Work(1e-9 * (choose + whole + pairs * pair), tasks))
     if problem.classes is not None:
-        seconds += exact.states_seconds(problem, 2)
-    values = problem.c if problem.classes is None else 1
+        work.append(Work(exact.states_seconds(problem, 2)))
     memory = n * 8 * (2 * d + 3 + values + numbers / LEAF) + min(m, panel(problem)) * 16 * (4 + problem.c + d)
-    return Cost(pairs, seconds, memory)
+    return Cost(pairs, tuple(work), memory)
+
+
+def _looked_at(share: float, m: int, d: int) -> float:
+    """Share of the leaves that a block of neighbours does not drop: what one query would look at, wider by the
+    block's own extent, which is large where queries are few."""
+    extent = (min(m, NEIGHBOURS) - 1) / max(m, 1)
+    return min((share ** (1 / d) + max(extent, 0.0) ** (1 / d)) ** d, 1.0)
+
+
+def _sorting(size: int, d: int) -> list[Work]:
+    """To bring points into a tree's order: threads sort subtrees, and share out the halves above them. Of these each is
+    selected by one thread, so the first by one alone."""
+    above = math.ceil(math.log2(max(size / SUBTREE, 1.0)))
+    total = SORT_NS * size * (2 + math.log2(size / LEAF + 1)) * (1 + d / 8)
+    alone = [Work(1e-9 * SELECT_NS * size, 2**level) for level in range(above)]
+    return [*alone, Work(1e-9 * (total - above * SELECT_NS * size), 2**above)]
+
+
+def _fill(n: int, d: int, c: int) -> float:
+    """Nanoseconds to gather a sorted key and its values."""
+    if vendor() != "intel":
+        return 0.0
+    distant = math.log2(max(n / NEAR_KEYS, 1.0))
+    values = SEVERAL_NS[0] + SEVERAL_NS[1] * c if c > 1 else VALUE_NS * c
+    return d * (FILL_NS + DISTANT_NS * distant) + values
 
 
 def _shares(problem: Problem) -> reach.Shares:
@@ -325,8 +370,8 @@ class Next:
         """The sums of those queries, panel by panel."""
         problem, tiles = self.problem, self.plan.tiles
         asked = problem.asked(problem.queries[positions], kernel=problem.kernel, tol=problem.tol)
-        here = cost(asked, tiles, 1, FLOAT64)
-        by_tree = isinstance(here, Cost) and here.seconds < exact.cost(asked, tiles, 1, self.plan.dtype).seconds
+        here, there = cost(asked, tiles, 1, FLOAT64), exact.cost(asked, tiles, 1, self.plan.dtype)
+        by_tree = isinstance(here, Cost) and here.seconds(NOMINAL_THREADS) < there.seconds(NOMINAL_THREADS)
         note("tree" if by_tree else "exact", len(positions))
         step = panel(problem) if by_tree else exact.panel(problem)
         parts = [positions[i : i + step] for i in range(0, len(positions), step)]
