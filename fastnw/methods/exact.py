@@ -189,8 +189,8 @@ def _seconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:
 def _work(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[Work, ...]:
     """Of differences: packing keys, whitening queries, and summing pairs."""
     n, m, d = problem.n, problem.m, problem.d
-    c = problem.c if problem.classes is None else 1
-    coded = problem.classes is not None
+    coded = problem.classes is not None and not _sweeps(backend)
+    c = 1 if coded else problem.c
     base, per_coordinate, _, per_element = nanoseconds(problem, backend, dtype)
     pair = base + per_coordinate * (d + max(d - FROM_L1, 0)) + values_ns(problem, backend, dtype)
     shape = layout(problem, m, dtype)

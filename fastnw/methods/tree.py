@@ -59,7 +59,6 @@ Floats = NDArray[np.float64]
 UNIT, LOG_RANGE = 2.0**-53, 745.0  # float64: relative rounding, nats from 1 to its smallest number
 SHARE = 0.5  # of the promise, for what is left out; rounding takes the rest
 QUERIES = 1 << 11  # a task
-NEIGHBOURS = 32  # queries in a block, which share a walk; src_cython/_boxes.pxi
 TASK_PAIRS = 2e7  # after which Ctrl-C is heard: 0.1 s in six coordinates, more where others take the cores
 PANEL_BYTES = 128 << 20  # of the queries worked on at a time: coordinates and states, sorted and not
 
