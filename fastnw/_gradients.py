@@ -35,7 +35,7 @@ from fastnw._plan import make_plan
 from fastnw._problem import Problem
 from fastnw._threads import Meter, run
 from fastnw.backends.gradients import Keys, Queries, tiles
-from fastnw.methods import exact, tails
+from fastnw.methods import exact, rounding, tails
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.intp]
@@ -255,7 +255,7 @@ def _asked(
         gamma, summary = gamma.copy(), exact.Summary(problem, make_plan(problem, "exact", backend, 1))
         state = exact.sweep(summary, positions[rows], np.dtype(np.float64), meter)
         means, logs = middle - centre + half * state.means(), state.log_mass() + problem.log_largest_weight
-        lost = ~exact.accurate(problem, state, ACCURATE)
+        lost = ~rounding.accurate(problem, state, ACCURATE)
         if tails.known(problem.kernel):
             far[rows[lost]] = True
         rows, means, logs = rows[~lost], means[~lost], logs[~lost]

@@ -13,7 +13,7 @@ import pytest
 from oracle import LONGER
 
 import fastnw
-from fastnw.methods.exact import CLAMP
+from fastnw.methods.rounding import CLAMP
 
 # The type, where the exponential stops to fall (as the error bounds have it), and DESIGN.md's promise down to there.
 KINDS = {

@@ -20,11 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw._device import DeviceArray
-from fastnw._factor import MAX_EXACT_D
-from fastnw._hardware import vendor
 from fastnw._lazily import cached_property
 from fastnw._pack import (
-    VECTOR,
     Array,
     KeyBlock,
     aligned_rows,
@@ -39,11 +36,10 @@ from fastnw._problem import Problem, row_blocks
 from fastnw._state import PoolState, Rows
 from fastnw._threads import Meter, check_stop, run
 from fastnw.backends import reference
-from fastnw.methods import Cost, Work, products, tails
+from fastnw.methods import Cost, Work, pair_times, products, rounding, tails
 
 if TYPE_CHECKING:
     from fastnw._plan import Plan
-    from fastnw.methods.bands import Band
 
 FLOAT64 = np.dtype(np.float64)
 TILE = 256  # queries a tile at most: with 64, calls cost 5 (d = 3) to 15 % (d = 64)
@@ -72,66 +68,8 @@ LIMIT, FLOOR, DEEP = 4e-12, 2e-13, 2e4
 RIM = 16  # the promise for a boxcar: pairs within 16 d ε of u = 1 may fall on either side
 FUSED = 4  # queries that share a pass over the keys
 LEAST_PANEL = 16  # queries, where the totals of classes are long
-LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and κ may vanish
-NEARER = 2.0**25  # κ of a key in units of a state's shift, at most: MUCH in _tiles.pxi, times lanes
-LOST_SLOWLY = 1e-130  # κ of keys whose u² overflows before their scale, in range (`Problem`), divides it
 VANISHED = 1e-280  # mean κ of a user's kernel below which it may have been flushed to 0
 VANISHING = -680.0  # log mass below which κ, which is not much larger, may be no normal number
-# Terms that one lane may add in sequence before they are folded to float64: a strip of 1024 in 4 lanes (2 for float64).
-SEQUENTIAL = {np.dtype(np.float32): 264, np.dtype(np.float64): 520}
-CLAMP = {np.dtype(np.float32): 80.0, np.dtype(np.float64): 690.0}  # exp stops at e^-CLAMP
-
-# Nanoseconds a pair and thread: (kernels without exp, kernels with it, more a coordinate, more a value), and to pack an
-# element of keys and values; by instruction set and type. Measured with tiles of 64 queries on one Zen 4 core (a shared
-# one: ±30 %), fitted over d = 1 to 256, c = 1 to 64.
-NANOSECONDS: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
-    ("v4", "float32"): (0.10, 0.14, 0.022, 0.032, 3.0),
-    ("v4", "float64"): (0.20, 0.42, 0.046, 0.064, 3.0),
-    ("v3", "float32"): (0.14, 0.25, 0.050, 0.045, 3.0),
-    ("v3", "float64"): (0.30, 0.80, 0.120, 0.095, 3.0),
-    ("v2", "float32"): (0.30, 0.70, 0.130, 0.120, 3.0),
-    ("v2", "float64"): (0.60, 2.60, 0.300, 0.270, 3.0),
-    ("plain", "float32"): (0.80, 1.20, 0.140, 0.200, 3.0),
-    ("plain", "float64"): (1.40, 3.80, 0.300, 0.400, 3.0),
-    ("numba", "float32"): (0.15, 0.20, 0.050, 0.060, 3.0),
-    ("numba", "float64"): (0.30, 0.60, 0.100, 0.120, 3.0),
-    ("numpy", "float32"): (5.0, 5.0, 0.6, 0.15, 3.0),
-    ("numpy", "float64"): (5.0, 5.0, 1.2, 0.20, 3.0),
-    # not measured yet: what the pipes of a large device allow
-    ("cuda", "float32"): (1.2e-4, 2e-4, 5e-5, 2e-5, 3.0),
-    ("cuda", "float64"): (4e-4, 9e-4, 1e-4, 4e-5, 3.0),
-}
-
-# The same on one core of a Xeon (Sapphire Rapids, a shared one: ±30 %): processor time of calls with 500 to 4,000
-# queries on 8,000 keys, less that of a quarter of the queries; d = 1 to 100, c = 1 to 60.
-NANOSECONDS_INTEL: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
-    ("v4", "float32"): (0.07, 0.15, 0.040, 0.030, 2.7),
-    ("v4", "float64"): (0.12, 0.32, 0.080, 0.045, 4.5),
-    ("numba", "float32"): (0.35, 0.35, 0.080, 0.400, 3.0),
-    ("numba", "float64"): (0.50, 0.50, 0.160, 0.500, 4.5),
-}
-# How much longer than the Gaussian, or than polynomials of u², the formulas of some kernels take.
-LONGER = {
-    "laplacian": 1.6,
-    "matern32": 2.0,
-    "matern52": 2.5,
-    "logistic": 3.2,
-    "triangular": 2.5,
-    "tricube": 2.5,
-    "cosine": 2.5,
-    "cauchy": 3.0,
-    "constant": 0.5,
-}
-WEIGHT_NS = 10.0  # more to pack a key with a weight
-SEVERAL_NS = (60.0, 8.0)  # to pack a row of several values, and each of them
-# To whiten a point and more a coordinate: in float64, and by an exact factor (ill-conditioned matrices, kernels that
-# jump); to make that factor, for each of d³.
-WHITEN_NS, WHITEN_EXACTLY_NS, EXACT_FACTOR_NS = (80.0, 23.0), (150.0, 170.0), 150.0
-
-
-# The same for a class kept as an integer, whatever the type; and what a query's total of a class takes beside the
-# pairs, once in each group of keys and once to be finished.
-CODE_NS, STATE_NS = 0.6, 8.0
 
 
 @dataclass(frozen=True)
@@ -191,67 +129,27 @@ def _work(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[Work, .
     n, m, d = problem.n, problem.m, problem.d
     coded = problem.classes is not None and not _sweeps(backend)
     c = 1 if coded else problem.c
-    base, per_coordinate, _, per_element = nanoseconds(problem, backend, dtype)
-    pair = base + per_coordinate * (d + max(d - FROM_L1, 0)) + values_ns(problem, backend, dtype)
+    base, per_coordinate, _, per_element = pair_times.nanoseconds(problem, backend, dtype)
+    pair = base + per_coordinate * (d + max(d - FROM_L1, 0)) + pair_times.values_ns(problem, backend, dtype)
     shape = layout(problem, m, dtype)
     packers: float = min(shape.span, math.ceil(n / shape.block))
     if keeps_blocks(problem, dtype, dtype):
         pack = READ_NS * dtype.itemsize * (d + c)
     else:
-        values = SEVERAL_NS[0] + SEVERAL_NS[1] * c if c > 1 else per_element * c
-        pack = per_element * d + values + WEIGHT_NS * problem.weighted
+        values = pair_times.SEVERAL_NS[0] + pair_times.SEVERAL_NS[1] * c if c > 1 else per_element * c
+        pack = per_element * d + values + pair_times.WEIGHT_NS * problem.weighted
         if problem.metric.cholesky is not None:
             packers = min(packers, PACKERS)
-            pack += 1e9 * whitening(problem, n) / n
+            pack += 1e9 * pair_times.whitening(problem, n) / n
     serial = m * n <= SERIAL_PAIRS
     tasks = 1 if serial else _tasks(min(m, shape.panel), shape.groups)
-    seconds = 1e-9 * n * m * pair + (states_seconds(problem, shape.groups) if coded else 0.0)
-    return Work(1e-9 * n * pack, packers), Work(whitening(problem, m)), Work(seconds, tasks)
-
-
-def states_seconds(problem: Problem, groups: int) -> float:
-    """What totals of classes take beside the pairs, on one thread."""
-    return 1e-9 * STATE_NS * (groups + 1) * problem.m * problem.c
-
-
-def values_ns(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:
-    """Nanoseconds that a pair's values take, on one thread."""
-    if problem.classes is None or _sweeps(backend):
-        return nanoseconds(problem, backend, dtype)[2] * summed_values(problem.c, backend)
-    return CODE_NS * problem.classes.codes.shape[1]
+    seconds = 1e-9 * n * m * pair + (pair_times.states_seconds(problem, shape.groups) if coded else 0.0)
+    return Work(1e-9 * n * pack, packers), Work(pair_times.whitening(problem, m)), Work(seconds, tasks)
 
 
 def _tasks(m: int, groups: int) -> int:
     """How many tiles of `m` queries threads share."""
     return groups * len(_tiles(m, TILE) if groups > 1 else _tiles(m))
-
-
-def whitening(problem: Problem, points: int) -> float:
-    """Seconds to whiten so many points; 0 without a matrix."""
-    factor, d = problem.metric.factor, problem.d
-    if factor is None:
-        return 0.0
-    if factor.whitening is None and not (problem.kernel.jumps and d <= MAX_EXACT_D):
-        return 1e-9 * points * (WHITEN_NS[0] + WHITEN_NS[1] * d)
-    once = 0.0 if problem.prepared else EXACT_FACTOR_NS * d**3
-    return 1e-9 * (once + points * (WHITEN_EXACTLY_NS[0] + WHITEN_EXACTLY_NS[1] * d))
-
-
-def summed_values(c: int, backend: Any) -> int:
-    """How many values a pair costs: several are summed in whole vectors."""
-    return c if c < 2 or backend.NAME != "compiled" else -(-c // VECTOR) * VECTOR
-
-
-def nanoseconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[float, float, float, float]:
-    """Of a pair: what its kernel takes, a coordinate and a value; and of an element of keys and values to pack it."""
-    isa, kernel = backend.isa(), problem.kernel
-    level = (isa, dtype.name)
-    table = NANOSECONDS_INTEL.get(level, NANOSECONDS[level]) if vendor() == "intel" else NANOSECONDS[level]
-    plain, with_exp, per_coordinate, per_value, per_element = table
-    base = (with_exp if kernel.works_on_logs else plain) * LONGER.get(kernel.name, 1.0)
-    if kernel.name == "constant" and backend.NAME == "compiled":
-        per_coordinate = 0.0  # no distance is taken
-    return base, per_coordinate, per_value, per_element
 
 
 def keeps_blocks(problem: Problem, dtype: np.dtype[Any], first: np.dtype[Any]) -> bool:
@@ -416,7 +314,7 @@ class Summary:
 
     def nats(self, queries: Any, depth: NDArray[np.float64]) -> NDArray[np.float64]:
         """(m,) Bound on the float64 error of log κ of each query's keys down to so deep below the kernel's peak."""
-        return nats(self.problem, self.score_error(queries, FLOAT64), depth)
+        return rounding.nats(self.problem, self.score_error(queries, FLOAT64), depth)
 
     def score_error(self, queries: Any, dtype: np.dtype[Any]) -> NDArray[np.float64]:
         """(m,) Bound on the relative error of u² (the absolute one for u < 1), or that of an inner product.
@@ -444,7 +342,7 @@ class Summary:
                     return error
                 norms = np.sqrt(_squares(queries, problem.d)) * np.sqrt(np.square(reach).sum()) * factor
                 return error + (square_error + 2.1 * point_error) * norms
-            relative = _relative_error(problem, dtype)
+            relative = rounding.relative_error(problem, dtype)
             if problem.metric.factor is None:
                 return np.full(len(queries), relative)
             reach, factor = self.extent
@@ -461,12 +359,6 @@ def _squares(queries: Any, d: int) -> NDArray[np.float64]:
     if isinstance(queries, DeviceArray):
         return queries.norms(np.ones(d))
     return np.asarray(np.square(queries, dtype=np.float64).sum(axis=1))
-
-
-def _relative_error(problem: Problem, dtype: np.dtype[Any]) -> float:
-    """Bound on the relative error of u² from differences of coordinates, and from the factor of a matrix."""
-    roundings = 16 + problem.d / 4 + (0 if problem.key_scale is None else 3)
-    return roundings * float(np.finfo(dtype).eps) / 2 + problem.whitening_errors[0]
 
 
 def summarise(problem: Problem, plan: Plan) -> Summary:
@@ -490,23 +382,23 @@ def accumulate_and_tell(
     problem, plan = summary.problem, summary.plan
     state = _first_sweep(summary, positions, plan.dtype, summary.by_products, meter)
     if plan.dtype == np.float32 and summary.again_by_products and not _sweeps(plan.tiles):
-        again = np.flatnonzero(~accurate(problem, state, problem.promise))
+        again = np.flatnonzero(~rounding.accurate(problem, state, problem.promise))
         if len(again) > products.FEW:
             state.put(again, _first_sweep(summary, positions[again], np.dtype(np.float64), True, meter))
     if plan.dtype == np.float32 or summary.by_products:
-        again = np.flatnonzero(~accurate(problem, state, problem.promise))
+        again = np.flatnonzero(~rounding.accurate(problem, state, problem.promise))
         if len(again):
             state.put(again, sweep(summary, positions[again], np.dtype(np.float64), meter))
     if tails.known(problem.kernel):
         limit = exponent_limit(summary, positions, state.log_mass()) if plan.dtype == np.float64 else problem.promise
-        again = np.flatnonzero(~accurate(problem, state, limit) | on_the_rim(summary, positions))
+        again = np.flatnonzero(~rounding.accurate(problem, state, limit) | on_the_rim(summary, positions))
         if len(again):
             state.put(again, tails.accumulate(summary, positions[again], meter))
         return state, again
     if problem.kernel.facts is None and plan.tiles is not reference and not problem.on_device:
         # compiled, the least numbers are flushed and the largest left alone: NumPy has the formula's own values there
         vanished = ~(state.mass > VANISHED * problem.total_weight)
-        again = np.flatnonzero(vanished & ~accurate(problem, state, problem.promise))
+        again = np.flatnonzero(vanished & ~rounding.accurate(problem, state, problem.promise))
         if len(again):
             by_numpy = Summary(problem, replace(plan, tiles=reference, dtype=np.dtype(np.float64)))
             state.put(again, sweep(by_numpy, positions[again], np.dtype(np.float64), meter))
@@ -548,13 +440,6 @@ def exponent_limit(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) 
     return np.where(depth > DEEP, LIMIT, problem.promise)
 
 
-def accurate(problem: Problem, state: PoolState, limit: Any) -> NDArray[np.bool_]:
-    bound = np.where(state.is_empty, 0.0, state.bound() / 2) if problem.c else 0.0
-    # No mass: certainly empty only if no key of a compact kernel is near its edge. Else it may have underflowed.
-    lost = state.is_empty & ((problem.kernel.support is None) | ~(state.mass_error <= 0))
-    return (np.maximum(state.relative_mass_error(), bound) <= limit) & ~lost
-
-
 def _first_sweep(
     summary: Summary, positions: NDArray[np.intp], dtype: np.dtype[Any], by_products: bool, meter: Meter
 ) -> PoolState:
@@ -564,14 +449,14 @@ def _first_sweep(
     problem = summary.problem
     state, key_norm, query_norm = products.sweep(problem, summary.plan, positions, dtype, meter)
     few = key_norm == 0  # there differences were taken, and their error is relative
-    relative = np.full(len(positions), _relative_error(problem, dtype))
+    relative = np.full(len(positions), rounding.relative_error(problem, dtype))
     with np.errstate(over="ignore", invalid="ignore"):  # not finite: the query is handed on
         exponent = np.where(
             few,
-            _exponent_error(problem, relative, state.log_mass(), dtype),
+            rounding.exponent_error(problem, relative, state.log_mass(), dtype),
             products.exponent_error(problem, query_norm, key_norm, dtype),
         )
-    return certified(problem, state, exponent, dtype, products.values_spread(problem, dtype))
+    return rounding.certified(problem, state, exponent, dtype, products.values_spread(problem, dtype))
 
 
 def sweep(
@@ -587,8 +472,8 @@ def sweep(
     if _sweeps(plan.tiles):
         state, exponent = plan.tiles.sweep(summary, positions, queries, inverse, error, meter, by_products)
         if exponent is None:
-            exponent = error_of_weights(problem, plan.tiles, error, state, dtype)
-        return certified(problem, state, exponent, dtype)
+            exponent = rounding.error_of_weights(problem, plan.tiles, error, state, dtype)
+        return rounding.certified(problem, state, exponent, dtype)
     serial = m * problem.n <= SERIAL_PAIRS  # then fewer calls are what counts
     tiles = _tiles(m, TILE) if serial or shape.groups > 1 else _tiles(m)
     if problem.classes is not None and shape.groups == 1 and m < TILE:  # totals are long, panels short
@@ -616,8 +501,8 @@ def sweep(
         threads = 1 if serial else plan.n_threads
         run(tile, len(tiles) * shape.groups, threads, meter)
     merged = normalised(problem, PoolState.merged(states))
-    exponent = error_of_weights(problem, plan.tiles, error, merged, dtype)
-    return certified(problem, merged, exponent, dtype, as_written=plan.tiles is reference)
+    exponent = rounding.error_of_weights(problem, plan.tiles, error, merged, dtype)
+    return rounding.certified(problem, merged, exponent, dtype, as_written=plan.tiles is reference)
 
 
 def normalised(problem: Problem, state: PoolState) -> PoolState:
@@ -630,15 +515,6 @@ def normalised(problem: Problem, state: PoolState) -> PoolState:
     return replace(state, total_error=state.total_error + roundings * 2.0**-53 * state.mass)
 
 
-def error_of_weights(
-    problem: Problem, tiles: Any, error: NDArray[np.float64], state: PoolState, dtype: np.dtype[Any] = FLOAT64
-) -> Any:
-    """(m,) What `certified` takes, from the relative error of u²."""
-    if tiles.bounds(problem.kernel):
-        return np.where(error < np.inf, 0.0, np.inf)
-    return _exponent_error(problem, error, state.log_mass(), dtype)
-
-
 def _tiles(m: int, shortest: int = SHORTEST) -> list[slice]:
     """The queries in tiles, each at most a SHRINKth of those left."""
     tiles, start = [], 0
@@ -649,55 +525,6 @@ def _tiles(m: int, shortest: int = SHORTEST) -> list[slice]:
     return tiles
 
 
-def certified(
-    problem: Problem,
-    state: PoolState,
-    error: NDArray[np.float64],
-    dtype: np.dtype[Any],
-    spread: float = 1.0,
-    as_written: bool = False,
-    band: Band | None = None,
-) -> PoolState:
-    """The state with bounds on the rounding of its sums.
-
-    `error` (m,) is that of κ where tiles do not bound it; values lie within [−spread, spread]; `as_written`: see
-    `Kernel.rounding`; `band`: the keys that were summed, if not all, and the units of their weights.
-    """
-    least_weight = problem.least_weight if band is None else band.least
-    total_weight = problem.total_weight if band is None else band.total
-    unit = float(np.finfo(dtype).eps) / 2
-    own_relative, own_absolute = problem.kernel.rounding(dtype, as_written)
-    relative = (SEQUENTIAL[dtype] + 12) * unit + own_relative + error
-    with np.errstate(all="ignore"):
-        if problem.kernel.works_on_logs:
-            # what exp adds below its clamp, with the polynomials of the Matérn kernels
-            clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2 * (1 + np.abs(state.shift)) ** 2
-            relative += clamped / state.mass
-        lost: Any = _vanished(problem, dtype, least_weight)
-        if lost and problem.kernel.facts is None and problem.kernel.works_on_logs:
-            # the shift is that of keys whose weights are left, and a lost one may be much nearer
-            lost = lost * np.exp(np.maximum(problem.kernel.steepness[2] - state.shift, 0.0))
-        mass_error = state.mass_error + relative * state.mass + lost
-        if own_absolute:
-            counted = True if problem.kernel.support is None else state.mass > 0  # an empty window stays empty
-            mass_error = mass_error + np.where(counted, own_absolute * total_weight, 0.0)
-        total_error = mass_error + ((spread - 1) * (SEQUENTIAL[dtype] + 12) + 4 * spread) * unit * state.mass
-        total_error += state.total_error  # that of classes
-    return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
-
-
-def _vanished(problem: Problem, dtype: np.dtype[Any], least_weight: float) -> float:
-    """Bound on terms that are lost, or lose digits, below the smallest normal number."""
-    facts = problem.kernel.facts
-    slow = facts is not None and facts.log_ratio is not None and not problem.kernel.works_on_logs  # κ ~ 1/u²
-    lost = float(np.finfo(dtype).tiny) if slow or least_weight < LEAST_WEIGHT else 0.0
-    if slow and dtype == np.float64:
-        lost = LOST_SLOWLY
-    if problem.kernel.works_on_logs:
-        lost *= NEARER
-    return problem.n * lost
-
-
 def exponent_error(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) -> NDArray[np.float64]:
     """(rows,) Bound on the weights' mean relative error from float64 exponents, or, without them, where κ vanishes."""
     problem = summary.problem
@@ -706,25 +533,7 @@ def exponent_error(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) 
     if not problem.kernel.works_on_logs:
         return np.where(log_mass < VANISHING, np.inf, 0.0)
     queries = pack_queries(problem, rows, np.float64)
-    return _exponent_error(problem, summary.score_error(queries, np.dtype(np.float64)), log_mass)
-
-
-def _exponent_error(
-    problem: Problem, error: NDArray[np.float64], log_mass: NDArray[np.float64], dtype: np.dtype[Any] = FLOAT64
-) -> NDArray[np.float64]:
-    """(rows,) Bound on the weights' mean relative error, from the error of u².
-
-    The relative error of κ is at most a + b·(−log κ) times that of u² (`Kernel.steepness`), and since the
-    Kullback–Leibler divergence of the weights from w/W, W = Σ w, is not negative, the mean of −log κ over the weights
-    is at most log(W/mass). So the bound needs no further sum. An absolute error of u, as of whitened coordinates, is
-    multiplied by |d log κ/du|: of the built-in kernels at most √5 or, of the Gaussian, u, whose mean square over the
-    weights is at most 2 log(W/mass).
-    """
-    if problem.kernel.inner_product:
-        return error
-    log_peak = problem.kernel.steepness[2]
-    depth = np.maximum(math.log(problem.total_weight or 1.0) + log_peak - log_mass, 0.0)
-    return nats(problem, error, depth, dtype)
+    return rounding.exponent_error(problem, summary.score_error(queries, np.dtype(np.float64)), log_mass)
 
 
 def nats(
@@ -734,7 +543,7 @@ def nats(
     facts, (a, b, _) = problem.kernel.facts, problem.kernel.steepness
     with np.errstate(over="ignore", invalid="ignore"):  # such a query goes to `tails`
         if problem.metric.factor is not None and facts is not None and b:
-            relative = _relative_error(problem, dtype)
+            relative = rounding.relative_error(problem, dtype)
             apart = np.maximum(error - relative, 0.0) / 2
             return relative * (a + b * depth) + apart * (math.sqrt(5.0) + np.sqrt(2 * depth))
         return np.where(error < np.inf, error * (a + b * depth) if b else error * a, np.inf)

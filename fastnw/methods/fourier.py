@@ -28,7 +28,7 @@ from fastnw._pack import coordinates, normalised_values
 from fastnw._problem import Problem, row_blocks
 from fastnw._state import PoolState
 from fastnw._threads import Meter, run
-from fastnw.methods import Cost, Refusal, Work, exact, nufft_error, tree
+from fastnw.methods import Cost, Refusal, Work, exact, nufft_error, rounding, tree
 
 if TYPE_CHECKING:
     from fastnw._plan import Plan
@@ -262,7 +262,7 @@ def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> P
         found = PoolState(np.zeros(len(inside)), sums[:, 0], sums[:, 1:], error, error)
         error = error * _worse_than_bound(summary, positions[inside], found, meter)
         state.put(inside, replace(found, mass_error=error, total_error=error))
-    certified = exact.accurate(problem, state, problem.promise) & (state.mass > 0)
+    certified = rounding.accurate(problem, state, problem.promise) & (state.mass > 0)
     again = np.flatnonzero(~certified)
     if len(again):
         state.put(again, summary.next.accumulate(positions[again], meter))
@@ -419,7 +419,7 @@ def _worse_than_bound(summary: Summary, positions: NDArray[np.intp], found: Pool
     problem = summary.problem
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(found.mass > found.mass_error, found.mass_error / found.mass, 0.0)
-    ratio[~exact.accurate(problem, found, problem.promise)] = 0.0
+    ratio[~rounding.accurate(problem, found, problem.promise)] = 0.0
     nearest = np.argpartition(-ratio, min(PROBES // 2, len(ratio)) - 1)[: PROBES // 2]
     some = np.linspace(0, len(positions) - 1, PROBES // 2).astype(np.intp)
     probes = np.unique(np.concatenate([some, nearest]))

@@ -37,7 +37,20 @@ from fastnw._problem import Problem
 from fastnw._state import PoolState
 from fastnw._threads import Meter, check_stop, run
 from fastnw.backends import reference
-from fastnw.methods import NOMINAL_THREADS, Cost, Refusal, Work, bands, exact, gathered, note, reach, tails
+from fastnw.methods import (
+    NOMINAL_THREADS,
+    Cost,
+    Refusal,
+    Work,
+    bands,
+    exact,
+    gathered,
+    note,
+    pair_times,
+    reach,
+    rounding,
+    tails,
+)
 from fastnw.methods.kdtree import (
     FLOAT64,
     LEAF,
@@ -92,9 +105,9 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     by_query = hasattr(backend, "sum_leaves")
     numbers = _moment_numbers(problem) if by_query else 0
     pairs = float(m) * n * ((shares.reached if by_query else shares.looked_at) - (shares.inside if numbers else 0.0))
-    base, per_coordinate, per_value, _ = exact.nanoseconds(problem, backend, FLOAT64)
+    base, per_coordinate, per_value, _ = pair_times.nanoseconds(problem, backend, FLOAT64)
     pair = base + SINGLE * per_coordinate * d
-    pair += per_value if problem.c < 2 else exact.values_ns(problem, backend, FLOAT64)
+    pair += per_value if problem.c < 2 else pair_times.values_ns(problem, backend, FLOAT64)
     trees = bands.most(problem)
     ready = "tree" in problem.prepared
     values = problem.c if problem.classes is None else 1
@@ -102,7 +115,7 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     if not ready:
         work += [*_sorting(n, d), Work(1e-9 * n * _fill(n, d, values), math.ceil(n / PIECE))]
     if problem.metric.factor is not None:
-        work.append(Work(exact.whitening(problem, m if ready else m + n)))
+        work.append(Work(pair_times.whitening(problem, m if ready else m + n)))
     leaf = LEAF_NS + BOX_NS * d + (DECAY_NS if problem.kernel.support is None else 0.0)
     choose = m * (QUERY_NS * trees + n / LEAF * _looked_at(shares.looked_at, m, d) * leaf)
     if not by_query:
@@ -111,7 +124,7 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     tasks = max(math.ceil(min(m, panel(problem)) / _task(problem)), 1)
     work.append(Work(1e-9 * (choose + whole + pairs * pair), tasks))
     if problem.classes is not None:
-        work.append(Work(exact.states_seconds(problem, 2)))
+        work.append(Work(pair_times.states_seconds(problem, 2)))
     memory = n * 8 * (2 * d + 3 + values + numbers / LEAF) + min(m, panel(problem)) * 16 * (4 + problem.c + d)
     return Cost(pairs, tuple(work), memory)
 
@@ -277,7 +290,7 @@ def accumulate(summary: Summary, positions: Positions, meter: Meter) -> PoolStat
     state = _certified(summary, states, error)
     known = tails.known(problem.kernel)
     limit = exact.exponent_limit(summary.exact, positions, state.log_mass()) if known else problem.promise
-    again = np.flatnonzero(~exact.accurate(problem, state, limit) | exact.on_the_rim(summary.exact, positions))
+    again = np.flatnonzero(~rounding.accurate(problem, state, limit) | exact.on_the_rim(summary.exact, positions))
     if len(again):
         note("exact", len(again))
         next_method = tails if known else exact
@@ -326,16 +339,16 @@ def _certified(summary: Summary, states: list[PoolState], error: Floats) -> Pool
     problem, tiles, trees = summary.problem, summary.plan.tiles, summary.trees
     as_written = tiles is reference
     if len(trees) == 1:
-        of_weights = exact.error_of_weights(problem, tiles, error, states[0])
-        return exact.certified(problem, states[0], of_weights, FLOAT64, as_written=as_written, band=trees[0].band)
+        of_weights = rounding.error_of_weights(problem, tiles, error, states[0])
+        return rounding.certified(problem, states[0], of_weights, FLOAT64, as_written=as_written, band=trees[0].band)
     scales = [tree.band.log_scale for tree in trees]
     merged = PoolState.merged([_moved(state, scale) for state, scale in zip(states, scales, strict=True)])
-    of_weights = exact.error_of_weights(problem, tiles, error, merged)
+    of_weights = rounding.error_of_weights(problem, tiles, error, merged)
     parts = []
     for state, tree, scale in zip(states, trees, scales, strict=True):
         of_scale = 4 * (LOG_RANGE - scale) * UNIT if scale else 0.0  # of a difference of two logarithms
         of_band = of_weights + of_scale
-        bounded = exact.certified(problem, state, of_band, FLOAT64, as_written=as_written, band=tree.band)
+        bounded = rounding.certified(problem, state, of_band, FLOAT64, as_written=as_written, band=tree.band)
         parts.append(_moved(bounded, scale))
     return PoolState.merged(parts)
 

@@ -13,7 +13,7 @@ from fastnw._problem import Problem
 from fastnw._state import PoolState
 from fastnw._threads import Meter, check_stop, run
 from fastnw._validation import metric
-from fastnw.methods import exact
+from fastnw.methods import exact, rounding
 from fastnw.selection.criteria import Fit
 from fastnw.selection.fits import forward
 
@@ -32,11 +32,11 @@ def fits(problem: Problem, plan: Plan, factors: Sequence[float], meter: Meter) -
     error = summary.score_error(summary.queries(slice(None), FLOAT64), FLOAT64)
     found = []
     for mine, state in zip(problems, states, strict=True):
-        sums = exact.certified(mine, state, exact.error_of_weights(mine, plan.tiles, error, state), FLOAT64)
+        sums = rounding.certified(mine, state, rounding.error_of_weights(mine, plan.tiles, error, state), FLOAT64)
         mean, log_mass = sums.finalise()[0], sums.log_mass() + mine.log_largest_weight
         centre, half = mine.values_centre
         fit = Fit(centre + half * mean if mine.c else mean, log_mass)
-        again = np.flatnonzero(~exact.accurate(mine, sums, mine.promise))
+        again = np.flatnonzero(~rounding.accurate(mine, sums, mine.promise))
         if len(again):  # in far tails
             other = forward(mine, plan, again, meter)
             fit.mean[again], fit.log_mass[again] = other.mean, other.log_mass

@@ -1,0 +1,104 @@
+"""What a pair, a key and a query take: measured times, of which methods' costs are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastnw._factor import MAX_EXACT_D
+from fastnw._hardware import vendor
+from fastnw._pack import VECTOR
+from fastnw._problem import Problem
+
+# Nanoseconds a pair and thread: (kernels without exp, kernels with it, more a coordinate, more a value), and to pack an
+# element of keys and values; by instruction set and type. Measured with tiles of 64 queries on one Zen 4 core (a shared
+# one: ±30 %), fitted over d = 1 to 256, c = 1 to 64.
+NANOSECONDS: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
+    ("v4", "float32"): (0.10, 0.14, 0.022, 0.032, 3.0),
+    ("v4", "float64"): (0.20, 0.42, 0.046, 0.064, 3.0),
+    ("v3", "float32"): (0.14, 0.25, 0.050, 0.045, 3.0),
+    ("v3", "float64"): (0.30, 0.80, 0.120, 0.095, 3.0),
+    ("v2", "float32"): (0.30, 0.70, 0.130, 0.120, 3.0),
+    ("v2", "float64"): (0.60, 2.60, 0.300, 0.270, 3.0),
+    ("plain", "float32"): (0.80, 1.20, 0.140, 0.200, 3.0),
+    ("plain", "float64"): (1.40, 3.80, 0.300, 0.400, 3.0),
+    ("numba", "float32"): (0.15, 0.20, 0.050, 0.060, 3.0),
+    ("numba", "float64"): (0.30, 0.60, 0.100, 0.120, 3.0),
+    ("numpy", "float32"): (5.0, 5.0, 0.6, 0.15, 3.0),
+    ("numpy", "float64"): (5.0, 5.0, 1.2, 0.20, 3.0),
+    # not measured yet: what the pipes of a large device allow
+    ("cuda", "float32"): (1.2e-4, 2e-4, 5e-5, 2e-5, 3.0),
+    ("cuda", "float64"): (4e-4, 9e-4, 1e-4, 4e-5, 3.0),
+}
+
+# The same on one core of a Xeon (Sapphire Rapids, a shared one: ±30 %): processor time of calls with 500 to 4,000
+# queries on 8,000 keys, less that of a quarter of the queries; d = 1 to 100, c = 1 to 60.
+NANOSECONDS_INTEL: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
+    ("v4", "float32"): (0.07, 0.15, 0.040, 0.030, 2.7),
+    ("v4", "float64"): (0.12, 0.32, 0.080, 0.045, 4.5),
+    ("numba", "float32"): (0.35, 0.35, 0.080, 0.400, 3.0),
+    ("numba", "float64"): (0.50, 0.50, 0.160, 0.500, 4.5),
+}
+# How much longer than the Gaussian, or than polynomials of u², the formulas of some kernels take.
+LONGER = {
+    "laplacian": 1.6,
+    "matern32": 2.0,
+    "matern52": 2.5,
+    "logistic": 3.2,
+    "triangular": 2.5,
+    "tricube": 2.5,
+    "cosine": 2.5,
+    "cauchy": 3.0,
+    "constant": 0.5,
+}
+WEIGHT_NS = 10.0  # more to pack a key with a weight
+SEVERAL_NS = (60.0, 8.0)  # to pack a row of several values, and each of them
+# To whiten a point and more a coordinate: in float64, and by an exact factor (ill-conditioned matrices, kernels that
+# jump); to make that factor, for each of d³.
+WHITEN_NS, WHITEN_EXACTLY_NS, EXACT_FACTOR_NS = (80.0, 23.0), (150.0, 170.0), 150.0
+
+
+# The same for a class kept as an integer, whatever the type; and what a query's total of a class takes beside the
+# pairs, once in each group of keys and once to be finished.
+CODE_NS, STATE_NS = 0.6, 8.0
+
+
+def nanoseconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[float, float, float, float]:
+    """Of a pair: what its kernel takes, a coordinate and a value; and of an element of keys and values to pack it."""
+    isa, kernel = backend.isa(), problem.kernel
+    level = (isa, dtype.name)
+    table = NANOSECONDS_INTEL.get(level, NANOSECONDS[level]) if vendor() == "intel" else NANOSECONDS[level]
+    plain, with_exp, per_coordinate, per_value, per_element = table
+    base = (with_exp if kernel.works_on_logs else plain) * LONGER.get(kernel.name, 1.0)
+    if kernel.name == "constant" and backend.NAME == "compiled":
+        per_coordinate = 0.0  # no distance is taken
+    return base, per_coordinate, per_value, per_element
+
+
+def values_ns(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:
+    """Nanoseconds that a pair's values take, on one thread."""
+    if problem.classes is None or hasattr(backend, "sweep"):
+        return nanoseconds(problem, backend, dtype)[2] * summed_values(problem.c, backend)
+    return CODE_NS * problem.classes.codes.shape[1]
+
+
+def summed_values(c: int, backend: Any) -> int:
+    """How many values a pair costs: several are summed in whole vectors."""
+    return c if c < 2 or backend.NAME != "compiled" else -(-c // VECTOR) * VECTOR
+
+
+def states_seconds(problem: Problem, groups: int) -> float:
+    """What totals of classes take beside the pairs, on one thread."""
+    return 1e-9 * STATE_NS * (groups + 1) * problem.m * problem.c
+
+
+def whitening(problem: Problem, points: int) -> float:
+    """Seconds to whiten so many points; 0 without a matrix."""
+    factor, d = problem.metric.factor, problem.d
+    if factor is None:
+        return 0.0
+    if factor.whitening is None and not (problem.kernel.jumps and d <= MAX_EXACT_D):
+        return 1e-9 * points * (WHITEN_NS[0] + WHITEN_NS[1] * d)
+    once = 0.0 if problem.prepared else EXACT_FACTOR_NS * d**3
+    return 1e-9 * (once + points * (WHITEN_EXACTLY_NS[0] + WHITEN_EXACTLY_NS[1] * d))
