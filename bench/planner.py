@@ -4,6 +4,8 @@ The ratio of a problem is the time of the chosen method, and of choosing, over t
 some of the queries, as its time is proportional to them; all others on all queries, unless they are stopped because
 they take over twenty times as long as the best. The full form takes about ten minutes on two cores, ``--quick`` under
 two. The exit status is 1 if a goal was missed.
+
+``--predictions 100`` compares predicted seconds with measured ones instead, on so many problems of any kind.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import fastnw
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # after fastnw: what is installed counts
 
-from bench import forced, machine, planner_cases, record
+from bench import forced, machine, planner_cases, predictions, record
 from bench.measure import rotated, timed
 from bench.planner_cases import USERS, Problem
 from bench.table import markdown, short, where
@@ -68,6 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
     seed = secrets.randbits(32) if options.seed is None else options.seed
     facts, clock = machine.describe(), record.Progress()
     clock.say(f"seed {seed}: --seed {seed} draws the same problems again")
+    if options.predictions:
+        reached, rows = predictions.judged(options.predictions, seed, clock.say)
+        print("\n" + where(facts) + "\n\n" + predictions.report(rows))
+        return 0 if reached else 1
     found = []
     for i, problem in enumerate(planner_cases.quick_grid() if options.quick else planner_cases.grid()):
         rng = np.random.default_rng([seed, i])
@@ -92,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few small problems, under two minutes")
     parser.add_argument("--seed", type=int, help="of all problems (default: another one each time)")
+    parser.add_argument("--predictions", type=int, default=0, metavar="N", help="judge predicted seconds on N problems")
     parser.add_argument("--only", metavar="NAME", default="", help="problems whose name contains NAME")
     return parser
 

@@ -160,7 +160,8 @@ def _comparison(best: str, costs: dict[str, Cost], refusals: dict[str, str], n_t
         return "; ".join([f"no other method can do it: {'; '.join(parts)}"] if parts else [f"{best} can do it"])
     parts.insert(0, f"{best} takes the least time on {NOMINAL_THREADS} threads: {times}")
     if n_threads != NOMINAL_THREADS:
-        here = f"on {n_threads} thread(s), as here: {_times(costs, n_threads)}"
+        count = "1 thread" if n_threads == 1 else f"{n_threads} threads"
+        here = f"on {count}, as here: {_times(costs, n_threads)}"
         if min(costs, key=lambda name: costs[name].seconds(n_threads)) != best:
             here += f" (choices are made for {NOMINAL_THREADS} threads, so that results do not depend on n_jobs)"
         parts.insert(1, here)

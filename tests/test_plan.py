@@ -155,7 +155,7 @@ def test_the_reason_states_times_that_agree_with_the_choice():
         compared += 1
         nominal, here = plan.reason, None
         if n_jobs != NOMINAL_THREADS:
-            nominal, here = plan.reason.split(f"on {n_jobs} thread(s), as here: ")
+            nominal, here = plan.reason.split(f"on {n_jobs} thread{'s' * (n_jobs > 1)}, as here: ")
         assert f"{plan.method} takes the least time on {NOMINAL_THREADS} threads" in nominal
         times = times_in(nominal)
         assert plan.method in times

@@ -20,6 +20,7 @@ from fastnw.kernels import Kernel
 NAME = "reference"
 NEGATIVE = 1e-15  # κ over κ(0) down to which it counts as 0
 PAIRS = 1 << 16  # pairs worked on at a time: temporaries stay in L2
+LARGEST = 1e300  # u² of a user's formula; what κ is beyond is not known
 
 
 def missing() -> str | None:
@@ -92,6 +93,8 @@ def _sums(
 ) -> PoolState:
     if kernel.facts is None:  # a user's formula is one of float64, in which its constants are what was written
         u2 = u2.astype(np.float64)
+        beyond = ~(u2 <= LARGEST)
+        u2 = np.fmin(u2, LARGEST)  # formulas such as u²/(1 + u²) are NaN where u² overflows
     w, values = keys.weights.astype(np.float64), keys.values.astype(np.float64)
     if kernel.facts is None:  # a key without weight must not set the shift; built-in kernels go to `tails` then
         present = present & (w > 0)
@@ -101,6 +104,7 @@ def _sums(
         steps = (u2 if keys.relative else np.maximum(u2, 1)) * error[:, None]
         nudged = [_weights(kernel, np.maximum(u2 + by, 0), present, shift)[0] for by in (steps, -steps)]
         change = np.maximum(*(np.abs(other - weights) for other in nudged))
+        change = np.where(beyond, weights, change)
         mass_error = np.maximum(change, _between(kernel, u2, steps, present, weights)) @ w
     elif kernel.window_sensitivity > 0:
         mass_error = (present & (u2 <= 1 + 2 * error[:, None])) @ w * (kernel.window_sensitivity * error)

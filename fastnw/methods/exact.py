@@ -107,8 +107,8 @@ NANOSECONDS: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
 NANOSECONDS_INTEL: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
     ("v4", "float32"): (0.07, 0.15, 0.040, 0.030, 2.7),
     ("v4", "float64"): (0.12, 0.32, 0.080, 0.045, 4.5),
-    ("numba", "float32"): (0.50, 0.80, 0.100, 0.450, 3.0),
-    ("numba", "float64"): (0.80, 1.50, 0.240, 0.600, 4.5),
+    ("numba", "float32"): (0.35, 0.35, 0.080, 0.400, 3.0),
+    ("numba", "float64"): (0.50, 0.50, 0.160, 0.500, 4.5),
 }
 # How much longer than the Gaussian, or than polynomials of u², the formulas of some kernels take.
 LONGER = {

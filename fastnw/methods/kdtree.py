@@ -136,7 +136,6 @@ def sorted_order(points: Floats, inverse: Floats, n_threads: int, positions: Pos
         parts = [slice(*ends) for start, middle, stop in sides for ends in ((start, middle), (middle, stop))]
         large = [part for part in parts if part.stop - part.start > SUBTREE]
         small += [part for part in parts if part.stop - part.start <= SUBTREE]
-    places = np.empty(0, PLACE)  # subtrees need none
 
     def sort_subtree(i: int) -> float:
         if small[i].stop > small[i].start:

@@ -13,6 +13,7 @@ from fastnw._plan import make_plan
 from fastnw._problem import Problem
 from fastnw._threads import Meter
 from fastnw._validation import metric
+from fastnw.methods import NOMINAL_THREADS
 from fastnw.selection import several
 from fastnw.selection.criteria import Fit, Floats, Loss
 from fastnw.selection.fits import forward
@@ -21,7 +22,6 @@ from fastnw.selection.own_classes import OwnClasses
 STEP = 1e-3  # of log h, where a gradient is taken from differences of sums that are certified to 1e-8
 CLASS_NS = 1.0  # a pair of sums of all classes
 SLOPE_NS = 2.0  # a pair of gradient sums, on one thread
-CALL = 5e-4  # seconds of a method beside its pairs
 FEW = 3_000  # keys up to which the planner's own look at the methods takes longer than it saves
 
 
@@ -72,7 +72,7 @@ class Sums:
 
     @cached_property
     def _of_every_pair(self) -> float:
-        return CALL + make_plan(self.base, "exact", self.backend, 1).seconds
+        return make_plan(self.base, "exact", self.backend, 1).seconds
 
     def many(self, bandwidths: list[Floats]) -> list[Fit] | None:
         """Means and log masses at multiples of one bandwidth, the widest first, if one pass serves them all."""
@@ -98,8 +98,10 @@ class Sums:
             return self._by_differences(summed, loss) + loss.by_log_bandwidth
         plan = make_plan(problem, "auto", self.backend, self.n_jobs)
         everywhere = np.arange(problem.n)
-        pairs = SLOPE_NS * 1e-9 * problem.n**2 / plan.n_threads
-        if plan.method == "exact" or pairs < 2 * problem.d * plan.seconds:
+        # as on the machine that methods are compared on: a choice that depended on threads would show in the bits
+        pairs = SLOPE_NS * 1e-9 * problem.n**2 / NOMINAL_THREADS
+        nominal = make_plan(problem, "auto", self.backend, NOMINAL_THREADS).seconds
+        if plan.method == "exact" or pairs < 2 * problem.d * nominal:
             alpha, gamma = cotangents(fit, loss)
             sums = _gradients.by_query(
                 problem,

@@ -97,3 +97,19 @@ def test_tiny_values_and_light_weights_in_many_coordinates(dtype, own):
         options = {"kernel": str(rng.choice(["gaussian", "dot"])), "bandwidth": 2 * np.sqrt(d), "sample_weight": sizes}
         queries = keys if own else np.concatenate([keys[1:], keys[1:]]) + keys[:1]
         held(Problem("tiny values", "pool", queries, keys, values, options | {"exclude_self": own}))
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+def test_a_users_kernel_where_some_squares_overflow(backend):
+    """u²/(1 + u²) is NaN at infinite u²: other keys of the window count nevertheless."""
+    rng = np.random.default_rng(2)
+    for ask in ("pool", "density", "weights") * 3:
+        keys, scales = rng.normal(size=(8, 2)), np.where(np.arange(8) < 4, 1e-156, 10.0 ** rng.uniform(0, 100, 8))
+        options = {"kernel": "user two scales", "bandwidth": 1.0, "key_scale": scales, "backend": backend}
+        if ask == "density":
+            del options["key_scale"]
+            keys[:4] *= 1e160
+        values = rng.normal(size=8) if ask == "pool" else None
+        problem = Problem("overflow", ask, 3 + rng.normal(size=(3, 2)), keys, values, options | {"method": "exact"})
+        verdict = judge(problem)  # that nothing certifies it where key scales leave the range may be said
+        assert verdict.outcome == "held", verdict.faults
