@@ -139,11 +139,13 @@ def _besides(problem: Problem) -> Work:
     seconds += 1e-9 * CHECK_NS * m * problem.d * problem.queries.dtype.itemsize
     if problem.prepared:
         return Work(CALL_FITTED + seconds)
-    arrays = [problem.keys, problem.values, problem.weights, problem.key_scale]
+    values = problem.values if problem.classes is None else problem.classes.codes
+    arrays = [problem.keys, values, problem.weights, problem.key_scale]
     checks = CHECK_NS * sum(float(a.size) * a.dtype.itemsize for a in arrays if a is not None)
-    checks += problem.n * (RANGES_NS[0] + RANGES_NS[1] * c if c > 1 else RANGE_NS * c)
+    columns = values.shape[1]
+    checks += problem.n * (RANGES_NS[0] + RANGES_NS[1] * columns if columns > 1 else RANGE_NS * columns)
     if problem.weighted:
-        checks += problem.n * (WEIGHT_NS + WEIGHED_NS * c)
+        checks += problem.n * (WEIGHT_NS + WEIGHED_NS * columns)
     return Work(CALL + seconds + 1e-9 * checks)
 
 
