@@ -118,7 +118,10 @@ LONGER = {
     "cosine": 2.5,
     "cauchy": 3.0,
     "constant": 0.5,
+    "dot": 3.0,
 }
+STAGED = (2.0, 5.0)  # of an inner product, how much longer a coordinate and a value take: its loops are not fused
+ALONE = 1.3  # how much longer pairs take where own keys are left out
 WEIGHT_NS = 10.0  # more to pack a key with a weight
 SEVERAL_NS = (60.0, 8.0)  # to pack a row of several values, and each of them
 # To whiten a point and more a coordinate: in float64, and by an exact factor (ill-conditioned matrices, kernels that
@@ -176,6 +179,7 @@ def _work(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[Work, .
     n, m, d, c = problem.n, problem.m, problem.d, problem.c
     base, per_coordinate, per_value, per_element = nanoseconds(problem, backend, dtype)
     pair = base + per_coordinate * (d + max(d - FROM_L1, 0)) + per_value * summed_values(c, backend)
+    pair *= ALONE if problem.exclude_self else 1.0
     shape = layout(problem, m, dtype)
     packers: float = min(shape.span, math.ceil(n / shape.block))
     if keeps_blocks(problem, dtype, dtype):
@@ -186,6 +190,8 @@ def _work(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[Work, .
         if problem.metric.cholesky is not None:
             packers = min(packers, PACKERS)
             pack += 1e9 * whitening(problem, n) / n
+        if problem.prepared:  # a fitted model packs anew at each prediction only where that pays on one thread, too
+            packers = 1
     serial = m * n <= SERIAL_PAIRS
     tasks = 1 if serial else _tasks(min(m, shape.panel), shape.groups)
     return Work(1e-9 * n * pack, packers), Work(whitening(problem, m)), Work(1e-9 * n * m * pair, tasks)
@@ -219,8 +225,10 @@ def nanoseconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[f
     table = NANOSECONDS_INTEL.get(level, NANOSECONDS[level]) if vendor() == "intel" else NANOSECONDS[level]
     plain, with_exp, per_coordinate, per_value, per_element = table
     base = (with_exp if kernel.works_on_logs else plain) * LONGER.get(kernel.name, 1.0)
-    if kernel.name == "constant" and backend.NAME == "compiled":
+    if backend.NAME == "compiled" and kernel.name == "constant":
         per_coordinate = 0.0  # no distance is taken
+    elif backend.NAME == "compiled" and kernel.inner_product:
+        per_coordinate, per_value = STAGED[0] * per_coordinate, STAGED[1] * per_value
     return base, per_coordinate, per_value, per_element
 
 
