@@ -19,11 +19,11 @@ _METHODS: dict[str, ModuleType] = {"exact": exact, "tree": tree, "moments": mome
 FLOAT32_TOL = 5e-5
 # Smaller weights, relative to the largest, leave float32's range once multiplied by κ.
 FLOAT32_WEIGHT = 1e-15
-# What every call does besides: its fixed part in seconds; nanoseconds to look through a byte of the arrays for NaN and
-# infinity; to find the range of a value that stands alone, or of a row of several and each of them; to look at a weight
-# (three times, and at logarithms), and which value it leaves; to make a bound, and each mean. Processor time of a Xeon
-# (Sapphire Rapids) of calls with one query.
-CALL, CALL_FITTED = 5e-4, 4.5e-4
+# What every call does besides: its fixed part, and what a matrix adds to it, in seconds; nanoseconds to look through a
+# byte of the arrays for NaN and infinity; to find the range of a value that stands alone, or of a row of several and
+# each of them; to look at a weight (three times, and at logarithms), and which value it leaves; to make a bound, and
+# each mean. Processor time of a Xeon (Sapphire Rapids) of calls with one query.
+CALL, CALL_FITTED, CALL_MATRIX = 5e-4, 4.5e-4, 2.5e-4
 CHECK_NS, RANGE_NS, RANGES_NS, WEIGHT_NS, WEIGHED_NS = 0.125, 0.5, (40.0, 1.5), 25.0, 1.0
 RESULT_NS, RESULTS_NS = 50.0, 15.0
 # Reciprocal bandwidths and key scales beyond this leave float32's range once squared.
@@ -133,7 +133,7 @@ def _besides(problem: Problem) -> Work:
     """What every method's call does besides, all on one thread: it checks the arrays, which a fitted model does once,
     and makes results of sums."""
     m, c = problem.m, problem.c
-    seconds = 1e-9 * m * (RESULT_NS + RESULTS_NS * c)
+    seconds = 1e-9 * m * (RESULT_NS + RESULTS_NS * c) + CALL_MATRIX * (problem.metric.factor is not None)
     if problem.on_device:
         return Work(CALL + seconds)
     seconds += 1e-9 * CHECK_NS * m * problem.d * problem.queries.dtype.itemsize

@@ -137,6 +137,11 @@ def test_threads_shorten_all_but_what_is_serial():
     assert shared >= {"exact", "tree"}
 
 
+def test_very_many_coordinates_have_a_plan():
+    points = np.random.default_rng(0).normal(size=(50, 20_000)).astype(np.float32)
+    assert 0 < fastnw.plan(points, points, kernel="epanechnikov", bandwidth=300.0).seconds < np.inf
+
+
 def times_in(text):
     """Each method's seconds, as a reason states them."""
     return {name: float(seconds) for name, seconds in re.findall(r"(exact|tree|moments|fourier) ([-+.e\d]+) s\b", text)}

@@ -131,6 +131,7 @@ def _work(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[Work, .
     c = 1 if coded else problem.c
     base, per_coordinate, _, per_element = pair_times.nanoseconds(problem, backend, dtype)
     pair = base + per_coordinate * (d + max(d - FROM_L1, 0)) + pair_times.values_ns(problem, backend, dtype)
+    pair *= pair_times.ALONE if problem.exclude_self else 1.0
     shape = layout(problem, m, dtype)
     packers: float = min(shape.span, math.ceil(n / shape.block))
     if keeps_blocks(problem, dtype, dtype):
@@ -141,6 +142,8 @@ def _work(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[Work, .
         if problem.metric.cholesky is not None:
             packers = min(packers, PACKERS)
             pack += 1e9 * pair_times.whitening(problem, n) / n
+        if problem.prepared:  # a fitted model packs anew at each prediction only where that pays on one thread, too
+            packers = 1
     serial = m * n <= SERIAL_PAIRS
     tasks = 1 if serial else _tasks(min(m, shape.panel), shape.groups)
     seconds = 1e-9 * n * m * pair + (pair_times.states_seconds(problem, shape.groups) if coded else 0.0)

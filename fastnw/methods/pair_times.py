@@ -51,7 +51,10 @@ LONGER = {
     "cosine": 2.5,
     "cauchy": 3.0,
     "constant": 0.5,
+    "dot": 3.0,
 }
+STAGED = (2.0, 5.0)  # of an inner product, how much longer a coordinate and a value take: its loops are not fused
+ALONE = 1.3  # how much longer pairs take where own keys are left out
 WEIGHT_NS = 10.0  # more to pack a key with a weight
 SEVERAL_NS = (60.0, 8.0)  # to pack a row of several values, and each of them
 # To whiten a point and more a coordinate: in float64, and by an exact factor (ill-conditioned matrices, kernels that
@@ -71,8 +74,10 @@ def nanoseconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[f
     table = NANOSECONDS_INTEL.get(level, NANOSECONDS[level]) if vendor() == "intel" else NANOSECONDS[level]
     plain, with_exp, per_coordinate, per_value, per_element = table
     base = (with_exp if kernel.works_on_logs else plain) * LONGER.get(kernel.name, 1.0)
-    if kernel.name == "constant" and backend.NAME == "compiled":
+    if backend.NAME == "compiled" and kernel.name == "constant":
         per_coordinate = 0.0  # no distance is taken
+    elif backend.NAME == "compiled" and kernel.inner_product:
+        per_coordinate, per_value = STAGED[0] * per_coordinate, STAGED[1] * per_value
     return base, per_coordinate, per_value, per_element
 
 

@@ -133,7 +133,8 @@ def _looked_at(share: float, m: int, d: int) -> float:
     """Share of the leaves that a block of neighbours does not drop: what one query would look at, wider by the
     block's own extent, which is large where queries are few."""
     extent = (min(m, NEIGHBOURS) - 1) / max(m, 1)
-    return min((share ** (1 / d) + max(extent, 0.0) ** (1 / d)) ** d, 1.0)
+    side = share ** (1 / d) + max(extent, 0.0) ** (1 / d)
+    return float(min(side, 1.0) ** d)
 
 
 def _sorting(size: int, d: int) -> list[Work]:
