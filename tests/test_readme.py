@@ -36,7 +36,7 @@ def test_command_lines_are_understood():
 
 def test_the_two_commands_stand_there_for_ci():
     assert "pip install '.[demo]' && fastnw demo\n" in README
-    assert "pip install '.[test]' && pytest\n" in README
+    assert "pip install '.[test]' && pytest -n auto --dist loadfile\n" in README
 
 
 def test_linked_files_exist():
