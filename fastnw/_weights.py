@@ -21,6 +21,7 @@ from fastnw._problem import Problem
 from fastnw._threads import Meter, check_stop, run
 from fastnw._threads import progress as progress_meter
 from fastnw._validation import Empty, build, check_empty
+from fastnw.backends.reference import LARGEST
 from fastnw.kernels import Kernel
 from fastnw.methods import exact, tails
 
@@ -125,6 +126,9 @@ def _dense(problem: Problem, plan: Plan, empty: Empty, meter: Meter) -> Array:
             with np.errstate(invalid="ignore"):
                 # a lone key's logarithm and its mass's may differ by a rounding
                 weights[rows, start : start + logs.shape[1]] = np.exp(np.minimum(logs - sweep.log_mass[rows, None], 0))
+        if problem.kernel.facts is None:  # logarithms so large that those of masses say nothing
+            total = weights[rows].sum(axis=1, keepdims=True)
+            np.divide(weights[rows], total, out=weights[rows], where=total > 1.5)
         for row in rows.start + np.flatnonzero(sweep.far[rows]):
             positions, shares = tails.weights_of(sweep.summary, row)
             weights[row] = 0
@@ -253,6 +257,8 @@ class _Sweep:
     def _log_weights(self, rows: slice, keys: KeyBlock, u2: Floats) -> Floats:
         """log w κ; −inf beyond the support, without weight, and for a left-out own key."""
         kernel = self.problem.kernel
+        if kernel.facts is None:
+            u2 = np.fmin(u2, LARGEST)  # as where the masses are summed
         with np.errstate(all="ignore"):
             if kernel.support is not None:
                 inside = u2 <= kernel.support**2

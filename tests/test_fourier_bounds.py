@@ -16,7 +16,6 @@ from fastnw._plan import make_plan
 from fastnw._threads import Meter
 from fastnw._validation import build, metric
 from fastnw.methods import fourier
-from fastnw.selection.criteria import Sample
 from fastnw.selection.spectrum import Spectrum
 
 QUIET = Meter(False, 0, "")
@@ -206,8 +205,7 @@ def test_the_bound_of_a_search(d, wider):
     keys = np.concatenate([np.zeros((20_000, d)), 3 * rng.normal(size=(300, d))])
     h = np.full(d, 0.5)
     problem = build(keys, keys, np.sin(keys[:, 0]), kernel="gaussian", bandwidth=h, exclude_self=True)
-    data = Sample(problem.values, None, float(len(keys)))
-    spectrum = Spectrum(problem, data, "auto", 1, QUIET)
+    spectrum = Spectrum(problem, "auto", 1, QUIET)
     spectrum.at(h)
     h = h * (wider if d == 1 else 1.0)
     level = spectrum.levels[-1]

@@ -67,6 +67,7 @@ SERIAL_PAIRS = 1 << 20  # work below a millisecond is not worth a thread's start
 LIMIT, FLOOR, DEEP = 4e-12, 2e-13, 2e4
 RIM = 16  # the promise for a boxcar: pairs within 16 d ε of u = 1 may fall on either side
 FUSED = 4  # queries that share a pass over the keys
+MANY_VALUES = 1024  # beyond which float64 products after float32 ones would take more than the memory promised
 LEAST_PANEL = 16  # queries, where the totals of classes are long
 VANISHED = 1e-280  # mean κ of a user's kernel below which it may have been flushed to 0
 VANISHING = -680.0  # log mass below which κ, which is not much larger, may be no normal number
@@ -386,7 +387,7 @@ def accumulate_and_tell(
     state = _first_sweep(summary, positions, plan.dtype, summary.by_products, meter)
     if plan.dtype == np.float32 and summary.again_by_products and not _sweeps(plan.tiles):
         again = np.flatnonzero(~rounding.accurate(problem, state, problem.promise))
-        if len(again) > products.FEW:
+        if len(again) > products.FEW and problem.c <= MANY_VALUES:
             state.put(again, _first_sweep(summary, positions[again], np.dtype(np.float64), True, meter))
     if plan.dtype == np.float32 or summary.by_products:
         again = np.flatnonzero(~rounding.accurate(problem, state, problem.promise))
@@ -405,7 +406,23 @@ def accumulate_and_tell(
         if len(again):
             by_numpy = Summary(problem, replace(plan, tiles=reference, dtype=np.dtype(np.float64)))
             state.put(again, sweep(by_numpy, positions[again], np.dtype(np.float64), meter))
+    if problem.kernel.facts is None and problem.least_weight < rounding.LEAST_WEIGHT:
+        _unsettle(summary, state, positions, meter)
     return state, np.empty(0, np.intp)
+
+
+def _unsettle(summary: Summary, state: PoolState, positions: NDArray[np.intp], meter: Meter) -> None:
+    """A window of a user's kernel whose keys all weigh too little for float64 beside the heaviest is not empty: it gets
+    a mass of which nothing is known, so that the result is the middle of the range, under a bound that says so."""
+    problem = summary.problem
+    empty = np.flatnonzero(state.is_empty)
+    if not len(empty) or problem.weights is None:
+        return
+    present = (problem.weights > 0).astype(np.float64)
+    alike = replace(problem, weights=present, values=problem.values[:, :0], by_volume=False)
+    counted = sweep(Summary(alike, summary.plan), positions[empty], FLOAT64, meter)
+    light = empty[counted.mass > 0]
+    state.shift[light], state.mass[light], state.mass_error[light] = 0.0, float(np.finfo(np.float64).tiny), 1.0
 
 
 def on_the_rim(summary: Summary, rows: Rows) -> NDArray[np.bool_]:

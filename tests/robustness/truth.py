@@ -30,6 +30,7 @@ DIGITS = 60
 NATS = 180  # below the leading key: what lies deeper is less than 1e-75 of the mass
 MOST_ON_RIM = 6  # keys within rounding of u = 1 of which every subset is tried
 ZERO, ONE = Decimal(0), Decimal(1)
+RIM = Decimal("1e-45")
 
 
 def context(digits: int) -> Any:
@@ -66,7 +67,8 @@ def sine(x: Decimal) -> Decimal:
 
 
 def _window(factor: Callable[[Decimal, Decimal], Decimal]) -> Callable[[Decimal], tuple[Decimal, Decimal]]:
-    return lambda u2: (ZERO, factor(u2, u2.sqrt()) if u2 <= 1 else ZERO)
+    # 1 - u2 below RIM is the division's rounding for a key exactly on the rim, which a heavy key would show
+    return lambda u2: (ZERO, factor(ONE if abs(1 - u2) < RIM else u2, u2.sqrt()) if u2 < 1 + RIM else ZERO)
 
 
 def _cosine(u2: Decimal, u: Decimal) -> Decimal:
