@@ -12,9 +12,14 @@ from fastnw._validation import build
 from fastnw.methods import bands
 
 RADIAL = [name for name in LOG_KAPPA if name != "dot"]
+SLOW = [  # Numba compiles each kernel; the reference goes pair by pair
+    pytest.param(method, backend, marks=pytest.mark.slow)
+    for method in ("exact", "tree")
+    for backend in ("numba", "reference")
+]
 WAYS = [
-    *(("exact", backend) for backend in ("compiled", "numba", "reference")),
-    *(("tree", backend) for backend in ("compiled", "numba", "reference")),
+    ("exact", "compiled"),
+    ("tree", "compiled"),
     ("moments", "compiled"),
     ("fourier", "compiled"),
     ("auto", "auto"),
@@ -59,7 +64,7 @@ def check(queries, keys, values, kernel, method, backend, **options):
 
 
 @pytest.mark.parametrize("kernel", [*RADIAL, *COMPACT])
-@pytest.mark.parametrize(("method", "backend"), WAYS)
+@pytest.mark.parametrize(("method", "backend"), [*WAYS, *SLOW])
 def test_every_method_and_backend(method, backend, kernel):
     for seed, kind in enumerate(KINDS):
         rng = np.random.default_rng(seed)
@@ -74,7 +79,7 @@ def test_every_method_and_backend(method, backend, kernel):
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "matern52", "logistic", "epanechnikov", "boxcar", "tricube"])
-@pytest.mark.parametrize(("method", "backend"), [way for way in WAYS if way[0] in ("tree", "auto", "exact")])
+@pytest.mark.parametrize(("method", "backend"), [*(way for way in WAYS if way[0] in ("tree", "auto", "exact")), *SLOW])
 @pytest.mark.parametrize("options", ["exclude_self", "key_scale", "matrix"])
 def test_with_options(method, backend, kernel, options):
     rng = np.random.default_rng(7)
