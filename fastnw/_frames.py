@@ -18,6 +18,8 @@ NAMES_SHOWN = 5  # as in scikit-learn's messages
 def is_frame(table: Any) -> bool:
     """Whether this is a data frame: pandas, polars and their kin, Arrow tables and record batches."""
     # `shape` first: a lazy frame has none, and warns when its columns are asked for
+    if _is_arrow(table) and type(table).__name__ == "RecordBatch":  # has no shape before Arrow 15
+        return True
     return not isinstance(table, np.ndarray) and hasattr(table, "shape") and hasattr(table, "columns")
 
 

@@ -9,7 +9,7 @@ import fastnw
 from fastnw._plan import make_plan
 from fastnw._validation import build
 from fastnw.backends import compiled
-from fastnw.methods import NOMINAL_THREADS, Refusal, exact, fourier, moments, tree
+from fastnw.methods import NOMINAL_THREADS, Refusal, exact, fourier, moments, pair_times, tree
 
 RNG = np.random.default_rng(0)
 QUERIES, KEYS, VALUES = RNG.normal(size=(70, 3)), RNG.normal(size=(900, 3)), RNG.normal(size=900)
@@ -192,7 +192,7 @@ def test_times_are_stored_for_each_vendor(monkeypatch):
     """Every level has times, whoever made the processor; another vendor's times change seconds, not what is checked."""
     problem = build(QUERIES, KEYS, VALUES, kernel="gaussian", bandwidth=1.0)
     for vendor in ("amd", "intel", "other"):
-        monkeypatch.setattr(exact, "vendor", lambda vendor=vendor: vendor)
+        monkeypatch.setattr(pair_times, "vendor", lambda vendor=vendor: vendor)
         for level in compiled.levels():
             with compiled.use_level(level):
                 for name in ("float32", "float64"):
