@@ -88,7 +88,7 @@ CALLS = {
         2,
     ),
     "nearest for empty windows": (
-        "a = cloud(30_000, 1_000_000)",
+        "a = cloud(400_000, 2_000_000)",
         "fastnw.pool(a[0] + 50, *a[1:], kernel='boxcar', empty='nearest')",
         3,
     ),
