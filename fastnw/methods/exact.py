@@ -554,16 +554,3 @@ def exponent_error(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) 
         return np.where(log_mass < VANISHING, np.inf, 0.0)
     queries = pack_queries(problem, rows, np.float64)
     return rounding.exponent_error(problem, summary.score_error(queries, np.dtype(np.float64)), log_mass)
-
-
-def nats(
-    problem: Problem, error: NDArray[np.float64], depth: NDArray[np.float64], dtype: np.dtype[Any] = FLOAT64
-) -> NDArray[np.float64]:
-    """(rows,) Bound on the error of log κ of keys that lie, in the mean, so deep below the kernel's peak."""
-    facts, (a, b, _) = problem.kernel.facts, problem.kernel.steepness
-    with np.errstate(over="ignore", invalid="ignore"):  # such a query goes to `tails`
-        if problem.metric.factor is not None and facts is not None and b:
-            relative = rounding.relative_error(problem, dtype)
-            apart = np.maximum(error - relative, 0.0) / 2
-            return relative * (a + b * depth) + apart * (math.sqrt(5.0) + np.sqrt(2 * depth))
-        return np.where(error < np.inf, error * (a + b * depth) if b else error * a, np.inf)
