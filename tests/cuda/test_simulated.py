@@ -113,7 +113,7 @@ def test_keys_that_come_in_blocks_give_the_same_bits(keep, dtype, monkeypatch):
     queries[0] = 40.0  # one that is asked a second time
     seen = []
     pack = pack_keys
-    monkeypatch.setattr(cuda, "pack_keys", lambda *arguments: seen.append(arguments[1:]) or pack(*arguments))
+    monkeypatch.setattr(cuda, "pack_keys", lambda *a, **named: seen.append(a[1:]) or pack(*a, **named))
     got, log_mass = cuda_pool(queries, keys, values, return_mass=True, **options)
     # a sweep, then the largest logarithms and the shifted sums of the far query
     passes = Counter(start for start, _, kind in seen if kind == dtype)
