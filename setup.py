@@ -35,7 +35,7 @@ def is_x86_64() -> bool:
 
 def compiled(kind: str, level: str) -> Extension:
     return Extension(
-        f"fastnw.backends._{kind}_{level}",
+        f"fastnw.backends.compiled._{kind}_{level}",
         [str(SOURCE / f"_{kind}_{level}.pyx")],
         depends=[str(path) for path in SOURCE.glob("_*.[hp]*")],
         include_dirs=[str(SOURCE)],
@@ -83,12 +83,14 @@ levels = ["plain"] if not is_x86_64() or sys.platform == "win32" else ["v2", "v3
 kinds = [(kind, level) for kind in ("tiles", "gradients") for level in levels]
 kinds += [("products", level) for level in levels if level != "plain"]
 extensions = [
-    Extension(
-        f"fastnw.{name}", [str(SOURCE / f"{name}.pyx")], depends=[str(SOURCE / "_flush.h")], include_dirs=[str(SOURCE)]
+    Extension(name, [str(SOURCE / source)], depends=[str(SOURCE / "_flush.h")], include_dirs=[str(SOURCE)])
+    for name, source in (
+        ("fastnw.runtime._cpu", "_cpu.pyx"),
+        ("fastnw.core._top_k", "_top_k.pyx"),
+        ("fastnw.methods._prefix_sums", "_prefix_sums.pyx"),
+        ("fastnw.methods.tree._order", "_order.pyx"),
     )
-    for name in ("_cpu", "_largest")
 ]
-extensions += [Extension(f"fastnw.methods.{name}", [str(SOURCE / f"{name}.pyx")]) for name in ("_moments", "_tree")]
 extensions += [compiled(*kind) for kind in kinds]
 setup(
     ext_modules=cythonize(extensions, build_dir="build/cython", include_path=[str(SOURCE)]),

@@ -12,7 +12,7 @@ import sysconfig
 from pathlib import Path
 
 import fastnw
-from fastnw.backends import compiled
+from fastnw.backends.compiled import backend as compiled
 
 ROOT = Path(__file__).resolve().parent.parent
 # They import pytest, pytest-timeout, hypothesis, mpmath and pandas.

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from bench.cases import Case
 from bench.ceiling_source import source
-from fastnw._cpu import x86_level
-from fastnw._hardware import n_threads
+from fastnw.runtime._cpu import x86_level
+from fastnw.runtime.hardware import n_threads
 
 FLAGS = ["-O3", "-march=x86-64-v4", "-pthread"]
 ORDERS = [(group, flag) for group in (2, 3, 4) for flag in ("-fschedule-insns2", "-fno-schedule-insns2")]

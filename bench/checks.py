@@ -14,8 +14,8 @@ import numpy as np
 import fastnw
 from bench import truth
 from bench.cases import Case
-from fastnw._hardware import n_threads
 from fastnw.methods import NAMES
+from fastnw.runtime.hardware import n_threads
 
 MEMORY_LIMIT = 64.0  # MiB beyond inputs and outputs
 SCALING = 0.925  # of the number of threads: 1.85 times as fast on two

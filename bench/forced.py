@@ -25,9 +25,9 @@ class Estimate:
     m: int
 
 
-def offers(arrays: tuple[np.ndarray, ...], options: dict[str, Any]) -> dict[str, fastnw._plan.Plan | str]:
+def offers(arrays: tuple[np.ndarray, ...], options: dict[str, Any]) -> dict[str, fastnw.planner.Plan | str]:
     """A plan for each method, or why there is none: it refuses, or is not part of this version."""
-    found: dict[str, fastnw._plan.Plan | str] = {}
+    found: dict[str, fastnw.planner.Plan | str] = {}
     for method in METHODS:
         try:
             found[method] = fastnw.plan(*arrays, method=method, **options)
@@ -36,7 +36,7 @@ def offers(arrays: tuple[np.ndarray, ...], options: dict[str, Any]) -> dict[str,
     return found
 
 
-def queries_for(plan: fastnw._plan.Plan, seconds: float) -> int:
+def queries_for(plan: fastnw.planner.Plan, seconds: float) -> int:
     """How many queries `exact` should take so long for; its time is proportional to them."""
     m = plan.shape[0]
     return int(np.clip(seconds * m / max(plan.seconds, 1e-9), min(LEAST_QUERIES, m), m))

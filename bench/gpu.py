@@ -36,7 +36,7 @@ sys.path.append(str(ROOT))
 from bench import gpu_arrays, gpu_ceiling  # noqa: E402
 from bench.gpu_peers import PEERS, Problem, missing  # noqa: E402
 from fastnw import kernels  # noqa: E402
-from fastnw.backends import cuda  # noqa: E402
+from fastnw.backends.cuda import backend as cuda  # noqa: E402
 
 PROMISE = {"float32": 1e-4, "float64": 1e-8}
 LOOSE = {"float32": 2e-3, "float64": 1e-6}  # of peers, some of which subtract large squares
@@ -169,10 +169,10 @@ def whole_call(problem: Problem) -> Callable[[], np.ndarray]:
 
 def sums(problem: Problem) -> Callable[[], np.ndarray]:
     """With the keys on the card already: what peers do that are given arrays there."""
-    from fastnw._pack import pack_inverse, pack_keys, pack_queries
-    from fastnw._validation import build
-    from fastnw.backends._cuda_stream import Queries, Stream
-    from fastnw.backends._cuda_stream import sums as summed
+    from fastnw.backends.cuda.stream import Queries, Stream
+    from fastnw.backends.cuda.stream import sums as summed
+    from fastnw.core.pack import pack_inverse, pack_keys, pack_queries
+    from fastnw.core.validate import build
 
     checked = build(problem.queries, problem.keys, problem.values, kernel="gaussian", bandwidth=problem.bandwidth)
     kind, rows = checked.dtype, np.arange(checked.m)

@@ -44,7 +44,7 @@ def measure(blocks: int, threads: int, loops: int) -> Rates:
 def _kernel(name: str, dtype: str) -> Any:
     from numba import cuda
 
-    from fastnw.backends._cuda_math import functions
+    from fastnw.backends.cuda.functions import functions
 
     step = "exp2(x{i})" if name == "exp2" else "x{i} * a + b"
     lines = ["def kernel(a, b, loops, out):", "    t = cuda.grid(1)"]

@@ -23,9 +23,9 @@ from bench.cases import FASTNW_EXACT, MLPACK, Case, Goal
 from bench.measure import once, rotated, timed
 from bench.peers import PEERS
 from bench.record import Progress
-from fastnw import _pool, methods
-from fastnw._hardware import n_threads
-from fastnw._threads import Meter
+from fastnw import functions, methods
+from fastnw.runtime.hardware import n_threads
+from fastnw.runtime.threads import Meter
 
 BANDWIDTHS = {1: 0.05, 2: 0.1, 3: 0.14}
 PROMISE = 1e-8  # of the values' range, or relative for densities, where no tol is given
@@ -221,7 +221,7 @@ class _Counting(Meter):
 def counted_pairs() -> Iterator[_Counting]:
     """The pairs that tasks report for the progress bar."""
     meter = _Counting()
-    with mock.patch.object(_pool, "progress_meter", return_value=nullcontext(meter)):
+    with mock.patch.object(functions, "progress_meter", return_value=nullcontext(meter)):
         yield meter
 
 
@@ -278,13 +278,13 @@ def plain_sums(work: Work, arrays: tuple[np.ndarray, ...], rows: np.ndarray) -> 
 
 def density_bounds(work: Work, arrays: tuple[np.ndarray, ...], m: int) -> np.ndarray:
     """(m,) bounds on relative errors, which `fastnw.density` looks at and keeps to itself."""
-    from fastnw._plan import make_plan
-    from fastnw._validation import build
+    from fastnw.core.validate import build
+    from fastnw.planner import make_plan
 
     queries, keys, _ = arrays
     problem = build(queries[:m], keys, None, sample_weight=None, key_scale=None, exclude_self=False, **work.options)
     bounds = np.empty(m)
-    _pool.run(problem, make_plan(problem, "auto", "auto", None), False, np.empty((m, 0)), error=bounds)
+    functions.run(problem, make_plan(problem, "auto", "auto", None), False, np.empty((m, 0)), error=bounds)
     return bounds
 
 

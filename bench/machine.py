@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
-from fastnw._hardware import cpu_levels, n_threads
+from fastnw.runtime.hardware import cpu_levels, n_threads
 
 PEER_PACKAGES = ("scikit-learn", "torch", "pykeops", "statsmodels", "mlpack", "KDEpy")
 PACKAGES = ("fastnw", "numpy", "scipy", "finufft", *PEER_PACKAGES)

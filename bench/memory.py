@@ -7,8 +7,8 @@ import time
 import numpy as np
 
 from bench.cases import Case
-from fastnw._hardware import n_threads
-from fastnw._threads import Meter, run
+from fastnw.runtime.hardware import n_threads
+from fastnw.runtime.threads import Meter, run
 
 PART = 1 << 20  # numbers read at a time
 

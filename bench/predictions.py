@@ -16,7 +16,8 @@ import numpy as np
 import fastnw
 from bench.planner_cases import USERS, cloud, users_kernel
 from bench.table import markdown, short
-from fastnw._plan import Plan, make_plan
+from fastnw.core.plan import Plan
+from fastnw.planner import make_plan
 
 WITHIN, SHARE = 2.0, 0.95  # the goal: predictions within a factor of 2 for 95 % of the problems
 LONGEST_SECONDS = 0.5  # problems that are predicted to take longer get fewer queries

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import fastnw
 from bench import record, table
 from bench.record import ROOT, Progress
-from fastnw.backends import compiled
+from fastnw.backends.compiled import backend as compiled
 
 START, END = "<!-- steadiness:start -->", "<!-- steadiness:end -->"
 GOAL = 1.5  # slowest to fastest input of a kernel, per pair

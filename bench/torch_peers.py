@@ -11,7 +11,7 @@ import numpy as np
 
 from bench import cases
 from bench.peer import BY_PRODUCT, Peer, Work, query_blocks
-from fastnw._hardware import n_threads
+from fastnw.runtime.hardware import n_threads
 
 LONG = 0.2  # s: a trial after which no other is needed
 

@@ -13,46 +13,46 @@ __version__ = "0.1.1"
 
 if TYPE_CHECKING:
     from fastnw import bandwidth, d2l, kernels, plotting, widths
-    from fastnw._config import show_config
-    from fastnw._plan import Plan
-    from fastnw._pool import density, plan, pool
-    from fastnw._warnings import AccuracyWarning, BandwidthWarning, EmptyWindowWarning, VersionWarning
-    from fastnw._weights import attention_weights
+    from fastnw.attention import attention_weights
+    from fastnw.bandwidth.adaptive import Abramson, NearestNeighbours
+    from fastnw.bandwidth.learn import LearnedBandwidth, learn_bandwidth
+    from fastnw.bandwidth.result import BandwidthSelection
+    from fastnw.bandwidth.select import select_bandwidth
+    from fastnw.config import show_config
+    from fastnw.core.plan import Plan
+    from fastnw.core.warnings import AccuracyWarning, BandwidthWarning, EmptyWindowWarning, VersionWarning
     from fastnw.estimators import KernelDensity, NadarayaWatsonClassifier, NadarayaWatsonRegressor
+    from fastnw.estimators.persistence import load, save
+    from fastnw.functions import density, plan, pool
     from fastnw.kernels import Kernel
-    from fastnw.persistence import load, save
     from fastnw.relative import relative_representation
-    from fastnw.selection.learn import LearnedBandwidth, learn_bandwidth
-    from fastnw.selection.result import BandwidthSelection
-    from fastnw.selection.select import select_bandwidth
-    from fastnw.widths import Abramson, NearestNeighbours
 
 _HOMES = {
-    "pool": "_pool",
-    "density": "_pool",
-    "plan": "_pool",
-    "attention_weights": "_weights",
-    "Plan": "_plan",
+    "pool": "functions",
+    "density": "functions",
+    "plan": "functions",
+    "attention_weights": "attention",
+    "Plan": "core.plan",
     "Kernel": "kernels",
-    "show_config": "_config",
-    "AccuracyWarning": "_warnings",
-    "BandwidthWarning": "_warnings",
-    "EmptyWindowWarning": "_warnings",
-    "VersionWarning": "_warnings",
-    "load": "persistence",
-    "save": "persistence",
+    "show_config": "config",
+    "AccuracyWarning": "core.warnings",
+    "BandwidthWarning": "core.warnings",
+    "EmptyWindowWarning": "core.warnings",
+    "VersionWarning": "core.warnings",
+    "load": "estimators.persistence",
+    "save": "estimators.persistence",
     "NadarayaWatsonRegressor": "estimators",
     "NadarayaWatsonClassifier": "estimators",
     "KernelDensity": "estimators",
-    "select_bandwidth": "selection.select",
-    "BandwidthSelection": "selection.result",
-    "learn_bandwidth": "selection.learn",
-    "LearnedBandwidth": "selection.learn",
-    "Abramson": "widths",
-    "NearestNeighbours": "widths",
+    "select_bandwidth": "bandwidth.select",
+    "BandwidthSelection": "bandwidth.result",
+    "learn_bandwidth": "bandwidth.learn",
+    "LearnedBandwidth": "bandwidth.learn",
+    "Abramson": "bandwidth.adaptive",
+    "NearestNeighbours": "bandwidth.adaptive",
     "relative_representation": "relative",
 }
-_MODULES = ("kernels", "bandwidth", "d2l", "plotting", "widths", "torch", "jax")
+_MODULES = ("kernels", "bandwidth", "d2l", "estimators", "plotting", "widths", "torch", "jax")
 
 __all__ = [
     "Abramson",

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw import _arrays, _frames
-from fastnw._empty import Tally
-from fastnw._pool import pool
-from fastnw._problem import Problem, result_dtype
-from fastnw._validation import build
-from fastnw._warnings import EmptyWindowWarning, caller_level
-from fastnw._weights import attention_weights
+from fastnw.attention import attention_weights
+from fastnw.core.empties import Tally
+from fastnw.core.problem import Problem, result_dtype
+from fastnw.core.validate import build
+from fastnw.core.warnings import EmptyWindowWarning, caller_level
+from fastnw.functions import pool
+from fastnw.interop import dataframes, frameworks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +70,7 @@ class ChapterKernel:
         x = _array(x)
         if isinstance(x, np.ndarray) and x.dtype.kind in "biu":
             x = x.astype(np.float64)  # NumPy 1 would divide small integers in float16
-        return self.formula(_arrays.namespace(x), x / self.bandwidth)
+        return self.formula(frameworks.namespace(x), x / self.bandwidth)
 
     def bandwidth_for(self, *arrays: Any) -> float:
         """What leaves a distance of exactly one bandwidth outside if it should: the largest number below."""
@@ -190,7 +190,7 @@ def nadaraya_watson(
     """
     if not callable(kernel):
         raise TypeError(f"kernel must be a function of distances, such as fastnw.d2l.gaussian, got {kernel!r}.")
-    x_val = _frames.matched(x_val, x_train, ("x_val", "x_train"))
+    x_val = dataframes.matched(x_val, x_train, ("x_val", "x_train"))
     x_train, y_train, x_val = map(_array, (x_train, y_train, x_val))
     _check_shapes(x_train, y_train, x_val)
     if isinstance(kernel, ChapterKernel):
@@ -202,7 +202,7 @@ def nadaraya_watson(
 
 
 def _array(x: Any) -> Any:
-    return np.asarray(x) if _arrays.framework(x) is None else x
+    return np.asarray(x) if frameworks.framework(x) is None else x
 
 
 def _check_shapes(x_train: Any, y_train: Any, x_val: Any) -> None:
@@ -225,8 +225,8 @@ def _by_fastnw(kernel: ChapterKernel, x_train: Any, y_train: Any, x_val: Any, at
     y_hat = pool(queries, keys, y_train, **options)
     if not attention:
         return y_hat, None
-    restore = _arrays.restorer(x_train, y_train, x_val)
-    weights = attention_weights(_arrays.to_numpy(queries), _arrays.to_numpy(keys), **options)
+    restore = frameworks.restorer(x_train, y_train, x_val)
+    weights = attention_weights(frameworks.to_numpy(queries), frameworks.to_numpy(keys), **options)
     return y_hat, restore(np.ascontiguousarray(weights.T))
 
 
@@ -249,7 +249,7 @@ def _by_tiles(kernel: Callable[[Any], Any], x_train: Any, y_train: Any, x_val: A
     mass, total = sums
     if not np.isfinite(mass).all():
         raise ValueError("kernel is not finite at every distance.")
-    restore = _arrays.restorer(x_train, y_train, x_val)
+    restore = frameworks.restorer(x_train, y_train, x_val)
     with np.errstate(divide="ignore", invalid="ignore"):
         y_hat = np.where(mass == 0, np.nan, total / mass)
         if shares is not None:
@@ -272,7 +272,7 @@ def _distances_of(x_train: Any, x_val: Any, problem: Problem) -> Callable[[slice
     if {problem.keys.dtype.newbyteorder("="), problem.queries.dtype.newbyteorder("=")} <= _SUBTRACTED_AS_THEY_ARE:
         return lambda rows, columns: x_train[rows][:, None] - x_val[columns][None, :]
     keys, queries = problem.keys.astype(np.float64), problem.queries.astype(np.float64).T
-    restore = _arrays.restorer(x_train, x_val)
+    restore = frameworks.restorer(x_train, x_val)
     return lambda rows, columns: restore((keys[rows] - queries[:, columns]).astype(problem.dtype))
 
 
@@ -381,4 +381,4 @@ def draw(
 
 
 def _on_host(array: Any) -> Array:
-    return np.asarray(_arrays.to_numpy(array))
+    return np.asarray(frameworks.to_numpy(array))

@@ -15,8 +15,8 @@ except ImportError as error:  # pragma: no cover
     raise ImportError("fastnw.jax needs JAX: pip install 'fastnw[jax]'") from error
 
 from fastnw import kernels
-from fastnw._differentiable import Choices, forward, gradients
-from fastnw.kernels import Kernel
+from fastnw.gradients.differentiable import Choices, forward, gradients
+from fastnw.kernels.registry import Kernel
 
 __all__ = ["pool"]
 
@@ -42,7 +42,7 @@ def pool(
 
     Runs on the host, in a callback, under `jax.jit`, `jax.grad` and `jax.vmap` (one after another) as well. Gradients,
     in reverse mode alone and of first order, sum all pairs in float64, in O(m + n) memory, by the formulas of
-    `fastnw._gradients`.
+    `fastnw.gradients.sums`.
 
     Parameters
     ----------

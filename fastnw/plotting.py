@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnw import _frames
 from fastnw import kernels as _kernels
-from fastnw.kernels import Kernel
+from fastnw.interop import dataframes
+from fastnw.kernels.registry import Kernel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -254,7 +254,7 @@ class RegressionDisplay:
             column = positions[:, None]
             curve = np.ravel(estimator.predict(_like(X, column)))
             true_curve = None if truth is None else np.ravel(np.asarray(truth(column), dtype=float))
-            names = _frames.column_names(X)
+            names = dataframes.column_names(X)
             name = "x" if names is None else str(names[0])
             shown = cls(x=data[:, 0], y=observed, grid=positions, curve=curve, truth=true_curve, x_label=name)
         return shown.plot(ax, legend=legend, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs)
@@ -296,7 +296,7 @@ class RegressionDisplay:
 
 def _like(X: Any, column: np.ndarray) -> Any:
     """`column` as it is, or, where X is a data frame, as one of its kind with its column's name."""
-    names = _frames.column_names(X)
+    names = dataframes.column_names(X)
     if names is None:
         return column
     # pandas, polars and their kin all build a frame from a dictionary

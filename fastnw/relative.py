@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastnw import _arrays, _frames
-from fastnw._problem import Array, Floats, result_dtype, row_blocks
-from fastnw._weights import attention_weights
+from fastnw.attention import attention_weights
+from fastnw.core.problem import Array, Floats, result_dtype, row_blocks
+from fastnw.interop import dataframes, frameworks
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -76,9 +76,9 @@ def relative_representation(
     from scipy.sparse import csr_array
     from sklearn.utils import check_array, check_scalar
 
-    x = _frames.matched(x, anchors, ("x", "anchors"))
-    x = check_array(_arrays.to_numpy(x), dtype=_FLOATS, ensure_min_samples=0, input_name="x")
-    anchors = check_array(_arrays.to_numpy(anchors), dtype=_FLOATS, input_name="anchors")
+    x = dataframes.matched(x, anchors, ("x", "anchors"))
+    x = check_array(frameworks.to_numpy(x), dtype=_FLOATS, ensure_min_samples=0, input_name="x")
+    anchors = check_array(frameworks.to_numpy(anchors), dtype=_FLOATS, input_name="anchors")
     if x.shape[1] != anchors.shape[1]:
         raise ValueError(f"x has {x.shape[1]} features, but anchors has {anchors.shape[1]} features.")
     (m, d), n, dtype = x.shape, len(anchors), result_dtype(x, anchors, anchors)

@@ -15,8 +15,8 @@ except ImportError as error:  # pragma: no cover
     raise ImportError("fastnw.torch needs PyTorch: pip install 'fastnw[torch]'") from error
 
 from fastnw import kernels
-from fastnw._differentiable import Choices, forward, gradients
-from fastnw.kernels import Kernel
+from fastnw.gradients.differentiable import Choices, forward, gradients
+from fastnw.kernels.registry import Kernel
 
 __all__ = ["pool"]
 
@@ -47,7 +47,7 @@ def pool(
 ) -> Any:
     """`fastnw.pool` for tensors, differentiable by queries, keys, values, bandwidth and sample_weight.
 
-    Gradients sum all pairs in float64, in O(m + n) memory, by the formulas of `fastnw._gradients`; far from all keys
+    Gradients sum all pairs in float64, in O(m + n) memory, by the formulas of `fastnw.gradients.sums`; far from keys
     with the digits that the means have there. They are of reverse mode and first order: `backward`, `torch.func.grad`,
     `vjp`, `jacrev` and `vmap` (one call for each part of a batch). `torch.compile` takes the function whole, a user's
     kernel too; transforms go around the compiled function, not into it. Tensors of other devices are computed on the

@@ -1,5 +1,5 @@
 # A tree of keys, seen by its boxes: which leaves a block of queries needs. Included by _leaves.pxi; what the arrays are stands
-# in fastnw/methods/kdtree.py.
+# in fastnw/methods/tree/kdtree.py.
 
 from libc.stdint cimport int32_t
 

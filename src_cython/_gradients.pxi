@@ -1,5 +1,5 @@
 # The body of every instruction set: gradients of radial kernels, one point (a query, or a key) against strips of the other
-# side. Loops over a strip's buffers, which stay in L1, each of a kind that compilers vectorise; see fastnw/_gradients.py
+# side. Loops over a strip's buffers, which stay in L1, each of a kind that compilers vectorise; see fastnw/gradients/sums.py
 # for the sums.
 
 from libc.math cimport INFINITY, sqrt

@@ -7,7 +7,7 @@ import frameworks
 import pytest
 from hypothesis import HealthCheck, settings
 
-from fastnw.backends import compiled
+from fastnw.backends.compiled import backend as compiled
 
 # The backend fixture holds for all examples of a test, which is what is wanted here.
 _common = {"deadline": None, "max_examples": 25, "suppress_health_check": [HealthCheck.function_scoped_fixture]}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastnw
-from fastnw import _arrays
+from fastnw.interop import frameworks as interop
 
 RNG = np.random.default_rng(0)
 QUERIES, KEYS, VALUES = RNG.normal(size=(30, 3)), RNG.normal(size=(50, 3)), RNG.normal(size=(50, 2))
@@ -108,7 +108,7 @@ def test_a_gradient_asked_of_a_result_is_refused():
 def test_arrays_in_the_hosts_memory_are_read_where_they_lie(name, dtype):
     words = frameworks.load(name)
     array = words.array(KEYS.astype(dtype))
-    read = _arrays.to_numpy(array)
+    read = interop.to_numpy(array)
     np.testing.assert_array_equal(read, KEYS.astype(dtype))
     if name == "torch":
         assert read.ctypes.data == array.data_ptr()
@@ -121,7 +121,7 @@ def test_arrays_in_the_hosts_memory_are_read_where_they_lie(name, dtype):
 def test_torchs_results_are_numpys_memory():
     torch = frameworks.module("torch")
     result = np.arange(5.0)
-    tensor = _arrays.restorer(torch.zeros(1))(result)
+    tensor = interop.restorer(torch.zeros(1))(result)
     assert tensor.data_ptr() == result.ctypes.data
 
 

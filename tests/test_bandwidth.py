@@ -13,8 +13,9 @@ from cases import KERNELS
 from scipy import stats
 
 import fastnw
-from fastnw import _integrals, bandwidth, kernels
-from fastnw.bandwidth import rule_bandwidth
+from fastnw import kernels
+from fastnw.bandwidth import rule_bandwidth, rules
+from fastnw.kernels import integrals
 
 NORMALISABLE = [k for k in KERNELS if k not in ("constant", "dot", "cauchy")]
 # Härdle (1991), Smoothing Techniques, table 3.2: four decimals
@@ -36,7 +37,7 @@ def factor(rule, n, d):
 def test_normalising_constants_match_closed_forms(kernel, d):
     # 1e-12 is promised; the oracle's gamma functions take part of it
     expected = math.log(oracle.normalising_constant(kernel, d))
-    assert _integrals.log_integral(kernels.get(kernel), d) == pytest.approx(expected, rel=0, abs=1e-12)
+    assert integrals.log_integral(kernels.get(kernel), d) == pytest.approx(expected, rel=0, abs=1e-12)
 
 
 @pytest.mark.parametrize("d", [301, 784])
@@ -52,68 +53,68 @@ def test_normalising_constants_in_hundreds_of_dimensions(d):
         }
     for kernel, value in expected.items():
         # log C is in the thousands: half an ulp of each of its terms comes on top of 1e-12
-        assert _integrals.log_integral(kernel, d) == pytest.approx(float(value), rel=0, abs=2e-12)
+        assert integrals.log_integral(kernel, d) == pytest.approx(float(value), rel=0, abs=2e-12)
 
 
 def test_cauchy_has_a_density_on_the_line_only():
-    assert _integrals.log_integral("cauchy", 1) == pytest.approx(math.log(math.pi), abs=1e-13)
+    assert integrals.log_integral("cauchy", 1) == pytest.approx(math.log(math.pi), abs=1e-13)
     with pytest.raises(ValueError, match=r"'cauchy'.*d = 2"):
-        _integrals.log_integral("cauchy", 2)
+        integrals.log_integral("cauchy", 2)
 
 
 @pytest.mark.parametrize("kernel", ["constant", "dot"])
 def test_infinite_integrals_are_errors_that_name_the_kernel(kernel):
     with pytest.raises(ValueError, match=rf"{kernel}.*d = 1"):
-        _integrals.log_integral(kernel, 1)
+        integrals.log_integral(kernel, 1)
 
 
 def test_user_kernels_are_normalised_by_quadrature():
     student = fastnw.Kernel("student", lambda u2: 1 / (1 + u2) ** 2)
     for d, integral in ((1, math.pi / 2), (2, math.pi), (3, math.pi**2)):
-        assert math.exp(_integrals.log_integral(student, d)) == pytest.approx(integral, rel=1e-12)
+        assert math.exp(integrals.log_integral(student, d)) == pytest.approx(integral, rel=1e-12)
     with pytest.raises(ValueError, match=r"'student'.*d = 4.*infinite"):
-        _integrals.log_integral(student, 4)
+        integrals.log_integral(student, 4)
 
 
 def test_user_kernels_with_jumps_scales_and_overflow():
     steps = fastnw.Kernel("steps", lambda u2: 1.0 if u2 < 2.25 else 0.25 if u2 < 9 else 0.0)
-    assert math.exp(_integrals.log_integral(steps, 2)) == pytest.approx(math.pi * (2.25 + 0.25 * 6.75), rel=1e-10)
+    assert math.exp(integrals.log_integral(steps, 2)) == pytest.approx(math.pi * (2.25 + 0.25 * 6.75), rel=1e-10)
     narrow = fastnw.Kernel("narrow", lambda u2: 1 - u2 * 1e12, support=1e-6)
-    assert math.exp(_integrals.log_integral(narrow, 1)) == pytest.approx(4e-6 / 3, rel=1e-12)
+    assert math.exp(integrals.log_integral(narrow, 1)) == pytest.approx(4e-6 / 3, rel=1e-12)
     # math.cosh overflows where the search for the tail's end looks
     sech = fastnw.Kernel("sech", lambda u2: 1 / math.cosh(math.sqrt(u2)))
-    assert math.exp(_integrals.log_integral(sech, 1)) == pytest.approx(math.pi, rel=1e-12)
+    assert math.exp(integrals.log_integral(sech, 1)) == pytest.approx(math.pi, rel=1e-12)
 
 
 def test_an_underflowing_profile_asks_for_its_logarithm():
     d = 2000
     plain = fastnw.Kernel("plain", lambda u2: np.exp(-u2 / 2))
     with pytest.raises(ValueError, match="log_profile"):
-        _integrals.log_integral(plain, d)
+        integrals.log_integral(plain, d)
     logged = fastnw.Kernel("logged", lambda u2: np.exp(-u2 / 2), log_profile=lambda u2: -u2 / 2)
-    assert _integrals.log_integral(logged, d) == pytest.approx(d / 2 * math.log(2 * math.pi), rel=1e-15, abs=1e-11)
+    assert integrals.log_integral(logged, d) == pytest.approx(d / 2 * math.log(2 * math.pi), rel=1e-15, abs=1e-11)
 
 
 @pytest.mark.parametrize("kernel", PUBLISHED)
 def test_canonical_bandwidths_are_those_published(kernel):
-    assert _integrals.canonical_bandwidth(kernel, 1) == pytest.approx(PUBLISHED[kernel], abs=5.1e-5)
+    assert integrals.canonical_bandwidth(kernel, 1) == pytest.approx(PUBLISHED[kernel], abs=5.1e-5)
 
 
 @pytest.mark.parametrize("d", [1, 2, 5, 20])
 def test_canonical_bandwidths_in_several_dimensions(d):
-    gaussian = _integrals.canonical_bandwidth("gaussian", d)
+    gaussian = integrals.canonical_bandwidth("gaussian", d)
     assert gaussian == pytest.approx((4 * math.pi) ** (-d / 2 / (d + 4)), rel=1e-12)
     # Silverman (1986), table 4.1: the optimal constants of both kernels for normal data
     ball = math.pi ** (d / 2) / math.gamma(d / 2 + 1)
     epanechnikov = (8 / ball * (d + 4) * (2 * math.sqrt(math.pi)) ** d) ** (1 / (d + 4))
     normal = (4 / (d + 2)) ** (1 / (d + 4))
-    ratio = _integrals.canonical_bandwidth("epanechnikov", d) / gaussian
+    ratio = integrals.canonical_bandwidth("epanechnikov", d) / gaussian
     assert ratio == pytest.approx(epanechnikov / normal, rel=1e-12)
 
 
 @pytest.mark.parametrize("kernel", ["cauchy", "constant", "dot"])
 def test_kernels_without_a_canonical_bandwidth(kernel):
-    assert _integrals.canonical_bandwidth(kernel, 1) is None
+    assert integrals.canonical_bandwidth(kernel, 1) is None
 
 
 @pytest.mark.parametrize("d", [1, 2, 7, 300])
@@ -130,7 +131,7 @@ def test_radii_follow_their_distribution(d):
     if d == 1:
         distributions["cauchy"] = lambda u: 2 / math.pi * np.arctan(u)
     for kernel, cdf in distributions.items():
-        u = _integrals.sample_radius(kernel, d, p)
+        u = integrals.sample_radius(kernel, d, p)
         np.testing.assert_allclose(cdf(u), p, rtol=0, atol=1e-9, err_msg=kernel)
 
 
@@ -138,10 +139,10 @@ def test_radii_stay_in_the_support_and_out_of_holes():
     p = np.linspace(0, 1, 2001)
     for support in (0.1, 0.3, 0.7, 1.0, 3.0, 7.7):
         disc = fastnw.Kernel("disc", lambda u2: u2 * 0 + 1, support=support)
-        assert _integrals.sample_radius(disc, 3, p).max() <= support
+        assert integrals.sample_radius(disc, 3, p).max() <= support
     # zero beyond 3 as well, which the table has to find out
     holed = fastnw.Kernel("holed", lambda u2: np.where(((u2 > 1) & (u2 < 4)) | (u2 > 9), 0.0, 1.0))
-    u = _integrals.sample_radius(holed, 1, p)
+    u = integrals.sample_radius(holed, 1, p)
     # half of the mass lies on either side; the table's cells at a jump are a few 1e-3 wide
     assert np.mean(u <= 1.5) == pytest.approx(0.5, abs=2e-3)
     assert np.all((u < 1.01) | ((u > 1.99) & (u < 3.01)))
@@ -171,7 +172,7 @@ def test_blocks_of_rows_change_nothing_but_rounding(monkeypatch):
     X = (1e4 + np.random.default_rng(5).normal(size=(100, 3))).astype(np.float32)
     w = np.random.default_rng(6).integers(0, 3, size=100)
     whole = rule_bandwidth(X, "scott", "gaussian", w)
-    monkeypatch.setattr(bandwidth, "_BLOCK_ELEMENTS", 20)
+    monkeypatch.setattr(rules, "_BLOCK_ELEMENTS", 20)
     np.testing.assert_allclose(rule_bandwidth(X, "scott", "gaussian", w), whole, rtol=1e-13)
     assert whole.dtype == np.float64
 

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import scipy.linalg, threadpoolctl
 import fastnw
-from fastnw._threads import one_blas_thread
+from fastnw.runtime.threads import one_blas_thread
 
 def blas():
     info = threadpoolctl.threadpool_info()

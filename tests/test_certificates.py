@@ -18,10 +18,12 @@ from oracle import normalising_constant
 from truth import truth
 
 import fastnw
-from fastnw import _plan
-from fastnw.methods import exact, fourier, moments, tails
+from fastnw import planner
+from fastnw.methods import exact, prefix_sums
+from fastnw.methods.fourier import method as fourier
+from fastnw.methods.tails import method as tails
 
-METHODS = [name for name in WORK if name in _plan._METHODS]
+METHODS = [name for name in WORK if name in planner._METHODS]
 LENGTHS = [
     pytest.param(1, id="short"),
     pytest.param(10, id="long", marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
@@ -183,7 +185,7 @@ def test_density(method, length):
 # What is cut into tasks goes in many of them here.
 SMALL = {
     "fourier": (fourier, {"BLOCK": dict.fromkeys((1, 2, 3), 97)}),
-    "moments": (moments, {"QUERIES": 50, "KEYS": 64, "BUCKET": 128}),
+    "moments": (prefix_sums, {"QUERIES": 50, "KEYS": 64, "BUCKET": 128}),
 }
 
 

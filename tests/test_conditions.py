@@ -13,7 +13,7 @@ from cases import COMPACT_KERNELS, LOG_KERNELS
 from oracle import MP_CAUCHY, MP_LOG_KAPPA, normalising_constant
 
 import fastnw
-from fastnw import _factor
+from fastnw.arithmetic import factor
 
 EPS = np.finfo(np.float64).eps
 PROMISE = 1e-8
@@ -248,7 +248,7 @@ def test_whitening_keeps_its_bounds_in_many_coordinates(d):
     mixing = rng.normal(size=(d, d)) / math.sqrt(d)
     h = mixing @ mixing.T + (np.eye(d) if d > 128 else 1e-3 * np.eye(d))
     h = (h + h.T) / 2
-    found = _factor.factor(h)
+    found = factor.factor(h)
     points, origin = rng.normal(size=(2, d)) * 30, rng.normal(size=d)
     with mpmath.workdps(40):
         matrix, whitened = mp_matrix(h), found.whitened(points, origin)

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import fastnw
-from fastnw import _arrays, backends
-from fastnw.backends import cuda
+from fastnw import backends
+from fastnw.backends.cuda import backend as cuda
+from fastnw.interop import frameworks
 
 INSTALLED = importlib.util.find_spec("numba_cuda") is not None
 HERE = Path(__file__).parent
@@ -91,7 +92,7 @@ def test_what_is_missing_is_said_precisely(monkeypatch):
         sys.modules |= {{"numba": numba, "numba.cuda": device_code}}
         found = importlib.util.find_spec
         importlib.util.find_spec = lambda name: object() if name == "numba_cuda" else found(name)
-        from fastnw.backends import cuda
+        from fastnw.backends.cuda import backend as cuda
         print(cuda.missing())
         """
         assert re.search(expected, fresh.run(program))
@@ -102,7 +103,7 @@ def test_nothing_of_numba_is_imported_with_fastnw():
     import sys
     import fastnw
     from fastnw import backends
-    from fastnw.backends import cuda
+    from fastnw.backends.cuda import backend as cuda
     fastnw.pool([[0.0]], [[1.0]], [1.0])
     print([name for name in sys.modules if name.startswith("numba")])
     """
@@ -129,11 +130,11 @@ class OnHost:
 def test_auto_takes_cuda_only_for_arrays_on_a_device(monkeypatch):
     monkeypatch.setattr(cuda, "missing", lambda: None)
     host = np.zeros((1, 1))
-    assert _arrays.backend_for("auto", host, [[0.0]], OnHost()) == "auto"
-    assert _arrays.backend_for("auto", host, OnDevice()) == "cuda"
-    assert _arrays.backend_for("reference", OnDevice()) == "reference"
+    assert frameworks.backend_for("auto", host, [[0.0]], OnHost()) == "auto"
+    assert frameworks.backend_for("auto", host, OnDevice()) == "cuda"
+    assert frameworks.backend_for("reference", OnDevice()) == "reference"
     monkeypatch.setattr(cuda, "missing", lambda: "no driver")
-    assert _arrays.backend_for("auto", OnDevice()) == "auto"
+    assert frameworks.backend_for("auto", OnDevice()) == "auto"
 
 
 def test_arrays_on_a_device_that_cannot_be_read_are_an_error(monkeypatch):

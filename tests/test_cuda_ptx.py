@@ -56,7 +56,7 @@ def capability(request):
 
 
 def shape(dtype, d=3, c=1, form="one", scaled=False, weighted=False, own=False):
-    from fastnw.backends._cuda_kernels import Shape
+    from fastnw.backends.cuda.kernels import Shape
 
     return Shape(dtype, d, c, form, scaled, weighted, own)
 
@@ -64,7 +64,7 @@ def shape(dtype, d=3, c=1, form="one", scaled=False, weighted=False, own=False):
 def ptx_of(kernel, of, task, capability):
     from numba import cuda
 
-    from fastnw.backends import _cuda_kernels as made
+    from fastnw.backends.cuda import kernels as made
 
     function, _, _ = made.made(kernel, of, MANY, task)
     text, _ = cuda.compile(
@@ -182,7 +182,7 @@ def test_windows_and_polynomials_in_many_coordinates(name, dtype, tmp_path):
 def test_what_fills_merges_and_scores(dtype, tmp_path):
     from numba import cuda, types
 
-    from fastnw.backends import _cuda_kernels as made
+    from fastnw.backends.cuda import kernels as made
 
     real, states = getattr(types, dtype), types.float64[:, :, ::1]
     signatures = {
@@ -237,8 +237,8 @@ OTHER_KINDS += [(kind, not contiguous) for kind, contiguous in KINDS]
 def test_what_reads_arrays_on_the_device_compiles_for_every_type(kind, contiguous):
     from numba import cuda, types
 
-    from fastnw.backends import _cuda_arrays as arrays
-    from fastnw.backends._cuda_kernels import plain_function
+    from fastnw.backends.cuda import arrays as arrays
+    from fastnw.backends.cuda.kernels import plain_function
 
     element, whole, flag, double = getattr(types, kind), types.int64, types.boolean, types.float64
     rows, numbers, column = element[:, ::1] if contiguous else element[:, :], double[::1], double[:, ::1]

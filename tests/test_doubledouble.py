@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from fastnw import _doubledouble as dd
+from fastnw.arithmetic import doubledouble as dd
 
 RNG = np.random.default_rng(0)
 A, B, C, D = (RNG.normal(size=300) * 10.0 ** RNG.integers(-40, 40, size=300) for _ in range(4))

@@ -19,8 +19,9 @@ from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastnw
-from fastnw import KernelDensity, NadarayaWatsonClassifier, NadarayaWatsonRegressor, estimators
+from fastnw import KernelDensity, NadarayaWatsonClassifier, NadarayaWatsonRegressor
 from fastnw.bandwidth import rule_bandwidth
+from fastnw.estimators import regression
 
 PROMISE = 1e-8  # of the values' range, by SPEC; tests leave a factor 2 for the oracle's and the result's rounding
 
@@ -222,14 +223,14 @@ def test_choices_reach_the_sums_and_rows_add_up_whatever_comes_back(data, labels
     X, _, _, Q = data
     asked = []
 
-    run = estimators.run
+    run = regression.run
 
     def approximate(problem, plan, progress, means, **options):
         asked.append({"method": plan.method, "backend": plan.backend, "tol": problem.tol, "n_jobs": plan.n_threads})
         run(problem, plan, progress, means, **options)
         means *= 1 + 1e-6
 
-    monkeypatch.setattr(estimators, "run", approximate)
+    monkeypatch.setattr(regression, "run", approximate)
     choices = {"method": "exact", "backend": "reference", "tol": 1e-3, "n_jobs": 1}
     p = NadarayaWatsonClassifier(**choices).fit(X, labels).predict_proba(Q)
     assert asked == [choices]

@@ -9,9 +9,9 @@ import pytest
 from cases import COMPACT_KERNELS, LOG_KERNELS, spread_bandwidth
 
 import fastnw
-from fastnw._gradients import by_key, by_query
-from fastnw._threads import Meter
-from fastnw._validation import build
+from fastnw.core.validate import build
+from fastnw.gradients.sums import by_key, by_query
+from fastnw.runtime.threads import Meter
 
 FAR_KERNELS = [*LOG_KERNELS, "cauchy"]
 MP_LOG_KAPPA = oracle.MP_LOG_KAPPA | oracle.MP_CAUCHY
@@ -83,7 +83,7 @@ def exactly(array):
 
 
 def gradients(parts, kernel, alpha, beta, backend="auto", absent=()):
-    """What the sums come to, by the formulas in the docstring of `fastnw._gradients`."""
+    """What the sums come to, by the formulas in the docstring of `fastnw.gradients.sums`."""
     options = {name: x for name, x in parts.items() if name in UNSET and name not in absent}
     arrays = [parts[name] for name in ("queries", "keys", "values")]
     mean, log_mass = fastnw.pool(*arrays, kernel=kernel, bandwidth=parts["bandwidth"], return_mass=True, **options)

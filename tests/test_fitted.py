@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 import fastnw
-from fastnw import _pool
-from fastnw.methods import exact, fourier, moments, reach, tails, tree
+from fastnw import functions
+from fastnw.methods import exact, prefix_sums
+from fastnw.methods.fourier import method as fourier
+from fastnw.methods.tails import method as tails
+from fastnw.methods.tree import method as tree
+from fastnw.methods.tree import selectivity
 
 N = 150_000
 
@@ -31,7 +35,7 @@ def made(monkeypatch):
 
     for module, name in (
         (exact, "pack_keys"), (exact, "coordinates"), (tails, "pack_keys"), (tree, "build"), (tree, "moments"),
-        (reach, "predict"), (moments, "SortedKeys"), (fourier, "_coefficients"),
+        (selectivity, "predict"), (prefix_sums, "SortedKeys"), (fourier, "_coefficients"),
     ):  # fmt: skip
         count(module, name)
     return calls
@@ -41,14 +45,14 @@ def made(monkeypatch):
 def planned(monkeypatch):
     """A list that fills with the methods of predictions' plans."""
     methods = []
-    make_plan = _pool.make_plan
+    make_plan = functions.make_plan
 
     def watched(*arguments):
         plan = make_plan(*arguments)
         methods.append(plan.method)
         return plan
 
-    monkeypatch.setattr(_pool, "make_plan", watched)
+    monkeypatch.setattr(functions, "make_plan", watched)
     return methods
 
 

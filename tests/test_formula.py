@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastnw import kernels
-from fastnw._formula import FUNCTIONS, Untraceable, trace
+from fastnw.kernels.tracing import FUNCTIONS, Untraceable, trace
 
 U2 = np.concatenate([np.linspace(0, 1, 101), np.geomspace(1e-12, 40, 50)])
 WIDTH = 3.0

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from oracle import naive_pool
 
 import fastnw
-from fastnw.methods import exact, fourier
+from fastnw.methods import exact
+from fastnw.methods.fourier import method as fourier
 
 PROMISE = {"float32": 1e-4, "float64": 1e-8}
 

@@ -13,11 +13,11 @@ import pytest
 from oracle import LONG, naive_log_density, naive_pool, naive_scaled
 
 import fastnw
-from fastnw._plan import make_plan
-from fastnw._threads import Meter
-from fastnw._validation import build, metric
-from fastnw.methods import fourier
-from fastnw.selection.spectrum import Spectrum
+from fastnw.bandwidth.spectral import Spectrum
+from fastnw.core.validate import build, metric
+from fastnw.methods.fourier import method as fourier
+from fastnw.planner import make_plan
+from fastnw.runtime.threads import Meter
 
 QUIET = Meter(False, 0, "")
 TOLERANCES = [1e-2, 1e-4, 1e-6, None, 1e-10]

@@ -13,10 +13,10 @@ from cases import COMPACT_KERNELS, KERNELS, LOG_KERNELS, spread_bandwidth
 
 import fastnw
 from fastnw import kernels
-from fastnw._gradients import by_key, by_query
-from fastnw._threads import Meter
-from fastnw._validation import build
-from fastnw.backends import compiled
+from fastnw.backends.compiled import backend as compiled
+from fastnw.core.validate import build
+from fastnw.gradients.sums import by_key, by_query
+from fastnw.runtime.threads import Meter
 
 LONG = np.longdouble
 NO_METER = Meter(False, 0, "")
@@ -277,8 +277,8 @@ def test_threads_do_not_change_a_bit(kernel, sizes):
 @pytest.mark.parametrize("sizes", [(700, 1100), (2, 3000), (3000, 2)])
 def test_blocks_are_put_together(sizes, monkeypatch):
     """Many tasks and spans give what one gives."""
-    from fastnw import _gradients
-    from fastnw.backends import gradients
+    from fastnw.backends import gradient_tiles
+    from fastnw.gradients import sums
 
     rng = np.random.default_rng(1)
     (m, n), d = sizes, 2
@@ -292,9 +292,9 @@ def test_blocks_are_put_together(sizes, monkeypatch):
         return [queries.moved, queries.squares, queries.outer, keys.moved, keys.values, keys.weights, keys.squares]
 
     whole = results()
-    monkeypatch.setattr(_gradients, "SPAN_BYTES", 20000)
-    monkeypatch.setattr(_gradients, "TASK_PAIRS", 1)
-    monkeypatch.setattr(gradients, "PAIRS", 1000)
+    monkeypatch.setattr(sums, "SPAN_BYTES", 20000)
+    monkeypatch.setattr(sums, "TASK_PAIRS", 1)
+    monkeypatch.setattr(gradient_tiles, "PAIRS", 1000)
     for found, expected in zip(results(), whole, strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastnw
-from fastnw.backends import compiled
+from fastnw.backends.compiled import backend as compiled
 
 
 def test_import_takes_at_most_0_3_s():

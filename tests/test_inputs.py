@@ -248,14 +248,14 @@ def test_out_may_be_the_weights():
 
 def test_compiled_code_sees_aligned_arrays_only(tmp_path):
     """What C does not allow works on this processor, until a compiler takes it at its word."""
-    from fastnw import _pack
-    from fastnw._validation import build
+    from fastnw.core import pack
+    from fastnw.core.validate import build
 
     rng = np.random.default_rng(0)
     queries, keys, values = (unaligned(rng.normal(size=shape), tmp_path) for shape in [(5, 3), (9, 3), (9, 1)])
     assert not any(array.flags.aligned for array in (queries, keys, values))
     problem = build(queries, keys, values, kernel="gaussian", bandwidth=1.0)
-    assert _pack.pack_queries(problem, slice(0, 5), np.float64).flags.aligned
-    rows = _pack.pack_rows(problem, 0, 9, np.float64)
+    assert pack.pack_queries(problem, slice(0, 5), np.float64).flags.aligned
+    rows = pack.pack_rows(problem, 0, 9, np.float64)
     assert rows.keys.flags.aligned
     assert rows.values.flags.aligned

@@ -16,9 +16,9 @@ PREAMBLE = """
 import _thread, time
 import numpy as np
 import fastnw
-from fastnw._gradients import by_key, by_query
-from fastnw._threads import Meter
-from fastnw._validation import build
+from fastnw.gradients.sums import by_key, by_query
+from fastnw.runtime.threads import Meter
+from fastnw.core.validate import build
 
 meter = Meter(False, 0, "")
 
@@ -199,7 +199,7 @@ def test_no_task_runs_on_when_the_interrupt_arrives():
     """The main thread waits for a worker that is slower than the others: Thread.join may not take it for finished."""
     program = """
     import threading, time
-    from fastnw._threads import Meter, run
+    from fastnw.runtime.threads import Meter, run
     running = set()
 
     def task(i):
@@ -222,7 +222,7 @@ def test_no_task_runs_on_when_the_interrupt_arrives():
 def test_a_detachable_task_is_not_waited_for():
     program = """
     import time
-    from fastnw._threads import Meter, run
+    from fastnw.runtime.threads import Meter, run
 
     def task(i):
         print("go", flush=True)
@@ -243,7 +243,7 @@ def test_an_interrupt_at_any_moment():
     """Between any two steps of the caller: as threads start, as they are waited for, as the last of them ends."""
     program = """
     import random, signal, time
-    from fastnw._threads import Meter, run
+    from fastnw.runtime.threads import Meter, run
 
     def interrupt(*arguments):
         raise KeyboardInterrupt

@@ -16,8 +16,9 @@ from sklearn.neighbors import KernelDensity as SklearnDensity
 from sklearn.utils._param_validation import InvalidParameterError
 
 import fastnw
-from fastnw import KernelDensity, kernel_density
+from fastnw import KernelDensity
 from fastnw.bandwidth import rule_bandwidth
+from fastnw.estimators import density
 
 SKLEARN_KERNELS = ["gaussian", "tophat", "epanechnikov", "exponential", "linear", "cosine"]
 NORMALISABLE = [k for k in KERNELS if k not in ("constant", "dot")]
@@ -119,9 +120,9 @@ def test_tolerances_are_honoured(kernel, atol, rtol):
 @pytest.mark.parametrize("bandwidth", [0.3, np.array([0.3, 2.0]), np.array([[0.5, 0.2], [0.2, 1.0]])])
 def test_an_absolute_tolerance_becomes_relative_to_the_highest_density(monkeypatch, bandwidth):
     asked = []
-    real = kernel_density.log_density
+    real = density.log_density
     monkeypatch.setattr(
-        kernel_density, "log_density", lambda problem, *a, **k: asked.append(problem.tol) or real(problem, *a, **k)
+        density, "log_density", lambda problem, *a, **k: asked.append(problem.tol) or real(problem, *a, **k)
     )
     X, Q, _ = cloud(2)
     for atol, rtol in ((1e-6, 1e-3), (1e9, 0.0), (0, 0.25), (0, 0)):
@@ -133,8 +134,8 @@ def test_an_absolute_tolerance_becomes_relative_to_the_highest_density(monkeypat
 
 def test_choices_reach_the_sums(monkeypatch):
     asked = []
-    real = kernel_density.log_density
-    monkeypatch.setattr(kernel_density, "log_density", lambda *a, **k: asked.append(a[1:4]) or real(*a, **k))
+    real = density.log_density
+    monkeypatch.setattr(density, "log_density", lambda *a, **k: asked.append(a[1:4]) or real(*a, **k))
     X, Q, _ = cloud(2)
     choices = {"method": "exact", "backend": "reference", "n_jobs": 1}
     KernelDensity(**choices).fit(X).score_samples(Q)

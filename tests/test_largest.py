@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastnw._largest import merge_largest
+from fastnw.core._top_k import merge_largest
 
 
 @settings(max_examples=200, deadline=None)

@@ -9,8 +9,8 @@ import pytest
 
 import fastnw
 from fastnw import BandwidthWarning, kernels
-from fastnw.selection import learn
-from fastnw.selection.parameters import Matrix, Widths
+from fastnw.bandwidth import learn
+from fastnw.bandwidth.parameters import Matrix, Widths
 
 
 def sample(n=400, seed=0):

@@ -79,16 +79,16 @@ def state():
 def test_first_uses_leave_the_process_as_it_was():
     """Step by step; nothing is printed. Arithmetic is looked at in fastnw's own threads, too, as tasks end there."""
     program = f"""{PREAMBLE}{STATE}
-from fastnw import _threads
+from fastnw.runtime import threads
 
-caller, add, workers = threading.get_ident(), _threads.Meter.add, []
+caller, add, workers = threading.get_ident(), threads.Meter.add, []
 
 def looking(self, pairs):
     if threading.get_ident() != caller:
         workers.append(arithmetic())
     add(self, pairs)
 
-_threads.Meter.add = looking
+threads.Meter.add = looking
 before, steps = state(), []
 
 def step(name, call, threads=False):

@@ -12,7 +12,7 @@ from cases import COMPACT_KERNELS, KERNELS, LOG_KERNELS
 from oracle import MP_CAUCHY, MP_LOG_KAPPA, mp_pool, mp_squares
 
 import fastnw
-from fastnw.methods import moments
+from fastnw.methods import prefix_sums
 
 PROMISE = {"float32": 1e-4, "float64": 1e-8}
 N = 300
@@ -79,7 +79,7 @@ def methods(kernel, d, shape):
     can = {
         "exact": True,
         "tree": kernel in LOG_KERNELS + COMPACT_KERNELS and kernel != "dot",
-        "moments": d == 1 and kernel in (*moments.WINDOWS, *moments.DECAYING),
+        "moments": d == 1 and kernel in (*prefix_sums.WINDOWS, *prefix_sums.DECAYING),
         "fourier": kernel == "gaussian" and shape == "number",
     }
     return [method for method in can if can[method]]

@@ -13,14 +13,17 @@ import oracle
 import pytest
 
 import fastnw
-from fastnw import NadarayaWatsonClassifier, estimators, kernels
-from fastnw._classes import LEAST_CLASSES, MostProbable, OneHot
-from fastnw._pack import pack_keys
-from fastnw._plan import make_plan
-from fastnw._pool import run
-from fastnw._validation import trusted
-from fastnw.methods import exact, tails, tree
-from fastnw.selection import own_classes, select
+from fastnw import NadarayaWatsonClassifier, kernels, planner
+from fastnw.bandwidth import own_classes, select
+from fastnw.core.classes import LEAST_CLASSES, MostProbable, OneHot
+from fastnw.core.pack import pack_keys
+from fastnw.core.validate import trusted
+from fastnw.estimators import regression
+from fastnw.functions import run
+from fastnw.methods import exact
+from fastnw.methods.tails import method as tails
+from fastnw.methods.tree import method as tree
+from fastnw.planner import make_plan
 
 CLASSES = LEAST_CLASSES + 7
 TOL = {"float64": 2e-8, "float32": 2e-4}  # twice the promise of probabilities, for the result's rounding
@@ -103,7 +106,7 @@ def test_integers_and_indicators_agree(method, outputs, dtype, monkeypatch):
     queries, keys, labels, weights = cloud(n=4000, dtype=dtype, outputs=outputs)
     found = []
     for least in (2, 10**9):
-        monkeypatch.setattr(estimators, "LEAST_CLASSES", least)
+        monkeypatch.setattr(regression, "LEAST_CLASSES", least)
         model = NadarayaWatsonClassifier(kernel="triweight", bandwidth=0.5, method=method, empty="nearest")
         model.fit(keys, labels, weights)
         assert (model._problem.classes is None) == (least > 2)
@@ -120,7 +123,7 @@ def test_methods_that_need_indicators_make_them_or_refuse(method, kernel, d, mon
     expected = model.predict_proba(queries)
     model.set_params(method=method)
     np.testing.assert_allclose(model.predict_proba(queries), expected, rtol=0, atol=2e-8)
-    monkeypatch.setattr(sys.modules[f"fastnw.methods.{method}"], "MOST_DENSE_BYTES", 1 << 10)
+    monkeypatch.setattr(planner._METHODS[method], "MOST_DENSE_BYTES", 1 << 10)
     with pytest.raises(ValueError, match=f"method='{method}' cannot do this: would take .* {CLASSES} classes"):
         model.predict_proba(queries)
     model.set_params(method="auto").predict_proba(queries)

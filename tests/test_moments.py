@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from oracle import mp_pool, naive_pool
 
 import fastnw
-from fastnw._threads import Meter
-from fastnw._validation import build
-from fastnw.methods import exact, moments
+from fastnw.core.validate import build
+from fastnw.methods import exact, prefix_sums
+from fastnw.runtime.threads import Meter
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastnw.EmptyWindowWarning")
 
-WINDOWS, DECAYING = list(moments.WINDOWS), list(moments.DECAYING)
+WINDOWS, DECAYING = list(prefix_sums.WINDOWS), list(prefix_sums.DECAYING)
 KERNELS = WINDOWS + DECAYING
 EPS = np.finfo(np.float64).eps
 UNIT = 8 * np.finfo(np.longdouble).eps  # 16 roundings
@@ -232,8 +232,8 @@ def test_the_bound_on_a_mass_beside_the_rim(kernel):
     queries = 0.3 + 0.1 * (1 - 10.0 ** -rng.uniform(0.1, 9, 300))
     problem = build(queries[:, None], np.array([[0.3]]), None, kernel=kernel, bandwidth=0.1)
     plan = fastnw.plan(queries[:, None], np.array([[0.3]]), kernel=kernel, bandwidth=0.1, method="moments")
-    state = moments.accumulate(moments.summarise(problem, plan), np.arange(300), Meter(False, 0, ""))
-    power, exponent = moments.WINDOWS[kernel]
+    state = prefix_sums.accumulate(prefix_sums.summarise(problem, plan), np.arange(300), Meter(False, 0, ""))
+    power, exponent = prefix_sums.WINDOWS[kernel]
     for query, mass, log, error in zip(queries, state.mass, state.shift, state.mass_error, strict=True):
         u = (Fraction(query) - Fraction(0.3)) / Fraction(0.1)
         assert abs(np.exp(log) * mass - (1 - u**power) ** exponent) <= np.exp(log) * error
@@ -345,7 +345,7 @@ def test_few_queries_reach_exact(monkeypatch):
 def test_sorting_in_buckets():
     rng = np.random.default_rng(8)
     for numbers in (rng.normal(size=150_000), np.zeros(100_000), np.round(rng.standard_cauchy(120_000))):
-        order = moments.sorted_order(numbers, 2)
+        order = prefix_sums.sorted_order(numbers, 2)
         np.testing.assert_array_equal(numbers[order], np.sort(numbers))
         np.testing.assert_array_equal(np.sort(order), np.arange(len(numbers)))
 
@@ -417,10 +417,10 @@ def test_a_summary_answers_again():
     queries, keys, values = large()
     problem = build(queries, keys, values, kernel="epanechnikov", bandwidth=0.05)
     plan = fastnw.plan(queries, keys, values, kernel="epanechnikov", bandwidth=0.05, method="moments")
-    summary, meter = moments.summarise(problem, plan), Meter(False, 0, "")
-    whole = moments.accumulate(summary, np.arange(len(queries)), meter)
+    summary, meter = prefix_sums.summarise(problem, plan), Meter(False, 0, "")
+    whole = prefix_sums.accumulate(summary, np.arange(len(queries)), meter)
     rows = np.arange(100, 60_000, 7)
-    part = moments.accumulate(summary, rows, meter)
+    part = prefix_sums.accumulate(summary, rows, meter)
     np.testing.assert_array_equal(part.mass, whole.mass[rows])
     np.testing.assert_array_equal(part.total, whole.total[rows])
 

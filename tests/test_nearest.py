@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastnw
-from fastnw import _nearest
+from fastnw.methods.nearest import search
 
 BACKENDS = ["compiled", "numba", "reference"]
 
@@ -54,7 +54,7 @@ def check(queries, keys, backend="compiled", **options):
 @pytest.fixture(params=["tree", "tiles"])
 def way(request, monkeypatch):
     """Both ways to look for candidates, whatever the size; what NumPy warns of would be an error."""
-    monkeypatch.setattr(_nearest, "MANY_PAIRS", 0 if request.param == "tree" else 1 << 62)
+    monkeypatch.setattr(search, "MANY_PAIRS", 0 if request.param == "tree" else 1 << 62)
     return request.param
 
 
@@ -169,8 +169,8 @@ def test_many_keys_by_the_tree(d):
 
 def test_a_fitted_model_keeps_its_tree(monkeypatch):
     made = []
-    of = _nearest._Scaling.of
-    monkeypatch.setattr(_nearest._Scaling, "of", lambda problem: (made.append(1), of(problem))[1])
+    of = search._Scaling.of
+    monkeypatch.setattr(search._Scaling, "of", lambda problem: (made.append(1), of(problem))[1])
     rng = np.random.default_rng(6)
     X = rng.normal(size=(20_000, 2))
     model = fastnw.NadarayaWatsonRegressor(kernel="epanechnikov", bandwidth=1e-6, empty="nearest").fit(X, X[:, 0])
@@ -184,19 +184,19 @@ def test_the_bar_ends_with_the_search(monkeypatch):
     seen = []
     rng = np.random.default_rng(7)
     X = rng.normal(size=(20_000, 2))
-    settled = _nearest.settled
-    from fastnw import _threads
+    settled = search.settled
+    from fastnw.runtime import threads
 
     meters = []
-    begin = _threads.Meter.__init__
-    monkeypatch.setattr(_threads.Meter, "__init__", lambda self, *a: (begin(self, *a), meters.append(self))[0])
+    begin = threads.Meter.__init__
+    monkeypatch.setattr(threads.Meter, "__init__", lambda self, *a: (begin(self, *a), meters.append(self))[0])
 
     def watched(*arguments):
         bar = next(meter._bar for meter in meters if meter._bar is not None)
         seen.append((bar.n, bar.total))
         return settled(*arguments)
 
-    monkeypatch.setattr(_nearest, "settled", watched)
+    monkeypatch.setattr(search, "settled", watched)
     fastnw.pool(X[:2000] + 1e-3, X, X[:, 0], kernel="boxcar", bandwidth=1e-6, empty="nearest", progress=True, n_jobs=1)
     done = [n / total for n, total in seen]
     assert seen

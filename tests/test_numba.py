@@ -17,10 +17,11 @@ from oracle import naive_pool
 from parity import PROMISE, check
 
 import fastnw
-from fastnw import _steepness, backends
-from fastnw._pack import pack_inverse, pack_keys, pack_queries
-from fastnw._state import PoolState
-from fastnw._validation import build
+from fastnw import backends
+from fastnw.core.pack import pack_inverse, pack_keys, pack_queries
+from fastnw.core.state import PoolState
+from fastnw.core.validate import build
+from fastnw.kernels import sensitivity
 
 pytest.importorskip("numba")
 pytestmark = pytest.mark.filterwarnings("ignore::fastnw.EmptyWindowWarning")
@@ -202,14 +203,14 @@ def test_steepness_bounds_small_changes(name):
 
 
 def test_kernels_that_jump_have_no_steepness():
-    assert _steepness.proof(fastnw.Kernel("sharp", sharp)) is None
-    assert _steepness.proof(fastnw.Kernel("box", lambda u2: 1.0, support=1.0)) is None
+    assert sensitivity.proof(fastnw.Kernel("sharp", sharp)) is None
+    assert sensitivity.proof(fastnw.Kernel("box", lambda u2: 1.0, support=1.0)) is None
     assert fastnw.Kernel("step", lambda u2: np.where(u2 < 4, 1.0, 0.0)).is_rough
     assert not fastnw.Kernel("student", lambda u2: 1 / (1 + u2) ** 2).is_rough
 
 
 def test_exp2_and_sin():
-    from fastnw.backends import _numba_math as functions
+    from fastnw.backends.numba import functions as functions
 
     for dtype, most in ((np.float32, 2e-7), (np.float64, 1e-15)):
         name = np.dtype(dtype).name
@@ -236,8 +237,8 @@ kernel = fastnw.Kernel("student", lambda u2: 1 / (1 + u2) ** 2)
 fastnw.pool(queries, queries, queries[:, 0])
 assert "numba" not in sys.modules
 print(fastnw.pool(queries, queries, queries[:, 0], kernel=kernel, backend="numba")[0])
-from fastnw.backends import _numba_build
-module = _numba_build.tiles(kernel, "float32", 3)
+from fastnw.backends.numba import build
+module = build.tiles(kernel, "float32", 3)
 print(sum(module.tile.stats.cache_hits.values()), sum(module.tile.stats.cache_misses.values()), module.__name__)
 """
 
@@ -290,12 +291,12 @@ def test_python_threads_call_at_once():
 
 def test_loops_are_vectorised(tmp_path, monkeypatch):
     """What bounds the rounding of sums counts on at least four (two) lanes."""
-    from fastnw.backends import _numba_build
+    from fastnw.backends.numba import build
 
     for dtype, packed in (("float32", "ps"), ("float64", "pd")):
         kernel = fastnw.Kernel("fresh", lambda u2: 1 / (1 + u2) ** 2.75)  # from no cache, which keeps no assembly
         monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-        module = _numba_build.tiles(kernel, dtype, 3)
+        module = build.tiles(kernel, dtype, 3)
         (text,) = module.fused.inspect_asm().values()
         divisions = re.findall(r"\bv?div([ps][sd])\s", text)
         if not divisions:

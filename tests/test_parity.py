@@ -12,7 +12,7 @@ from oracle import KAPPA, LOG_KAPPA, LONGER, naive_pool
 from parity import PROMISE, check, expected_and_plain, worst
 
 import fastnw
-from fastnw.backends import compiled
+from fastnw.backends.compiled import backend as compiled
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastnw.EmptyWindowWarning")
 

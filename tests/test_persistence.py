@@ -15,7 +15,8 @@ import pytest
 from sklearn.base import clone
 
 import fastnw
-from fastnw import KernelDensity, NadarayaWatsonClassifier, NadarayaWatsonRegressor, persistence
+from fastnw import KernelDensity, NadarayaWatsonClassifier, NadarayaWatsonRegressor
+from fastnw.estimators import persistence
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastnw.BandwidthWarning")  # its words are in `selection_.notes`
 

@@ -97,7 +97,7 @@ def in_child(call):
 def test_a_fork_while_another_thread_makes_what_is_kept():
     """In the child nobody would ever finish it, nor release a lock that is held meanwhile."""
     program = f"""{PREAMBLE}{FORK}
-from fastnw._lazily import cached_property
+from fastnw.runtime.cached import cached_property
 
 entered, release = threading.Event(), threading.Event()
 
@@ -127,12 +127,12 @@ print(kept.summary is kept.summary)
 @needs_fork
 def test_a_fork_while_another_thread_compiles():
     program = f"""{PREAMBLE}{FORK}
-from fastnw.backends import _numba_build
+from fastnw.backends.numba import build
 
 entered = threading.Event()
 
 def compile():
-    with _numba_build._lock:  # as whoever compiles holds it
+    with build._lock:  # as whoever compiles holds it
         entered.set()
         time.sleep(1)
 

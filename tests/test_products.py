@@ -9,8 +9,8 @@ import pytest
 from oracle import naive_pool
 
 import fastnw
-from fastnw._validation import build
-from fastnw.backends import compiled
+from fastnw.backends.compiled import backend as compiled
+from fastnw.core.validate import build
 from fastnw.methods import exact, products
 
 PROMISE = {"float32": 1e-4, "float64": 1e-8}
@@ -176,7 +176,7 @@ def test_queries_beyond_the_range_of_the_products(far, dtype):
 def test_ordinary_choices_weigh_cost_and_accuracy(monkeypatch):
     """Unforced: products for few queries in many coordinates, not for few coordinates, nor for data far from 0."""
     monkeypatch.undo()
-    tiles, narrow = compiled, np.dtype(np.float32)
+    tiles, narrow = compiled.BACKEND, np.dtype(np.float32)
 
     def chosen(m, n, d, centre=0.0):
         queries, keys, values = problem(m, n, d, 8, "float32", centre=centre)

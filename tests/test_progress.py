@@ -10,7 +10,7 @@ import pytest
 from tqdm import tqdm
 
 import fastnw
-from fastnw import _threads
+from fastnw.runtime import threads
 
 QUERIES, KEYS = np.random.default_rng(0).normal(size=(1500, 2)), np.random.default_rng(1).normal(size=(1500, 2))
 VALUES = KEYS.sum(axis=1)
@@ -38,7 +38,7 @@ def terminal(monkeypatch):
 
 @pytest.fixture
 def everything_is_long(monkeypatch):
-    monkeypatch.setattr(_threads, "PROGRESS_AFTER", 0.0)
+    monkeypatch.setattr(threads, "PROGRESS_AFTER", 0.0)
 
 
 def states(text):
@@ -50,7 +50,7 @@ def states(text):
 def test_weights_count_both_of_their_passes(call, monkeypatch):
     """The masses take one, the weights another: at half of the time the bar stands at half."""
     added = []
-    monkeypatch.setattr(_threads.Meter, "add", lambda self, pairs: added.append((pairs, self._pairs)))
+    monkeypatch.setattr(threads.Meter, "add", lambda self, pairs: added.append((pairs, self._pairs)))
     CALLS[call](progress=True, n_jobs=1)
     pairs, totals = zip(*added, strict=True)
     assert sum(pairs) == max(totals) == 2 * len(QUERIES) * len(KEYS)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from oracle import naive_pool, naive_scaled
 
 import fastnw
-from fastnw._state import PoolState
+from fastnw.core.state import PoolState
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastnw.EmptyWindowWarning")
 

@@ -11,12 +11,12 @@ from oracle import COMPACT, KAPPA, LOG_KAPPA
 
 import fastnw
 from fastnw import BandwidthWarning, NadarayaWatsonClassifier, NadarayaWatsonRegressor, kernels
-from fastnw._threads import Meter
-from fastnw._validation import build
-from fastnw.selection import search, select
-from fastnw.selection.criteria import Sample
-from fastnw.selection.spectrum import Spectrum
-from fastnw.selection.sums import Sums
+from fastnw.bandwidth import search, select
+from fastnw.bandwidth.criteria import Sample
+from fastnw.bandwidth.spectral import Spectrum
+from fastnw.bandwidth.sums import Sums
+from fastnw.core.validate import build
+from fastnw.runtime.threads import Meter
 
 RADIAL = [name for name in KERNELS if name not in ("dot", "constant")]
 NO_DENSITY = ("cauchy",)  # in two coordinates

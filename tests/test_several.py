@@ -10,9 +10,9 @@ from cases import KERNELS
 from oracle import naive_pool
 
 from fastnw import backends, kernels
-from fastnw._pack import pack_inverse, pack_keys, pack_queries
-from fastnw._state import PoolState
-from fastnw._validation import build
+from fastnw.core.pack import pack_inverse, pack_keys, pack_queries
+from fastnw.core.state import PoolState
+from fastnw.core.validate import build
 
 # 18 profiles: more than one pass takes; a bandwidth in one is divided by the factor
 FACTORS = (1.0, 0.5, 2.0)

@@ -10,7 +10,7 @@ from oracle import naive_log_density, naive_pool
 from parity import PROMISE, near_rim
 
 import fastnw
-from fastnw.methods import moments
+from fastnw.methods import prefix_sums
 
 KEYS = (
     1,
@@ -60,7 +60,7 @@ def drawn(rng):
     methods = ["exact"]
     if kernel in LOG_KERNELS + COMPACT_KERNELS and kernel != "dot":
         methods.append("tree")
-    if d == 1 and "key_scale" not in options and kernel in (*moments.WINDOWS, *moments.DECAYING):
+    if d == 1 and "key_scale" not in options and kernel in (*prefix_sums.WINDOWS, *prefix_sums.DECAYING):
         methods.append("moments")
     return queries, keys, rng.normal(size=(n, c)).astype(dtype), options, methods
 

@@ -8,7 +8,7 @@ import pytest
 
 import fastnw
 from fastnw import kernels
-from fastnw._slopes import slope
+from fastnw.kernels.derivative import slope
 
 # κ of u
 FORMULAS = {

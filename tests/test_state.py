@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastnw._state import PoolState
+from fastnw.core.state import PoolState
 
 
 def state_of(logs, values):

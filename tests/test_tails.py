@@ -12,7 +12,7 @@ from cases import LOG_KERNELS
 from oracle import MP_LOG_KAPPA, mp_pool, naive_pool
 
 import fastnw
-from fastnw.methods import tails
+from fastnw.methods.tails import method as tails
 
 DISTANCES = {
     "float64": (1.0, 10.0, 1e2, 190.0, 1e3, 1e4, 1e6, 1e7, 1e9),

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fastnw import _doubledouble as dd
+from fastnw.arithmetic import doubledouble as dd
 
 EPS = Fraction(1, 2**102)  # four times the two-term format's unit
 RNG = np.random.default_rng(0)

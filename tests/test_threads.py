@@ -15,8 +15,8 @@ from by_method import SIZES, WAYS, options
 from by_method import cloud as cloud_of
 
 import fastnw
-from fastnw import _hardware
-from fastnw._threads import Meter, run
+from fastnw.runtime import hardware
+from fastnw.runtime.threads import Meter, run
 
 SILENT = Meter(False, 0, "")
 
@@ -155,7 +155,7 @@ def test_transforms_at_once_leave_filters_of_warnings_alone():
     import itertools, time, warnings
     import numpy as np
     import fastnw
-    from fastnw.methods import fourier
+    from fastnw.methods.fourier import method as fourier
 
     fourier.transforms()  # old finuffts warn as they are loaded
     from finufft import _interfaces
@@ -255,9 +255,9 @@ def test_an_exception_in_a_users_kernel():
     ("n_jobs", "expected"), [(-1, 6), (-2, 5), (-6, 1), (-7, 1), (-100, 1), (1, 1), (3, 3), (40, 40), (np.int64(2), 2)]
 )
 def test_n_jobs_as_in_joblib(monkeypatch, n_jobs, expected):
-    monkeypatch.setattr(_hardware, "_cores", lambda: 6)
+    monkeypatch.setattr(hardware, "_cores", lambda: 6)
     monkeypatch.setenv("FASTNW_NUM_THREADS", "5")  # an explicit number goes first
-    assert _hardware.n_threads(n_jobs) == expected
+    assert hardware.n_threads(n_jobs) == expected
     assert fastnw.plan([[0.0]], [[0.0]], n_jobs=n_jobs).n_threads == expected
 
 
@@ -274,12 +274,12 @@ def test_n_jobs_as_in_joblib(monkeypatch, n_jobs, expected):
     ],
 )
 def test_environment_variables_for_threads(monkeypatch, variables, expected):
-    monkeypatch.setattr(_hardware, "_cores", lambda: 6)
+    monkeypatch.setattr(hardware, "_cores", lambda: 6)
     for name in ("FASTNW_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     for name, text in variables.items():
         monkeypatch.setenv(name, text)
-    assert _hardware.n_threads() == expected
+    assert hardware.n_threads() == expected
     assert fastnw.plan([[0.0]], [[0.0]]).n_threads == expected
 
 

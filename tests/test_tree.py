@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,13 @@ from cases import CASES, CENTRED, CENTRED_FAR, COMPACT_KERNELS, LOG_KERNELS
 from oracle import naive_pool
 
 import fastnw
-from fastnw.backends import compiled
-from fastnw.methods import exact, gathered, kdtree, tails, tree
-from fastnw.methods._tree import left_size
+from fastnw import backends
+from fastnw.backends.compiled import backend as compiled
+from fastnw.methods import exact
+from fastnw.methods.tails import method as tails
+from fastnw.methods.tree import blockwise, kdtree
+from fastnw.methods.tree import method as tree
+from fastnw.methods.tree._order import left_size
 
 KERNELS = [name for name in LOG_KERNELS if name != "dot"] + COMPACT_KERNELS
 PROMISE = {"float32": 1e-4, "float64": 1e-8}
@@ -52,14 +57,14 @@ def check(queries, keys, values, kernel="gaussian", **options):
 
 def summed_pairs(monkeypatch):
     """A list that fills with the pairs that calls of the tiles sum."""
-    pairs, sum_leaves = [], compiled.sum_leaves
+    pairs, sum_leaves = [], compiled.BACKEND.sum_leaves
 
     def counted(*arguments):
         done, summed = sum_leaves(*arguments)
         pairs.append(summed)
         return done, summed
 
-    monkeypatch.setattr(compiled, "sum_leaves", counted)
+    monkeypatch.setitem(backends._BUILT, "compiled", replace(compiled.BACKEND, sum_leaves=counted))
     return pairs
 
 
@@ -306,14 +311,14 @@ STEEP_LOGS = fastnw.Kernel("in logs", lambda u2: np.exp(-u2), log_profile=lambda
 def test_other_backends_and_users_kernels(kernel, backend, option, monkeypatch):
     """Block by block, against `exact` of the reference backend; a compact kernel's far keys are not visited."""
     pairs = []
-    sum_leaves = gathered.sum_leaves
+    sum_leaves = blockwise.sum_leaves
 
     def counted(*arguments):
         done, summed = sum_leaves(*arguments)
         pairs.append(summed)
         return done, summed
 
-    monkeypatch.setattr(gathered, "sum_leaves", counted)
+    monkeypatch.setattr(blockwise, "sum_leaves", counted)
     rng = np.random.default_rng(3)
     keys = cloud(2000, 2)
     queries = keys if option == "exclude_self" else 0.7 * cloud(300, 2, 1)

@@ -7,9 +7,9 @@ import pytest
 from formulas import of_numbers, random_formula
 
 import fastnw
-from fastnw import _steepness, _texts
-from fastnw._formula import FUNCTIONS, Untraceable, trace
-from fastnw._intervals import Arithmetic
+from fastnw.kernels import formula_texts, sensitivity
+from fastnw.kernels.intervals import Arithmetic
+from fastnw.kernels.tracing import FUNCTIONS, Untraceable, trace
 
 U2 = np.concatenate([[0.0], 1.00007 * np.linspace(0.01, 6, 60), np.geomspace(1e-8, 1e5, 40)])
 
@@ -89,13 +89,13 @@ def test_bounds_over_cells_hold_for_many_random_formulas():
 
 def compiled(texts, dtype, rough):
     """All of them as one module of Numba's, as tiles have them."""
-    from fastnw.backends import _numba_build
+    from fastnw.backends.numba import build
 
-    lines = ["import numpy as np", "from numba import njit", *_numba_build._names(dtype, True, rough)]
-    lines += [_numba_build._function(f"profile{i}", text, rough) for i, text in enumerate(texts)]
+    lines = ["import numpy as np", "from numba import njit", *build._names(dtype, True, rough)]
+    lines += [build._function(f"profile{i}", text, rough) for i, text in enumerate(texts)]
     lines += ["@njit(**EXACT)", "def every(u2, out):", "    for i in range(len(u2)):"]
     lines += [f"        out[{i}, i] = profile{i}(u2[i])" for i in range(len(texts))]
-    return _numba_build._in_memory("\n".join(lines), {}).every
+    return build._in_memory("\n".join(lines), {}).every
 
 
 def check_numba(seed, count, dtype):
@@ -181,13 +181,13 @@ def test_constants_have_the_value_that_numpy_gives_them(name):
     if name != "sides of one type":
         np.testing.assert_allclose(expected, meant(U2), rtol=1e-15)
     np.testing.assert_array_equal(np.asarray(kernel.profile(U2), float) + 0 * U2, expected)
-    text = _texts.of(kernel, plain=True)
+    text = formula_texts.of(kernel, plain=True)
     assert text is None or np.allclose(evaluate(text, U2), expected, rtol=1e-15, atol=0)
 
 
 def test_a_formula_that_asks_for_the_type_of_its_argument_has_no_text():
     kernel = fastnw.Kernel("asks", lambda u2: np.exp(-u2) if isinstance(u2, float) else np.exp(-2 * u2))
-    assert _texts.of(kernel) is None
+    assert formula_texts.of(kernel) is None
 
 
 @pytest.mark.parametrize("width", [1e-2, 1e-4, 1e-7])
@@ -202,7 +202,7 @@ def test_narrow_features_have_no_steepness(width, kind):
             "branch": lambda u2, at=at: 1 / (1 + u2) if not at < u2 < at + width else 0.5,
         }
         kernel = fastnw.Kernel(kind, shapes[kind])
-        assert _steepness.proof(kernel) is None
+        assert sensitivity.proof(kernel) is None
         assert kernel.is_rough
 
 
@@ -214,5 +214,5 @@ def test_the_largest_numbers_are_the_formulas():
         lambda u2: 1 / (1 + u2**8),
     ):
         kernel = fastnw.Kernel("large", formula)
-        assert _steepness.proof(kernel, "float64") is not None
-        assert _steepness.proof(kernel, "float32") is not None
+        assert sensitivity.proof(kernel, "float64") is not None
+        assert sensitivity.proof(kernel, "float32") is not None

@@ -96,7 +96,7 @@ def test_certificates_of_many_bumps_in_numba():
     rng = np.random.default_rng(20)
     for profile, edges in bumps(rng, 40):
         kernel = fastnw.Kernel("bump", profile)
-        if fastnw.backends.numba_cpu.refusal(kernel) is None:
+        if fastnw.backends.numba.backend.refusal(kernel) is None:
             for _ in range(10):
                 q, h = rng.normal(), np.exp(rng.normal())
                 check(profile, kernel, q, *on_edges(rng, edges, h, q), h, "numba")

@@ -7,9 +7,8 @@ import pytest
 from oracle import COMPACT, LOG_KAPPA, LONG, naive_log_density, naive_pool
 
 import fastnw
-from fastnw import _problem
-from fastnw._validation import build
-from fastnw.methods import bands
+from fastnw.core.validate import build
+from fastnw.methods.tree import bands
 
 RADIAL = [name for name in LOG_KAPPA if name != "dot"]
 SLOW = [  # Numba compiles each kernel; the reference goes pair by pair
@@ -157,7 +156,7 @@ def test_bands_hold_each_key_once(kind, by_volume):
         sample_weight=weights,
         key_scale=scale,
     )
-    problem = _problem.replace(problem, by_volume=by_volume)
+    problem = problem.replace(problem, by_volume=by_volume)
     found = list(bands.split(problem))
     assert len(found) <= bands.most(problem) <= bands.MOST_BANDS
     positions = np.concatenate([band.positions for band in found])

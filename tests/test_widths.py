@@ -15,15 +15,9 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastnw
-from fastnw import (
-    Abramson,
-    KernelDensity,
-    NadarayaWatsonClassifier,
-    NadarayaWatsonRegressor,
-    NearestNeighbours,
-    kernel_density,
-)
+from fastnw import Abramson, KernelDensity, NadarayaWatsonClassifier, NadarayaWatsonRegressor, NearestNeighbours
 from fastnw.bandwidth import rule_bandwidth
+from fastnw.estimators import density
 
 PROMISE = 1e-8  # of float64; the pilot's relative error, of which α reaches λ
 MATRIX = np.array([[0.5, 0.2], [0.2, 0.4]])
@@ -213,9 +207,9 @@ def test_samples_of_a_matrix_are_as_wide_as_their_key():
 
 def test_an_absolute_tolerance_counts_the_narrowest_width(monkeypatch):
     asked = []
-    real = kernel_density.log_density
+    real = density.log_density
     monkeypatch.setattr(
-        kernel_density, "log_density", lambda problem, *a, **k: asked.append(problem.tol) or real(problem, *a, **k)
+        density, "log_density", lambda problem, *a, **k: asked.append(problem.tol) or real(problem, *a, **k)
     )
     X = np.array([[0.0, 0.0], [0.5, 0.0], [9.0, 0.0]])
     KernelDensity(bandwidth=NearestNeighbours(1), atol=1e-6).fit(X).score_samples(X)

@@ -1,41 +1,21 @@
-"""How a tile is summed: siblings with one signature.
-
-Each module has ``NAME``, ``isa()``, ``missing()`` and ``refusal(kernel)`` (why it, or a kernel, cannot run), and
-
-``bounds(kernel)``
-    Whether its tiles fill `mass_error`, as for compact kernels; else the method bounds what the error of u² does.
-``sum_tile(kernel, queries, keys, inverse, own, state, error)``
-    Add a key block's sums to a query block's `PoolState`, in place. ``queries`` (m, d) and ``inverse`` (d,) are of the
-    keys' type; ``own`` (m,) int64 are the positions within the block of keys to leave out, or None; ``error`` (m,)
-    bounds the relative error of u² (the absolute one below 1).
-``sum_several(profiles, queries, keys, inverse, own, states, error)``
-    The same for several ``profiles``, pairs of a kernel and a factor of `inverse` (so a bandwidth is divided by it), in
-    one pass over the distances where that saves anything; ``states`` has one a profile.
-``score_tile(kernel, queries, keys, inverse)``
-    (m, B) array of u²; for inner products, of the scaled product.
-
-Compiled tiles also have ``sum_leaves``: each query of a block chooses leaves of a tree of keys and sums them. For the
-others `methods.gathered` makes tiles of leaves. And they have the tiles of gradients, see `gradients`.
-
-A backend that compiles at first use has ``prepare(kernel, inverse, c, scaled)``, which does it before threads begin.
-A backend that keeps its queries elsewhere than in the host's memory has ``sweep``, which sums all keys for them at
-once, and ``by_products(problem, dtype)``, whether it takes u² from matrix products there.
-"""
+"""How a tile of pairs is summed: one `Backend` for each of compiled code, Numba, CUDA and the NumPy reference."""
 
 from __future__ import annotations
 
-from types import ModuleType
-
-from fastnw.backends import compiled, cuda, numba_cpu, reference
-from fastnw.kernels import Kernel
+from fastnw.backends.backend import Backend
+from fastnw.backends.compiled import backend as compiled
+from fastnw.backends.cuda import backend as cuda
+from fastnw.backends.numba import backend as numba
+from fastnw.backends.reference import BACKEND as REFERENCE
+from fastnw.kernels.registry import Kernel
 
 NAMES = ("auto", "compiled", "numba", "cuda", "reference")
 # the fastest for arrays in the host's memory first
-_BUILT: dict[str, ModuleType] = {"compiled": compiled, "numba": numba_cpu, "reference": reference, "cuda": cuda}
+_BUILT = {backend.name: backend for backend in (compiled.BACKEND, numba.BACKEND, REFERENCE, cuda.BACKEND)}
 COMPILING = 3e7  # pairs that NumPy sums in a second or two, the time that Numba takes to compile a kernel
 
 
-def choose(name: str, kernel: Kernel, pairs: float) -> ModuleType:
+def choose(name: str, kernel: Kernel, pairs: float) -> Backend:
     """The backend of that name, or for ``"auto"`` the fastest that runs the kernel on so many pairs.
 
     Raises
@@ -51,6 +31,11 @@ def choose(name: str, kernel: Kernel, pairs: float) -> ModuleType:
     reason = _BUILT[name].refusal(kernel)
     if reason is not None:
         raise ValueError(f"backend={name!r} cannot run this: {reason}.")
+    return _BUILT[name]
+
+
+def get(name: str) -> Backend:
+    """The backend of that name, whether it can run here or not."""
     return _BUILT[name]
 
 

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw import _texts
-from fastnw._intervals import Arithmetic
-from fastnw._pack import KeyBlock
-from fastnw._state import PoolState
-from fastnw._threads import check_stop, one_blas_thread
-from fastnw.backends._subnormal import flushed
-from fastnw.kernels import Kernel
+from fastnw.backends.backend import Backend
+from fastnw.core.pack import KeyBlock
+from fastnw.core.state import PoolState
+from fastnw.kernels import formula_texts
+from fastnw.kernels.intervals import Arithmetic
+from fastnw.kernels.registry import Kernel
+from fastnw.runtime.subnormal import flushed
+from fastnw.runtime.threads import check_stop, one_blas_thread
 
-NAME = "reference"
 NEGATIVE = 1e-15  # κ over κ(0) down to which it counts as 0
 PAIRS = 1 << 16  # pairs worked on at a time: temporaries stay in L2
 LARGEST = 1e300  # u² of a user's formula; what κ is beyond is not known
@@ -123,7 +123,7 @@ def _between(
     kernel: Kernel, u2: NDArray[Any], steps: NDArray[Any], present: NDArray[np.bool_], weights: NDArray[Any]
 ) -> NDArray[np.float64]:
     """What κ does anywhere within the steps, where its formula's comparisons could hide a jump there and back."""
-    text = None if kernel.works_on_logs or not kernel.is_rough else _texts.of(kernel, plain=True)
+    text = None if kernel.works_on_logs or not kernel.is_rough else formula_texts.of(kernel, plain=True)
     if text is None or not any(" if " in line for line in text.lines):
         return np.zeros(u2.shape)
     edge = np.inf if kernel.support is None else kernel.support**2
@@ -170,3 +170,18 @@ def score_tile(kernel: Kernel, queries: NDArray[Any], keys: KeyBlock, inverse: N
             else:
                 out += ((queries[:, j, None] - keys.coords[j]) * inverse[j]) ** 2
         return out if keys.scale is None else out * keys.scale
+
+
+BACKEND = Backend(
+    name="reference",
+    device="host",
+    methods=frozenset({"exact", "tree"}),
+    isa=isa,
+    missing=missing,
+    refusal=refusal,
+    bounds=bounds,
+    sum_tile=sum_tile,
+    sum_several=sum_several,
+    score_tile=score_tile,
+    as_written=True,
+)

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from fastnw import bandwidth, kernels
-from fastnw._pool import pool
-from fastnw._validation import EMPTY_POLICIES
-from fastnw._warnings import EmptyWindowWarning
 from fastnw.cli import say
-from fastnw.kernels import Kernel
+from fastnw.core.validate import EMPTY_POLICIES
+from fastnw.core.warnings import EmptyWindowWarning
+from fastnw.functions import pool
+from fastnw.kernels.registry import Kernel
 from fastnw.tables import Table, TableError, check_writable, read_table, write_table
 from fastnw.tables.columns import as_floats
 
@@ -286,7 +286,7 @@ def _resolve_bandwidth(args: argparse.Namespace, training: _Training) -> np.ndar
 
 def _selected(args: argparse.Namespace, training: _Training) -> np.ndarray:
     """The bandwidth of least leave-one-out loss, or AICc."""
-    from fastnw.selection.select import Progress, selected
+    from fastnw.bandwidth.select import Progress, selected
 
     losses = {"loo": "squares" if training.classes is None else "log_loss", "aicc": "aicc"}
     with warnings.catch_warnings(record=True) as caught, Progress(False if args.quiet else None) as told:

@@ -12,7 +12,7 @@ import numpy as np
 
 import fastnw
 from fastnw import tables
-from fastnw.estimators import NadarayaWatsonClassifier, NadarayaWatsonRegressor
+from fastnw.estimators.regression import NadarayaWatsonClassifier, NadarayaWatsonRegressor
 
 # The chapter's four kernels, and what it calls them where that differs.
 CHAPTER_KERNELS = {"gaussian": "", "boxcar": "", "constant": "", "triangular": 'its "Epanechikov"'}

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw._device import DeviceArray
-from fastnw._lazily import cached_property
-from fastnw._pack import (
+from fastnw.backends import REFERENCE
+from fastnw.core import certify
+from fastnw.core.array import DeviceArray
+from fastnw.core.pack import (
     Array,
     KeyBlock,
     aligned_rows,
@@ -32,14 +33,16 @@ from fastnw._pack import (
     pack_queries,
     queries_there,
 )
-from fastnw._problem import Problem, row_blocks
-from fastnw._state import PoolState, Rows
-from fastnw._threads import Meter, check_stop, run
-from fastnw.backends import reference
-from fastnw.methods import Cost, Work, pair_times, products, rounding, tails
+from fastnw.core.plan import Cost, Work
+from fastnw.core.problem import Problem, row_blocks
+from fastnw.core.state import PoolState, Rows
+from fastnw.methods import pair_times, products
+from fastnw.methods.tails import method as tails
+from fastnw.runtime.cached import cached_property
+from fastnw.runtime.threads import Meter, check_stop, run
 
 if TYPE_CHECKING:
-    from fastnw._plan import Plan
+    from fastnw.core.plan import Plan
 
 FLOAT64 = np.dtype(np.float64)
 TILE = 256  # queries a tile at most: with 64, calls cost 5 (d = 3) to 15 % (d = 64)
@@ -166,7 +169,7 @@ def keeps_blocks(problem: Problem, dtype: np.dtype[Any], first: np.dtype[Any]) -
 
 def _sweeps(tiles: Any) -> bool:
     """Whether the backend goes over all keys by itself."""
-    return hasattr(tiles, "sweep")
+    return tiles.sweep is not None
 
 
 def narrow_is_enough(problem: Problem, tiles: Any) -> bool:
@@ -318,7 +321,7 @@ class Summary:
 
     def nats(self, queries: Any, depth: NDArray[np.float64]) -> NDArray[np.float64]:
         """(m,) Bound on the float64 error of log κ of each query's keys down to so deep below the kernel's peak."""
-        return rounding.nats(self.problem, self.score_error(queries, FLOAT64), depth)
+        return certify.nats(self.problem, self.score_error(queries, FLOAT64), depth)
 
     def score_error(self, queries: Any, dtype: np.dtype[Any]) -> NDArray[np.float64]:
         """(m,) Bound on the relative error of u² (the absolute one for u < 1), or that of an inner product.
@@ -346,7 +349,7 @@ class Summary:
                     return error
                 norms = np.sqrt(_squares(queries, problem.d)) * np.sqrt(np.square(reach).sum()) * factor
                 return error + (square_error + 2.1 * point_error) * norms
-            relative = rounding.relative_error(problem, dtype)
+            relative = certify.relative_error(problem, dtype)
             if problem.metric.factor is None:
                 return np.full(len(queries), relative)
             reach, factor = self.extent
@@ -386,27 +389,27 @@ def accumulate_and_tell(
     problem, plan = summary.problem, summary.plan
     state = _first_sweep(summary, positions, plan.dtype, summary.by_products, meter)
     if plan.dtype == np.float32 and summary.again_by_products and not _sweeps(plan.tiles):
-        again = np.flatnonzero(~rounding.accurate(problem, state, problem.promise))
+        again = np.flatnonzero(~certify.accurate(problem, state, problem.promise))
         if len(again) > products.FEW and problem.c <= MANY_VALUES:
             state.put(again, _first_sweep(summary, positions[again], np.dtype(np.float64), True, meter))
     if plan.dtype == np.float32 or summary.by_products:
-        again = np.flatnonzero(~rounding.accurate(problem, state, problem.promise))
+        again = np.flatnonzero(~certify.accurate(problem, state, problem.promise))
         if len(again):
             state.put(again, sweep(summary, positions[again], np.dtype(np.float64), meter))
     if tails.known(problem.kernel):
         limit = exponent_limit(summary, positions, state.log_mass()) if plan.dtype == np.float64 else problem.promise
-        again = np.flatnonzero(~rounding.accurate(problem, state, limit) | on_the_rim(summary, positions))
+        again = np.flatnonzero(~certify.accurate(problem, state, limit) | on_the_rim(summary, positions))
         if len(again):
             state.put(again, tails.accumulate(summary, positions[again], meter))
         return state, again
-    if problem.kernel.facts is None and plan.tiles is not reference and not problem.on_device:
+    if problem.kernel.facts is None and not plan.tiles.as_written and not problem.on_device:
         # compiled, the least numbers are flushed and the largest left alone: NumPy has the formula's own values there
         vanished = ~(state.mass > VANISHED * problem.total_weight)
-        again = np.flatnonzero(vanished & ~rounding.accurate(problem, state, problem.promise))
+        again = np.flatnonzero(vanished & ~certify.accurate(problem, state, problem.promise))
         if len(again):
-            by_numpy = Summary(problem, replace(plan, tiles=reference, dtype=np.dtype(np.float64)))
+            by_numpy = Summary(problem, replace(plan, tiles=REFERENCE, dtype=np.dtype(np.float64)))
             state.put(again, sweep(by_numpy, positions[again], np.dtype(np.float64), meter))
-    if problem.kernel.facts is None and problem.least_weight < rounding.LEAST_WEIGHT:
+    if problem.kernel.facts is None and problem.least_weight < certify.LEAST_WEIGHT:
         _unsettle(summary, state, positions, meter)
     return state, np.empty(0, np.intp)
 
@@ -469,14 +472,14 @@ def _first_sweep(
     problem = summary.problem
     state, key_norm, query_norm = products.sweep(problem, summary.plan, positions, dtype, meter)
     few = key_norm == 0  # there differences were taken, and their error is relative
-    relative = np.full(len(positions), rounding.relative_error(problem, dtype))
+    relative = np.full(len(positions), certify.relative_error(problem, dtype))
     with np.errstate(over="ignore", invalid="ignore"):  # not finite: the query is handed on
         exponent = np.where(
             few,
-            rounding.exponent_error(problem, relative, state.log_mass(), dtype),
+            certify.exponent_error(problem, relative, state.log_mass(), dtype),
             products.exponent_error(problem, query_norm, key_norm, dtype),
         )
-    return rounding.certified(problem, state, exponent, dtype, products.values_spread(problem, dtype))
+    return certify.certified(problem, state, exponent, dtype, products.values_spread(problem, dtype))
 
 
 def sweep(
@@ -487,13 +490,13 @@ def sweep(
     m, shape = len(positions), layout(problem, len(positions), dtype)
     queries, inverse = summary.queries(positions, dtype), pack_inverse(problem, dtype)
     error = summary.score_error(queries, dtype)
-    if hasattr(plan.tiles, "prepare"):
+    if plan.tiles.prepare is not None:
         plan.tiles.prepare(problem.kernel, inverse, problem.c, problem.key_scale is not None)
     if _sweeps(plan.tiles):
         state, exponent = plan.tiles.sweep(summary, positions, queries, inverse, error, meter, by_products)
         if exponent is None:
-            exponent = rounding.error_of_weights(problem, plan.tiles, error, state, dtype)
-        return rounding.certified(problem, state, exponent, dtype)
+            exponent = certify.error_of_weights(problem, plan.tiles, error, state, dtype)
+        return certify.certified(problem, state, exponent, dtype)
     serial = m * problem.n <= SERIAL_PAIRS  # then fewer calls are what counts
     tiles = _tiles(m, TILE) if serial or shape.groups > 1 else _tiles(m)
     if problem.classes is not None and shape.groups == 1 and m < TILE:  # totals are long, panels short
@@ -521,8 +524,8 @@ def sweep(
         threads = 1 if serial else plan.n_threads
         run(tile, len(tiles) * shape.groups, threads, meter)
     merged = normalised(problem, PoolState.merged(states))
-    exponent = rounding.error_of_weights(problem, plan.tiles, error, merged, dtype)
-    return rounding.certified(problem, merged, exponent, dtype, as_written=plan.tiles is reference)
+    exponent = certify.error_of_weights(problem, plan.tiles, error, merged, dtype)
+    return certify.certified(problem, merged, exponent, dtype, as_written=plan.tiles.as_written)
 
 
 def normalised(problem: Problem, state: PoolState) -> PoolState:
@@ -553,4 +556,4 @@ def exponent_error(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) 
     if not problem.kernel.works_on_logs:
         return np.where(log_mass < VANISHING, np.inf, 0.0)
     queries = pack_queries(problem, rows, np.float64)
-    return rounding.exponent_error(problem, summary.score_error(queries, np.dtype(np.float64)), log_mass)
+    return certify.exponent_error(problem, summary.score_error(queries, np.dtype(np.float64)), log_mass)

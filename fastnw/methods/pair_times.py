@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fastnw._factor import MAX_EXACT_D
-from fastnw._hardware import vendor
-from fastnw._pack import VECTOR
-from fastnw._problem import Problem
+from fastnw.arithmetic.factor import MAX_EXACT_D
+from fastnw.core.pack import VECTOR
+from fastnw.core.problem import Problem
+from fastnw.runtime.hardware import vendor
 
 # Nanoseconds a pair and thread: (kernels without exp, kernels with it, more a coordinate, more a value), and to pack an
 # element of keys and values; by instruction set and type. Measured with tiles of 64 queries on one Zen 4 core (a shared
@@ -74,23 +74,23 @@ def nanoseconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[f
     table = NANOSECONDS_INTEL.get(level, NANOSECONDS[level]) if vendor() == "intel" else NANOSECONDS[level]
     plain, with_exp, per_coordinate, per_value, per_element = table
     base = (with_exp if kernel.works_on_logs else plain) * LONGER.get(kernel.name, 1.0)
-    if backend.NAME == "compiled" and kernel.name == "constant":
+    if backend.name == "compiled" and kernel.name == "constant":
         per_coordinate = 0.0  # no distance is taken
-    elif backend.NAME == "compiled" and kernel.inner_product:
+    elif backend.name == "compiled" and kernel.inner_product:
         per_coordinate, per_value = STAGED[0] * per_coordinate, STAGED[1] * per_value
     return base, per_coordinate, per_value, per_element
 
 
 def values_ns(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:
     """Nanoseconds that a pair's values take, on one thread."""
-    if problem.classes is None or hasattr(backend, "sweep"):
+    if problem.classes is None or backend.sweep is not None:
         return nanoseconds(problem, backend, dtype)[2] * summed_values(problem.c, backend)
     return CODE_NS * problem.classes.codes.shape[1]
 
 
 def summed_values(c: int, backend: Any) -> int:
     """How many values a pair costs: several are summed in whole vectors."""
-    return c if c < 2 or backend.NAME != "compiled" else -(-c // VECTOR) * VECTOR
+    return c if c < 2 or not backend.pads_values else -(-c // VECTOR) * VECTOR
 
 
 def states_seconds(problem: Problem, groups: int) -> float:

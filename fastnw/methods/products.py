@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw._device import DeviceArray
-from fastnw._hardware import vendor
-from fastnw._pack import RAW_VALUES, RowBlock, are_rows, coordinates, keeps_values, pack_rows
-from fastnw._problem import Problem
-from fastnw._state import PoolState
-from fastnw._threads import Meter, one_blas_thread, run
-from fastnw.methods import Work
+from fastnw.core.array import DeviceArray
+from fastnw.core.pack import RAW_VALUES, RowBlock, are_rows, coordinates, keeps_values, pack_rows
+from fastnw.core.plan import Work
+from fastnw.core.problem import Problem
+from fastnw.core.state import PoolState
+from fastnw.runtime.hardware import vendor
+from fastnw.runtime.threads import Meter, one_blas_thread, run
 
 if TYPE_CHECKING:
-    from fastnw._plan import Plan
+    from fastnw.core.plan import Plan
 
 Floats = NDArray[np.float64]
 
@@ -56,7 +56,7 @@ def can(problem: Problem, tiles: Any) -> bool:
     """Whether the kernel and the bandwidth are a quadratic form of raw coordinates."""
     exponential = problem.kernel.facts is not None and problem.kernel.name in ("gaussian", "dot")
     plain = problem.key_scale is None and problem.metric.cholesky is None and problem.squares_in_range
-    return exponential and plain and problem.d >= LEAST_D and tiles.NAME == "compiled" and tiles.has_products()
+    return exponential and plain and problem.d >= LEAST_D and tiles.has_products()
 
 
 def seconds(problem: Problem, dtype: np.dtype[Any]) -> float:

@@ -16,8 +16,8 @@ from oracle import naive_log_density, naive_pool
 from parity import check
 
 import fastnw
-from fastnw import _arrays
-from fastnw._device import DeviceRows
+from fastnw.core.array import DeviceRows
+from fastnw.interop import frameworks
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastnw.EmptyWindowWarning")
 
@@ -84,11 +84,11 @@ def test_products_of_many_coordinates(dtype):
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_keys_in_blocks_give_the_bits_of_host_arrays(keep, monkeypatch):
-    from fastnw.backends import _cuda_stream
-    from fastnw.backends import cuda as backend
+    from fastnw.backends.cuda import backend as backend
+    from fastnw.backends.cuda import stream
 
     monkeypatch.setattr(backend, "BLOCK_BYTES", 9000)  # a few hundred keys each
-    monkeypatch.setattr(_cuda_stream, "KEPT_BYTES", _cuda_stream.KEPT_BYTES if keep else 0)
+    monkeypatch.setattr(stream, "KEPT_BYTES", stream.KEPT_BYTES if keep else 0)
     queries, keys, values, options = Case("blocks", m=4, n=700, weights=True, key_scale=True).problem("float64")
     options |= {"return_mass": True, "return_error": True}
     expected = fastnw.pool(queries, keys, values, backend="cuda", **options)
@@ -345,8 +345,8 @@ def test_arrays_that_speak_dlpack(kind, interfaces, traffic):
 
 
 def test_another_device_goes_by_the_host(interfaces):
-    for index, where in ((0, _arrays.DeviceArray), (1, np.ndarray)):
-        assert isinstance(_arrays.taken_in("cuda", Speaker(KEYS, index), KEYS)[0], where)
+    for index, where in ((0, frameworks.DeviceArray), (1, np.ndarray)):
+        assert isinstance(frameworks.taken_in("cuda", Speaker(KEYS, index), KEYS)[0], where)
 
 
 class Tensor:

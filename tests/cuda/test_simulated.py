@@ -12,9 +12,9 @@ from oracle import mp_pool, naive_log_density, naive_pool, naive_weights
 
 import fastnw
 from fastnw import backends, kernels
-from fastnw._pack import pack_inverse, pack_keys, pack_queries
-from fastnw._state import PoolState
-from fastnw._validation import build
+from fastnw.core.pack import pack_inverse, pack_keys, pack_queries
+from fastnw.core.state import PoolState
+from fastnw.core.validate import build
 
 PROMISE = {"float32": 1e-4, "float64": 1e-8}
 RNG = np.random.default_rng(11)
@@ -104,10 +104,11 @@ def test_a_users_kernel_that_turns_to_nothing_is_an_error():
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_keys_that_come_in_blocks_give_the_same_bits(keep, dtype, monkeypatch):
-    from fastnw.backends import _cuda_stream, cuda
+    from fastnw.backends.cuda import backend as cuda
+    from fastnw.backends.cuda import stream
 
     monkeypatch.setattr(cuda, "BLOCK_BYTES", 6000)  # a few tiles each
-    monkeypatch.setattr(_cuda_stream, "KEPT_BYTES", _cuda_stream.KEPT_BYTES if keep else 0)
+    monkeypatch.setattr(stream, "KEPT_BYTES", stream.KEPT_BYTES if keep else 0)
     case = Case("blocks", m=6, n=1100, d=2, weights=True, bandwidth="vector")
     queries, keys, values, options = case.problem(dtype)
     queries[0] = 40.0  # one that is asked a second time
@@ -128,7 +129,7 @@ def test_keys_that_come_in_blocks_give_the_same_bits(keep, dtype, monkeypatch):
 
 
 def test_few_queries_are_split_over_keys(dtype):
-    from fastnw.backends._cuda_kernels import Shape
+    from fastnw.backends.cuda.kernels import Shape
 
     shape = Shape(dtype, 3, 1, "one", False, False, False)
     grid, _, per_split = shape.grid(1, 100_000, 1)
@@ -213,9 +214,9 @@ def test_plan_says_what_will_be_done():
 
 
 def test_progress_counts_every_pair(monkeypatch):
-    from fastnw import _threads
+    from fastnw.runtime import threads
 
     counted = []
-    monkeypatch.setattr(_threads.Meter, "add", lambda self, pairs: counted.append(pairs))
+    monkeypatch.setattr(threads.Meter, "add", lambda self, pairs: counted.append(pairs))
     cuda_pool(QUERIES, KEYS, VALUES)
     assert sum(counted) == len(QUERIES) * len(KEYS)

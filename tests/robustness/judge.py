@@ -14,7 +14,7 @@ import numpy as np
 from oracle import normalising_constant
 
 import fastnw
-from fastnw.backends import compiled
+from fastnw.backends.compiled import backend as compiled
 from fastnw.methods import exact
 from robustness.draw import Problem
 from robustness.truth import DIGITS, Oracle, Sums, context, determinant, result_type, screen

@@ -1,0 +1,1 @@
+"""Arithmetic with more digits than float64 has."""

@@ -1,0 +1,290 @@
+"""attention_weights: the weights themselves, dense or the largest few, always computed in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw.backends.reference import LARGEST
+from fastnw.core._top_k import merge_largest
+from fastnw.core.empties import Tally, report
+from fastnw.core.pack import KeyBlock, pack_inverse, pack_keys, pack_queries
+from fastnw.core.plan import Plan
+from fastnw.core.problem import Problem
+from fastnw.core.validate import Empty, build, check_empty
+from fastnw.functions import warn_of_accuracy
+from fastnw.interop import dataframes, frameworks
+from fastnw.kernels.registry import Kernel
+from fastnw.methods import exact
+from fastnw.methods.nearest.search import nearest
+from fastnw.methods.tails import method as tails
+from fastnw.planner import make_plan
+from fastnw.runtime.threads import Meter, check_stop, run
+from fastnw.runtime.threads import progress as progress_meter
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+Positions = NDArray[np.int64]
+
+ROWS, KEYS = 64, 2048  # queries and keys scored at a time: 1 MiB
+
+
+def attention_weights(
+    queries: Any,
+    keys: Any,
+    *,
+    kernel: str | Kernel = "gaussian",
+    bandwidth: Any = 1.0,
+    sample_weight: Any = None,
+    key_scale: Any = None,
+    exclude_self: bool = False,
+    empty: Empty = "nan",
+    method: str = "auto",
+    backend: str = "auto",
+    n_jobs: int | None = None,
+    progress: bool | None = None,
+    top_k: int | None = None,
+) -> Any:
+    """Each key's share of each query's answer: w_i κ(u_i) / Σ_j w_j κ(u_j).
+
+    Parameters
+    ----------
+    queries : array or data frame of shape (m, d)
+    keys : array or data frame of shape (n, d)
+    top_k : int, optional
+        Return only the largest `top_k` weights of each query, without an (m, n) array.
+    kernel, bandwidth, sample_weight, key_scale, exclude_self, empty, method, backend, n_jobs, progress
+        As in `pool`. In an empty window the dense row is NaN, all weight on the nearest key, the weights w themselves,
+        or the number. With `top_k` an empty window holds no key: "nan" and a number leave index −1 and weight 0 there.
+
+    Returns
+    -------
+    weights : (m, n) array
+        Rows sum to 1. Without `top_k`.
+    indices, weights : (m, top_k) int64 and floating arrays
+        Descending, equal weights in the order of the keys, normalised over *all* keys; −1 and 0 beyond the support.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `pool`; also for a `top_k` that is not between 1 and n.
+
+    Warns
+    -----
+    EmptyWindowWarning, AccuracyWarning
+
+    Examples
+    --------
+    >>> import fastnw
+    >>> fastnw.attention_weights([[0.0]], [[0.0], [0.5], [2.0]], kernel="triangular").round(2)
+    array([[0.67, 0.33, 0.  ]])
+    """
+    restore = frameworks.restorer(queries, keys)
+    backend = frameworks.backend_for(backend, queries, keys)
+    queries = dataframes.matched(queries, keys)
+    queries, keys, sample_weight, key_scale = map(frameworks.to_numpy, (queries, keys, sample_weight, key_scale))
+    empty = check_empty(empty)
+    problem = build(
+        queries,
+        keys,
+        None,
+        kernel=kernel,
+        bandwidth=bandwidth,
+        sample_weight=sample_weight,
+        key_scale=key_scale,
+        exclude_self=exclude_self,
+    )
+    plan = make_plan(problem, "exact" if method == "auto" else method, backend, n_jobs)
+    if plan.method != "exact":
+        raise ValueError(f"method={method!r} cannot do this: each pair's weight is asked for.")
+    plan = replace(plan, dtype=np.dtype(np.float64))
+    with progress_meter(progress, plan.seconds, 2 * plan.pairs, "fastnw") as meter:  # masses, then weights
+        if top_k is None:
+            return restore(_dense(problem, plan, empty, meter))
+        indices, weights = _largest(problem, plan, _check_top_k(top_k, problem.n), empty, meter)
+    return restore(indices), restore(weights)
+
+
+def _check_top_k(top_k: Any, n: int) -> int:
+    if isinstance(top_k, bool) or not hasattr(top_k, "__index__"):
+        raise TypeError(f"top_k must be an integer or None, got {top_k!r}.")
+    if not 1 <= top_k.__index__() <= n:
+        raise ValueError(f"top_k must be between 1 and the number of keys, {n}, got {top_k}.")
+    return int(top_k.__index__())
+
+
+def _dense(problem: Problem, plan: Plan, empty: Empty, meter: Meter) -> Array:
+    weights = np.empty((problem.m, problem.n), problem.dtype)
+    sweep = _Sweep.of(problem, plan, meter)
+
+    def task(i: int) -> float:
+        rows = sweep.rows(i)
+        for start, logs in sweep.blocks(rows):
+            with np.errstate(invalid="ignore"):
+                # a lone key's logarithm and its mass's may differ by a rounding
+                weights[rows, start : start + logs.shape[1]] = np.exp(np.minimum(logs - sweep.log_mass[rows, None], 0))
+        if problem.kernel.facts is None:  # logarithms so large that those of masses say nothing
+            total = weights[rows].sum(axis=1, keepdims=True)
+            np.divide(weights[rows], total, out=weights[rows], where=total > 1.5)
+        for row in rows.start + np.flatnonzero(sweep.far[rows]):
+            positions, shares = tails.weights_of(sweep.summary, row)
+            weights[row] = 0
+            weights[row, positions] = shares
+        return sweep.pairs(rows)
+
+    run(task, sweep.n_tasks, plan.n_threads, meter)
+    rows = np.flatnonzero(sweep.empty)
+    bare = Tally()
+    bare.add(rows)
+    report(problem, bare, empty)
+    if len(rows):
+        if empty == "mean":
+            weights[rows] = _own_weights(problem)
+        elif empty == "nearest":
+            at = nearest(problem, plan, rows)
+            weights[rows] = 0
+            weights[rows[at >= 0], at[at >= 0]] = 1
+        else:
+            weights[rows] = empty if isinstance(empty, float) else np.nan
+    return weights
+
+
+def _largest(problem: Problem, plan: Plan, k: int, empty: Empty, meter: Meter) -> tuple[Positions, Array]:
+    indices, weights = np.full((problem.m, k), -1), np.zeros((problem.m, k), problem.dtype)
+    sweep = _Sweep.of(problem, plan, meter)
+
+    def task(i: int) -> float:
+        rows = sweep.rows(i)
+        count = rows.stop - rows.start
+        best, at = np.full((count, k), -np.inf), np.full((count, k), -1, np.int64)
+        for start, logs in sweep.blocks(rows):
+            merge_largest(np.ascontiguousarray(logs, np.float64), start, best, at)
+        with np.errstate(invalid="ignore"):
+            log_mass = np.where(sweep.empty[rows], 0.0, sweep.log_mass[rows])
+            shares = np.exp(np.minimum(best - log_mass[:, None], 0))
+        for row in np.flatnonzero(sweep.far[rows]):
+            at[row], shares[row] = _far_largest(sweep.summary, int(rows.start + row), at[row])
+        indices[rows], weights[rows] = at, shares
+        return sweep.pairs(rows)
+
+    run(task, sweep.n_tasks, plan.n_threads, meter)
+    rows = np.flatnonzero(sweep.empty)
+    bare = Tally()
+    bare.add(rows)
+    report(problem, bare, empty)
+    if len(rows):
+        if empty == "mean":
+            own = _own_weights(problem)
+            order = np.argsort(-own, kind="stable")[:k]
+            indices[rows], weights[rows] = np.where(own[order] > 0, order, -1), own[order]
+        elif empty == "nearest":
+            indices[rows, 0] = nearest(problem, plan, rows)
+            weights[rows, 0] = indices[rows, 0] >= 0
+    return indices, weights
+
+
+def _far_largest(summary: exact.Summary, row: int, at: Positions) -> tuple[Positions, Floats]:
+    """The keys that `tails` finds to matter, then the others in their order, with less than 1e-19 each; of a compact
+    kernel, none beyond its window."""
+    positions, shares = tails.weights_of(summary, row)
+    order = np.argsort(-shares, kind="stable")[: len(at)]
+    positions, shares = positions[order], shares[order]
+    others = at[~np.isin(at, positions)][: len(at) - len(positions)]
+    at, shares = np.concatenate([positions, others]), np.concatenate([shares, np.zeros(len(others))])
+    return (at if summary.problem.kernel.support is None else np.where(shares > 0, at, -1)), shares
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """Log weights of rows of queries against blocks of keys, and what normalises them."""
+
+    summary: exact.Summary
+    log_mass: Floats  # (m,) in units of the largest weight
+    empty: NDArray[np.bool_]  # (m,)
+    far: NDArray[np.bool_]  # (m,) exponents, or κ of keys on a rim, need `tails`
+
+    @classmethod
+    def of(cls, problem: Problem, plan: Plan, meter: Meter) -> _Sweep:
+        """Sums all masses, in float64 by the plan's method."""
+        summary = exact.summarise(problem, plan)
+        log_mass, far, empty = np.empty(problem.m), np.empty(problem.m, bool), np.empty(problem.m, bool)
+        unsure = Tally()
+        for start in range(0, problem.m, step := exact.panel(problem)):
+            rows = slice(start, min(start + step, problem.m))
+            state, on_rims = exact.accumulate_and_tell(summary, np.arange(rows.start, rows.stop), meter)
+            log_mass[rows], empty[rows] = state.log_mass(), state.is_empty
+            error = exact.exponent_error(summary, rows, log_mass[rows])
+            far[rows] = error > exact.exponent_limit(summary, rows, log_mass[rows])
+            if problem.kernel.support is not None:
+                far[start + on_rims] = True
+            bound = state.relative_mass_error()
+            late = np.flatnonzero(bound > problem.promise * (1 + 1e-9))
+            unsure.add(late + start, bound[late])
+        warn_of_accuracy(problem, unsure)
+        return cls(summary, log_mass, empty, far & ~empty)
+
+    @property
+    def problem(self) -> Problem:
+        return self.summary.problem
+
+    @property
+    def n_tasks(self) -> int:
+        return math.ceil(self.problem.m / ROWS)
+
+    def pairs(self, rows: slice) -> float:
+        return float(rows.stop - rows.start) * self.problem.n
+
+    def rows(self, task: int) -> slice:
+        return slice(task * ROWS, min((task + 1) * ROWS, self.problem.m))
+
+    def blocks(self, rows: slice) -> Iterator[tuple[int, Floats]]:
+        """The first key's position and log w κ (rows, keys), block by block."""
+        queries = pack_queries(self.problem, rows, np.float64)
+        inverse = pack_inverse(self.problem, np.float64)
+        for start in range(0, self.problem.n, KEYS):
+            check_stop()
+            keys = pack_keys(self.problem, start, min(start + KEYS, self.problem.n), np.float64)
+            yield (
+                start,
+                self._log_weights(
+                    rows, keys, self.summary.plan.tiles.score_tile(self.problem.kernel, queries, keys, inverse)
+                ),
+            )
+
+    def _log_weights(self, rows: slice, keys: KeyBlock, u2: Floats) -> Floats:
+        """log w κ; −inf beyond the support, without weight, and for a left-out own key."""
+        kernel = self.problem.kernel
+        if kernel.facts is None:
+            u2 = np.fmin(u2, LARGEST)  # as where the masses are summed
+        with np.errstate(all="ignore"):
+            if kernel.support is not None:
+                inside = u2 <= kernel.support**2
+            else:  # polynomials times exponentials are NaN where u² has overflowed
+                inside = u2 < np.inf if kernel.works_on_logs else np.ones(u2.shape, bool)
+            # the constant kernel is 1 even where u² is no number
+            argument = np.fmin(np.where(inside, u2, 0.0), np.finfo(np.float64).max)
+            if kernel.log_profile is not None:
+                logs = kernel.log_profile(argument)
+            else:
+                logs = np.log(np.maximum(kernel.profile(argument), 0.0))
+            logs = np.where(inside, logs, -np.inf)
+        log_weights = self.problem.log_weights_at(slice(keys.start, keys.start + keys.size))
+        if log_weights is not None:
+            logs += log_weights
+        if self.problem.exclude_self:
+            own = np.arange(rows.start, rows.stop) - keys.start
+            here = np.flatnonzero((own >= 0) & (own < keys.size))
+            logs[here, own[here]] = -np.inf
+        return logs
+
+
+def _own_weights(problem: Problem) -> Floats:
+    """(n,) w / Σ w."""
+    weights = problem.weights_at(slice(None))
+    weights = np.ones(problem.n) if weights is None else weights
+    return weights / (weights.sum() or np.nan)

@@ -1,0 +1,1 @@
+"""The compiled tiles, one module for each instruction set."""

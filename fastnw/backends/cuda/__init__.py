@@ -1,0 +1,1 @@
+"""NVIDIA GPUs through numba-cuda, an optional extra: all code for the device."""

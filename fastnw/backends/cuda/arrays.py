@@ -1,0 +1,389 @@
+"""Kernels that look through, gather and pack arrays which lie on the device already, so that none of them has to leave.
+
+What comes back to the host is one number a column or a row. Sums of norms are compensated: their rounding does not grow
+with the number of coordinates, whatever their order.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import cuda
+from numpy.typing import NDArray
+
+from fastnw.backends.cuda.functions import SIMULATED
+from fastnw.backends.cuda.kernels import Shape
+from fastnw.core.pack import keys_there
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+THREADS = 4 if SIMULATED else 256
+PARTS, LAST_PARTS = (8, 2) if SIMULATED else (8192, 32)  # threads a column of a reduction, and of its second step
+MOST_PARTIAL = 1 << 21  # numbers of parts, where there are many columns: 48 MiB
+MOST_COLUMNS = 4 if SIMULATED else 32768  # of a grid; the rest in further rounds
+LEAST_BLOCKS = 1 if SIMULATED else 128  # Numba warns of smaller grids; blocks too many find nothing to do
+
+
+def on_host(array: Any) -> Array:
+    """A copy in the host's memory, of strided arrays too."""
+    strided = len(array.shape) in (1, 2) and not array.is_c_contiguous()
+    return np.asarray((_dense(array) if strided else array).copy_to_host())
+
+
+def as_column(array: Any) -> Any:
+    """(n, 1) of (n,): the same memory, where its elements lie side by side."""
+    return (array if array.is_c_contiguous() else _dense(array)).reshape((array.shape[0], 1))
+
+
+def _dense(array: Any) -> Any:
+    if len(array.shape) == 2:
+        return taken(array, np.arange(array.shape[0]), array.dtype)
+    out = cuda.device_array(array.shape, array.dtype)
+    if array.shape[0]:
+        _copied[_over(array.shape[0])](array, out)
+    return out
+
+
+def reduced(rows: Any, mask: Any = None) -> tuple[Floats, Floats, Floats]:
+    """Least, largest and sum (d,) of the columns, over the rows whose `mask` (n, 1) is positive."""
+    n, columns = rows.shape
+    if n == 0 or columns == 0:
+        return np.full(columns, np.inf), np.full(columns, -np.inf), np.zeros(columns)
+    last = min(LAST_PARTS, n)
+    parts = max(min(PARTS, n, MOST_PARTIAL // columns), last)
+    first = cuda.device_array((parts, columns, 3), np.float64)
+    across = min(columns, MOST_COLUMNS)
+    _reduce[(_over(parts)[0], across), THREADS](rows, rows if mask is None else mask, mask is not None, first)
+    second = cuda.device_array((last, columns, 3), np.float64)
+    _combine[(_over(last)[0], across), THREADS](first, second)
+    found = np.asarray(second.copy_to_host())
+    return found[:, :, 0].min(axis=0), found[:, :, 1].max(axis=0), found[:, :, 2].sum(axis=0)
+
+
+def taken(rows: Any, positions: NDArray[np.intp], dtype: np.dtype[Any]) -> Any:
+    """Those rows in that type, contiguous."""
+    out = cuda.device_array((len(positions), rows.shape[1]), dtype)
+    if out.size:
+        _take[_over(out.size)](rows, cuda.to_device(positions.astype(np.int64)), out)
+    return out
+
+
+def sizes(rows: Any, factors: Floats, squared: bool) -> Floats:
+    """(n,) Σ_j (x_j f_j)², or Σ_j |x_j f_j|."""
+    out = cuda.device_array((max(rows.shape[0], 1),), np.float64)
+    if rows.shape[0]:
+        _sizes[_over(rows.shape[0])](rows, cuda.to_device(np.ascontiguousarray(factors)), squared, out)
+    return np.asarray(out.copy_to_host())[: rows.shape[0]]
+
+
+def whitened(rows: Any, cholesky: Floats, origin: Any) -> Any:
+    """(n, d) float64 L⁻¹(x − the first row of `origin`)."""
+    out = cuda.device_array(rows.shape, np.float64)
+    if rows.shape[0]:
+        lower = cuda.to_device(np.ascontiguousarray(cholesky))
+        _whiten[_over(rows.shape[0])](rows, lower, rows if origin is None else origin, origin is not None, out)
+    return out
+
+
+def quotients(weights: Any, largest: float) -> Any:
+    """(n, 1) w/largest in float64."""
+    out = cuda.device_array((weights.shape[0], 1), np.float64)
+    _divide[_over(out.size)](weights, largest, out)
+    return out
+
+
+def log_weights(weights: Any, scale: Any, power: int) -> Any:
+    """(n, 1) log w − power log λ in float64; −inf without weight."""
+    out = cuda.device_array((scale.shape[0], 1), np.float64)
+    _logarithms[_over(out.size)](scale if weights is None else weights, weights is not None, scale, power, out)
+    return out
+
+
+def exponentials(logs: Any, largest: float) -> Any:
+    """(n, 1) exp(log − largest)."""
+    out = cuda.device_array((logs.shape[0], 1), np.float64)
+    _exponentials[_over(out.size)](logs, largest, out)
+    return out
+
+
+def room(m: int, c: int, dtype: np.dtype[Any]) -> Any:
+    """(m, c), not written yet."""
+    return cuda.device_array((m, c), dtype)
+
+
+def put(out: Any, positions: NDArray[np.intp], rows: Any) -> None:
+    """Replace the rows at those positions by `rows`, which may be a host array."""
+    if len(positions) and out.shape[1]:
+        rows = cuda.to_device(np.ascontiguousarray(rows)) if isinstance(rows, np.ndarray) else rows
+        _put[_over(len(positions) * out.shape[1])](rows, cuda.to_device(positions.astype(np.int64)), out)
+
+
+def largest(rows: Any) -> Floats:
+    """(m,) Largest absolute value of each row; 0 without columns."""
+    out = cuda.device_array((max(rows.shape[0], 1),), np.float64)
+    _largest[_over(out.size)](rows, out)
+    return np.asarray(out.copy_to_host())[: rows.shape[0]]
+
+
+def put_means(out: Any, totals: Any, mass: Floats, facts: Floats) -> None:
+    """Means in the values' own units; `facts` (4, c): least, largest, centre and half the range."""
+    if out.size:
+        _put_means[_over(out.size)](totals, cuda.to_device(mass), cuda.to_device(facts), out)
+
+
+def split(found: Any, leading: int, c: int, stream: Any) -> tuple[Floats, Any]:
+    """The first columns of the first state (states, m, columns) on the host, and the `c` after them on the device."""
+    m = found.shape[1]
+    first, totals = cuda.device_array((m, leading), np.float64), cuda.device_array((m, c), np.float64)
+    grid = (*_over(m * (leading + c)), stream)
+    _split[grid](found, first, totals)
+    head = first.copy_to_host(stream=stream)
+    stream.synchronize()
+    return np.asarray(head), totals
+
+
+def synchronise() -> None:
+    cuda.synchronize()
+
+
+def table(shape: Shape, problem: Any, inverse: Array, start: int, count: int, out: Any, stream: Any) -> None:
+    """Write `count` keys of a problem on the device as `stream.table_of` writes a block from the host."""
+
+    def there(numbers: Array) -> Any:
+        return cuda.to_device(np.ascontiguousarray(numbers, np.float64), stream=stream)
+
+    grid, norms, row = (*_over(out.shape[1]), stream), shape.form == "norms", shape.padded
+    _place_keys[grid](keys_there(problem).rows, start, count, there(inverse), shape.padded, norms, out)
+    row += norms
+    if shape.scaled:
+        largest = float(np.finfo(shape.dtype).max)
+        _place_scales[grid](problem.key_scale.rows, start, count, problem.kernel.inner_product, largest, row, out)
+        row += 1
+    values, facts = problem.keys.rows, np.zeros((4, 1))  # not read
+    if shape.c:
+        centre, half = problem.values_centre
+        values, facts = problem.values.rows, np.array([*problem.values_range, centre, np.where(half > 0, half, 1.0)])
+    weights = problem.weights_on_device.rows if shape.weighted else problem.keys.rows
+    _place_values[grid](values, start, count, weights, shape.weighted, there(facts), shape.c, row, out)
+
+
+def columns_of(rows: Any, factors: Floats, norms: Floats | None, padded: int, width: int) -> Any:
+    """(padded, width) x_j f_j in columns, zeros beyond; a last row of norms if there are any."""
+    out = cuda.device_array((padded + (norms is not None), width), rows.dtype)
+    last = cuda.to_device(np.zeros(1) if norms is None else norms)
+    _turn[_over(width)](rows, cuda.to_device(np.ascontiguousarray(factors)), last, norms is not None, padded, out)
+    return out
+
+
+def _over(size: int) -> tuple[int, int]:
+    """Blocks and threads for so many numbers."""
+    return max(-(-size // THREADS), LEAST_BLOCKS), THREADS
+
+
+@cuda.jit
+def _copied(array, out):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    if i < out.shape[0]:
+        out[i] = array[i]
+
+
+@cuda.jit
+def _reduce(rows, mask, masked, out):  # type: ignore[no-untyped-def]
+    """out[part, column]: least, largest and sum of a part of the rows. A NaN stays."""
+    part = cuda.grid(1)
+    if part < out.shape[0]:
+        for column in range(cuda.blockIdx.y, out.shape[1], cuda.gridDim.y):
+            low, high, total = np.inf, -np.inf, 0.0
+            for i in range(part, rows.shape[0], out.shape[0]):
+                if not masked or mask[i, 0] > 0:
+                    value = np.float64(rows[i, column])
+                    low = value if value < low or value != value else low
+                    high = value if value > high or value != value else high
+                    total += value
+            out[part, column, 0] = low
+            out[part, column, 1] = high
+            out[part, column, 2] = total
+
+
+@cuda.jit
+def _combine(parts, out):  # type: ignore[no-untyped-def]
+    """The same of parts."""
+    part = cuda.grid(1)
+    if part < out.shape[0]:
+        for column in range(cuda.blockIdx.y, out.shape[1], cuda.gridDim.y):
+            low, high, total = np.inf, -np.inf, 0.0
+            for i in range(part, parts.shape[0], out.shape[0]):
+                value = parts[i, column, 0]
+                low = value if value < low or value != value else low
+                value = parts[i, column, 1]
+                high = value if value > high or value != value else high
+                total += parts[i, column, 2]
+            out[part, column, 0] = low
+            out[part, column, 1] = high
+            out[part, column, 2] = total
+
+
+@cuda.jit
+def _take(rows, positions, out):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    if i < out.size:
+        row, column = i // out.shape[1], i % out.shape[1]
+        out[row, column] = rows[positions[row], column]
+
+
+@cuda.jit
+def _put(rows, positions, out):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    if i < positions.shape[0] * out.shape[1]:
+        row, column = i // out.shape[1], i % out.shape[1]
+        out[positions[row], column] = rows[row, column]
+
+
+@cuda.jit
+def _largest(rows, out):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    if i < rows.shape[0]:
+        found = 0.0
+        for j in range(rows.shape[1]):
+            value = abs(rows[i, j])
+            found = value if value > found or value != value else found
+        out[i] = found
+
+
+@cuda.jit
+def _put_means(totals, mass, facts, out):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    if i < out.size:
+        row, v = i // out.shape[1], i % out.shape[1]
+        if mass[row] > 0.0:
+            x = facts[2, v] + facts[3, v] * (totals[row, v] / mass[row])
+            out[row, v] = min(max(x, facts[0, v]), facts[1, v])
+        else:
+            out[row, v] = np.nan
+
+
+@cuda.jit
+def _split(found, first, totals):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    leading, columns = first.shape[1], first.shape[1] + totals.shape[1]
+    if i < first.shape[0] * columns:
+        row, column = i // columns, i % columns
+        if column < leading:
+            first[row, column] = found[0, row, column]
+        else:
+            totals[row, column - leading] = found[0, row, column]
+
+
+@cuda.jit
+def _sizes(rows, factors, squared, out):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    if i < rows.shape[0]:
+        total, lost = 0.0, 0.0
+        for j in range(rows.shape[1]):
+            x = np.float64(rows[i, j]) * factors[j]
+            term = (x * x if squared else abs(x)) - lost
+            new = total + term
+            lost = (new - total) - term if new - new == 0.0 else 0.0  # of an infinite sum nothing is lost
+            total = new
+        out[i] = total
+
+
+@cuda.jit
+def _whiten(rows, lower, origin, centred, out):  # type: ignore[no-untyped-def]
+    """A row a thread, by forward substitution."""
+    i = cuda.grid(1)
+    if i < out.shape[0]:
+        for j in range(out.shape[1]):
+            x = np.float64(rows[i, j])
+            if centred:
+                x -= np.float64(origin[0, j])
+            for k in range(j):
+                x -= lower[j, k] * out[i, k]
+            out[i, j] = x / lower[j, j]
+
+
+@cuda.jit
+def _divide(weights, largest, out):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    if i < out.shape[0]:
+        out[i, 0] = np.float64(weights[i, 0]) / largest
+
+
+@cuda.jit
+def _logarithms(weights, weighted, scale, power, out):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    if i < out.shape[0]:
+        weight = np.float64(weights[i, 0]) if weighted else 1.0
+        log = math.log(weight) if weight > 0.0 else -math.inf
+        out[i, 0] = log - power * math.log(np.float64(scale[i, 0]))
+
+
+@cuda.jit
+def _exponentials(logs, largest, out):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    if i < out.shape[0]:
+        out[i, 0] = math.exp(logs[i, 0] - largest)
+
+
+# The columns of a table, a key a thread. Every number is made in float64, as on the host, and rounded once.
+
+
+@cuda.jit
+def _place_keys(keys, start, count, inverse, padded, norms, out):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    if i < out.shape[1]:
+        total, lost = 0.0, 0.0
+        for j in range(padded):
+            out[j, i] = 0
+            if i < count and j < keys.shape[1]:
+                out[j, i] = np.float64(keys[start + i, j])
+                x = np.float64(out[j, i]) * inverse[j]
+                term = x * x - lost
+                new = total + term
+                lost = (new - total) - term if new - new == 0.0 else 0.0
+                total = new
+        if norms:
+            out[padded, i] = total
+
+
+@cuda.jit
+def _place_scales(scale, start, count, inner, largest, row, out):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    if i < out.shape[1]:
+        out[row, i] = 0
+        if i < count:
+            x = 1.0 / np.float64(scale[start + i, 0])
+            out[row, i] = min(x if inner else x * x, largest)
+
+
+@cuda.jit
+def _place_values(values, start, count, weights, weighted, facts, c, row, out):  # type: ignore[no-untyped-def]
+    """Weights, if there are any, in that row; values below; zeros in what is left."""
+    i = cuda.grid(1)
+    if i < out.shape[1]:
+        for r in range(row, out.shape[0]):
+            out[r, i] = 0
+        if i < count:
+            weight = 1.0
+            if weighted:
+                weight = np.float64(weights[start + i, 0])
+                out[row, i] = weight
+                row += 1
+            for v in range(c):
+                x = min(max(np.float64(values[start + i, v]), facts[0, v]), facts[1, v])
+                x = (x - facts[2, v]) / facts[3, v]
+                out[row + v, i] = min(max(x, -1.0), 1.0) * weight
+
+
+@cuda.jit
+def _turn(rows, factors, norms, with_norms, padded, out):  # type: ignore[no-untyped-def]
+    i = cuda.grid(1)
+    if i < out.shape[1]:
+        m, d = rows.shape
+        for j in range(padded):
+            out[j, i] = np.float64(rows[i, j]) * factors[j] if i < m and j < d else 0.0
+        if with_norms:
+            out[padded, i] = norms[i] if i < m else 0.0

@@ -1,0 +1,210 @@
+"""NVIDIA GPUs through numba-cuda, an optional extra: nothing of it is imported before it is asked for.
+
+Kernels are written for each formula, type and dimension (`source`, `wide`), compiled at first use
+(`kernels`) and fed by `stream`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw.backends.backend import Backend
+from fastnw.core.pack import KeyBlock, pack_keys
+from fastnw.core.problem import Problem
+from fastnw.core.state import PoolState
+from fastnw.kernels.registry import Kernel
+from fastnw.runtime.threads import Meter
+
+if TYPE_CHECKING:
+    from fastnw.methods.exact import Summary
+
+Array = NDArray[Any]
+
+INSTALL = "pip install 'fastnw[cuda]'"
+BLOCK_BYTES = 8 << 20  # of a block of keys on its way to the device; three such are in host memory
+LEAST_D = 33  # coordinates from which exponents may come from |q|² + |k|² − 2 q·k
+
+
+@lru_cache(maxsize=1)
+def missing() -> str | None:
+    """What there is not to run it, or None."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        return f"numba-cuda is not installed: {INSTALL}"
+    try:
+        from numba import cuda
+    except Exception as failure:  # an incompatible version of numba, NumPy or the driver's bindings
+        return f"numba-cuda cannot be imported ({failure}): {INSTALL}"
+    try:
+        if len(list(cuda.gpus)) == 0:
+            return "the NVIDIA driver finds no device"
+    except Exception as failure:  # numba-cuda's own classes, several of them
+        reason = " ".join(str(failure).split()) or type(failure).__name__
+        if "driver" in reason.lower():
+            return f"no NVIDIA driver that works ({reason})"
+        return f"no CUDA device ({reason})"
+    return None
+
+
+def refusal(kernel: Kernel) -> str | None:
+    """It runs every kernel, where it runs."""
+    return missing()
+
+
+def bounds(kernel: Kernel) -> bool:
+    """Whether `sum_tile` bounds in `mass_error` what the error of u² does."""
+    return kernel.facts is None or kernel.window_sensitivity > 0
+
+
+def isa() -> str:
+    return "cuda"
+
+
+def sum_tile(
+    kernel: Kernel,
+    queries: Array,
+    keys: KeyBlock,
+    inverse: Array,
+    own: NDArray[np.int64] | None,
+    state: PoolState,
+    error: NDArray[np.float64],
+) -> None:
+    """Add the block's sums to the state, in place; see `fastnw.backends`."""
+    from fastnw.backends.cuda.stream import Queries, Stream, sums
+
+    if len(queries) == 0 or keys.size == 0:
+        return
+    keys = KeyBlock(0, keys.coords, keys.scale, keys.weights, keys.weighted, keys.values)
+    shape = shape_of(kernel, queries.dtype, inverse, state.total.shape[1], keys.scale is not None, keys.weighted, own)
+    stream = Stream(shape, inverse, lambda: iter([keys]), keys.size, keys.size)
+    part = sums(kernel, shape, Queries(queries, inverse, error, own), stream, lambda pairs: None)
+    state.put(slice(None), state.merge(part))
+
+
+def sum_several(
+    profiles: Sequence[tuple[Kernel, float]],
+    queries: Array,
+    keys: KeyBlock,
+    inverse: Array,
+    own: NDArray[np.int64] | None,
+    states: Sequence[PoolState],
+    error: NDArray[np.float64],
+) -> None:
+    """Add the block's sums for several profiles to their states, in place; see `fastnw.backends`."""
+    for (kernel, factor), state in zip(profiles, states, strict=True):
+        sum_tile(kernel, queries, keys, inverse * inverse.dtype.type(factor), own, state, error)
+
+
+def score_tile(kernel: Kernel, queries: Array, keys: KeyBlock, inverse: Array) -> Array:
+    """(m, B) u², or the scaled inner product; see `fastnw.backends`."""
+    from numba import cuda
+
+    from fastnw.backends.cuda.functions import SIMULATED
+    from fastnw.backends.cuda.kernels import scores
+
+    if len(queries) == 0 or keys.size == 0:
+        return np.empty((len(queries), keys.size), queries.dtype)
+    table = keys.coords if keys.scale is None else np.concatenate([keys.coords, keys.scale[None]])
+    out = cuda.device_array((len(queries), keys.size), queries.dtype)
+    threads = (4, 2) if SIMULATED else (32, 8)
+    grid = (-(-keys.size // threads[0]), -(-len(queries) // threads[1]))
+    arrays = (cuda.to_device(np.ascontiguousarray(a)) for a in (queries, table, inverse))
+    scores[grid, threads](*arrays, kernel.inner_product, keys.scale is not None, out)
+    return np.asarray(out.copy_to_host())
+
+
+def by_products(problem: Problem, dtype: np.dtype[Any]) -> bool:
+    """Whether a first sweep takes u² from products, whose error is absolute."""
+    from fastnw.methods import products
+
+    plain = problem.kernel.facts is not None and problem.kernel.name == "gaussian" and problem.key_scale is None
+    plain = plain and problem.metric.cholesky is None and problem.d >= LEAST_D
+    return plain and products.promising(problem, dtype, 0.75 * problem.promise)
+
+
+def sweep(
+    summary: Summary,
+    positions: NDArray[np.intp],
+    queries: Any,
+    inverse: Array,
+    error: NDArray[np.float64],
+    meter: Meter,
+    products: bool = False,
+) -> tuple[PoolState, NDArray[np.float64] | None]:
+    """The state of those queries over all keys, and (m,) the error of exponents where it is absolute (`products`).
+
+    Queries and keys that lie on the device (`DeviceArray`) are read there.
+    """
+    from fastnw.backends.cuda.stream import Queries, Resident, Stream, sums
+
+    problem = summary.problem
+    own = positions.astype(np.int64) if problem.exclude_self else None
+    scaled = problem.key_scale is not None
+    shape = shape_of(problem.kernel, queries.dtype, inverse, problem.c, scaled, problem.weighted, own, products)
+    kept = summary.on_device
+    if shape not in kept:
+        per_key = queries.dtype.itemsize * shape.rows
+        block = min(max(BLOCK_BYTES // per_key, 1), problem.n)
+        if problem.on_device:
+            kept[shape] = Resident(shape, inverse, problem, block)
+        else:
+            kept[shape] = Stream(shape, inverse, lambda: _blocks(problem, block, queries.dtype), block, problem.n)
+    wanted = Queries(queries, inverse, error, own)
+    state = sums(problem.kernel, shape, wanted, kept[shape], meter.add)
+    return state, _exponent_error(problem, summary, wanted) if products else None
+
+
+def _blocks(problem: Problem, size: int, dtype: np.dtype[Any]) -> Iterator[KeyBlock]:
+    for start in range(0, problem.n, size):
+        yield pack_keys(problem, start, min(start + size, problem.n), dtype, codes=False)
+
+
+def _exponent_error(problem: Problem, summary: Summary, queries: Any) -> NDArray[np.float64]:
+    """Bound on the error of exponents of e from |q|² + |k|² − 2 q·k: products of d terms one after another, norms, and
+    the sum of the three."""
+    unit = float(np.finfo(queries.points.dtype).eps) / 2
+    reach, _ = summary.extent
+    with np.errstate(over="ignore", invalid="ignore"):
+        key_norm, query_norm = np.square(reach * problem.metric.inverse).sum(), queries.norm()
+        product = np.sqrt(query_norm) * np.sqrt(key_norm)
+        return unit * ((problem.d + 12) * product + 16 * (query_norm + key_norm))
+
+
+def shape_of(
+    kernel: Kernel,
+    dtype: np.dtype[Any],
+    inverse: Array,
+    c: int,
+    scaled: bool,
+    weighted: bool,
+    own: Any,
+    products: bool = False,
+) -> Any:
+    """What decides which kernels run: `fastnw.backends.cuda.kernels.Shape`."""
+    from fastnw.backends.cuda.kernels import Shape
+
+    # one bandwidth of a size that leaves squares of raw differences within range
+    alike = bool(np.all(inverse == inverse[0])) and 1e-10 < float(inverse[0]) < 1e10
+    form = "dot" if kernel.inner_product else "norms" if products else "one" if alike else "each"
+    return Shape(dtype.name, len(inverse), c, form, scaled, weighted, own is not None)
+
+
+BACKEND = Backend(
+    name="cuda",
+    device="cuda",
+    methods=frozenset({"exact"}),
+    isa=isa,
+    missing=missing,
+    refusal=refusal,
+    bounds=bounds,
+    sum_tile=sum_tile,
+    sum_several=sum_several,
+    score_tile=score_tile,
+    sweep=sweep,
+    by_products=by_products,
+)

@@ -1,0 +1,1 @@
+"""Tiles compiled by Numba at their first use, for users' kernels too."""

@@ -1,0 +1,374 @@
+"""The tile as Numba compiles it, for one kernel, compute type and number of coordinates.
+
+This file is also a text: `build` puts another kernel between the two marks and imports the result as a module
+of its own, since Numba caches on disk by a module's file, and a module's constants are constants of its machine code.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+
+# <kernel>
+from fastnw.backends.numba.functions import EXACT
+from fastnw.backends.numba.functions import exp2_falling_float32 as exp2
+
+F = np.float32
+LOGS, COMPACT, ROUGH, INNER, USERS, FUSED, D = True, False, False, False, False, True, 3
+FOLDED, CAP, SUPPORT2, LEAST = F(-0.7213475204444817), F(0.0), F(0.0), F(0.0)
+STRIP = 1024  # keys whose sums stay in the compute type, 256 in a lane (float64: 512)
+
+
+@njit(**EXACT)
+def profile(u2):
+    return exp2(u2)
+
+
+@njit(**EXACT)
+def log_profile(u2):
+    return u2 * F(-0.5)
+
+
+# </kernel>
+
+FIRST = 128  # the first strip of a block, which many queries need to meet a near key
+VECTOR = 16  # rows of values are filled up to a multiple (_pack.VECTOR)
+ROWS_STRIP = 256  # keys that are added one after another, where there are many values
+NEAR = 2.0**-60  # a mass above this needs no shift: what exp's clamp adds is far below it
+LARGEST = F(np.finfo(F).max)
+LOG2E = F(1.4426950408889634)
+REACH = 80.0 if F is np.float32 else 690.0  # nats from the largest term down to where exp is clamped
+# Sums may be reordered, which fills vectors; nothing is assumed of NaN, infinity or division.
+SUMS: dict[str, Any] = {
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz"},
+    "nogil": True,
+    "cache": True,
+}
+
+
+@njit(**EXACT)
+def not_negative(kappa):
+    """κ; 0 if it is below that by a rounding, NaN if it is by more, and so no kernel."""
+    clipped = F(0) if kappa < F(0) else kappa
+    return F(np.nan) if kappa < LEAST else clipped
+
+
+@njit(**EXACT)
+def weight(u2):
+    """κ from FOLDED times u²; 0 beyond the support."""
+    if COMPACT:
+        inside = profile(SUPPORT2 if u2 > SUPPORT2 else u2)
+        if USERS:
+            inside = not_negative(inside)
+        return inside if u2 <= SUPPORT2 else F(0)
+    if USERS:  # beyond CAP nothing is known of its rounding: no number, which hands the query on
+        return not_negative(profile(u2)) if u2 <= CAP else F(np.nan)
+    if F(0) < CAP:
+        return profile(CAP if u2 > CAP else u2)
+    return profile(u2)
+
+
+@njit(**EXACT)
+def log_weight(u2):
+    """log κ; −inf beyond the support."""
+    if INNER:
+        return log_profile(u2)
+    if COMPACT and u2 > SUPPORT2:
+        return F(-np.inf)
+    if USERS:
+        return log_profile(u2) if u2 <= CAP else F(np.nan)
+    return log_profile(LARGEST if u2 > LARGEST else u2)
+
+
+@njit(**EXACT)
+def change(u2, kappa, error, least):
+    """What κ may change by within the error of u², which is relative down to `least`."""
+    step = error * (u2 if u2 > least else least)
+    up = abs(weight(u2 + step) - kappa)
+    down = abs(weight(u2 - step if u2 > step else F(0)) - kappa)
+    return up if (up > down or up != up) else down  # NaN if one of them is
+
+
+@njit(**EXACT)
+def exponential(log, shift):
+    """exp(log − shift)."""
+    return exp2((log - shift) * LOG2E)
+
+
+@njit(**EXACT)
+def shifted_change(u2, kappa, error, shift, least):
+    step = error * (u2 if u2 > least else least)
+    up = abs(exponential(log_weight(u2 + step), shift) - kappa)
+    down = abs(exponential(log_weight(u2 - step if u2 > step else F(0)), shift) - kappa)
+    return up if (up > down or up != up) else down  # NaN if one of them is
+
+
+@njit(**SUMS)
+def fused(queries, factor, keys, stride, weights, values, at, n, bound, least, found):
+    """Sums of four queries over n keys from `at` on, in D coordinates with one bandwidth, in registers.
+
+    `found` (4, 3) gets masses, totals, and what bounds their errors: changes of κ within `bound`, the error of u², or
+    the weight of keys with u² up to `bound`, the edge. Weights are multiplied even where all are 1: that costs 3 %, and
+    a loop more to compile.
+    """
+    k0, w, v = keys[at : at + n], weights[at : at + n], values[at : at + n]
+    k1 = keys[stride + at : stride + at + n] if D > 1 else k0
+    k2 = keys[2 * stride + at : 2 * stride + at + n] if D > 2 else k0
+    a0, b0, c0, d0 = queries[0, 0], queries[1, 0], queries[2, 0], queries[3, 0]
+    a1, b1, c1, d1 = queries[0, 1], queries[1, 1], queries[2, 1], queries[3, 1]
+    a2, b2, c2, d2 = queries[0, 2], queries[1, 2], queries[2, 2], queries[3, 2]
+    la, lb, lc, ld = bound[0], bound[1], bound[2], bound[3]
+    ma = mb = mc = md = ta = tb = tc = td = ea = eb = ec = ed = F(0)
+    for i in range(n):
+        x = k0[i]
+        sa, sb, sc, sd = (x - a0) ** 2, (x - b0) ** 2, (x - c0) ** 2, (x - d0) ** 2
+        if D > 1:
+            x = k1[i]
+            sa, sb, sc, sd = sa + (x - a1) ** 2, sb + (x - b1) ** 2, sc + (x - c1) ** 2, sd + (x - d1) ** 2
+        if D > 2:
+            x = k2[i]
+            sa, sb, sc, sd = sa + (x - a2) ** 2, sb + (x - b2) ** 2, sc + (x - c2) ** 2, sd + (x - d2) ** 2
+        sa, sb, sc, sd = sa * factor, sb * factor, sc * factor, sd * factor
+        ga, gb, gc, gd = weight(sa), weight(sb), weight(sc), weight(sd)
+        y = w[i]
+        ma, mb, mc, md = ma + ga * y, mb + gb * y, mc + gc * y, md + gd * y
+        if ROUGH:
+            ea, eb = ea + change(sa, ga, la, least) * y, eb + change(sb, gb, lb, least) * y
+            ec, ed = ec + change(sc, gc, lc, least) * y, ed + change(sd, gd, ld, least) * y
+        elif COMPACT:
+            ea, eb = ea + (y if sa <= la else F(0)), eb + (y if sb <= lb else F(0))
+            ec, ed = ec + (y if sc <= lc else F(0)), ed + (y if sd <= ld else F(0))
+        y = v[i]
+        ta, tb, tc, td = ta + ga * y, tb + gb * y, tc + gc * y, td + gd * y
+    found[0, 0], found[1, 0], found[2, 0], found[3, 0] = ma, mb, mc, md
+    found[0, 1], found[1, 1], found[2, 1], found[3, 1] = ta, tb, tc, td
+    found[0, 2], found[1, 2], found[2, 2], found[3, 2] = ea, eb, ec, ed
+
+
+@njit(**EXACT)
+def scores(s, q, inverse, keys, stride, d, scale, at, n):
+    """s = u² by differences of raw coordinates, added in parts of four (relative error (d/4 + 9) roundings); or q·k."""
+    if INNER:
+        for j in range(d):
+            a, first = q[j] * inverse[j], j * stride + at
+            k = keys[first : first + n]
+            for i in range(n):
+                s[i] = a * k[i] + (s[i] if j > 0 else F(0))
+    else:
+        for j in range(0, d, 4):
+            # what is beyond the last coordinate counts as one whose difference is 0
+            l1, l2, l3 = min(j + 1, d - 1), min(j + 2, d - 1), min(j + 3, d - 1)
+            v0, v1 = inverse[j], inverse[l1] if j + 1 < d else F(0)
+            v2, v3 = inverse[l2] if j + 2 < d else F(0), inverse[l3] if j + 3 < d else F(0)
+            q0, q1, q2, q3 = q[j], q[l1], q[l2], q[l3]
+            k0, k1 = keys[j * stride + at : j * stride + at + n], keys[l1 * stride + at : l1 * stride + at + n]
+            k2, k3 = keys[l2 * stride + at : l2 * stride + at + n], keys[l3 * stride + at : l3 * stride + at + n]
+            for i in range(n):
+                t0, t1 = (k0[i] - q0) * v0, (k1[i] - q1) * v1
+                t2, t3 = (k2[i] - q2) * v2, (k3[i] - q3) * v3
+                s[i] = ((t0 * t0 + t1 * t1) + (t2 * t2 + t3 * t3)) + (s[i] if j > 0 else F(0))
+    if len(scale) > 0:
+        for i in range(n):
+            s[i] *= scale[at + i]
+
+
+@njit(**SUMS)
+def plain_sums(s, weights, values, at, n, bound, least):
+    """Mass, total and what bounds their errors (see `fused`); u² in s becomes κ."""
+    mass = total = extra = F(0)
+    w, v = weights[at : at + n], values[at : at + n]
+    for i in range(n):
+        y, u2 = w[i], s[i] * FOLDED
+        g = weight(u2)
+        mass += g * y
+        if ROUGH:
+            extra += change(u2, g, bound, least) * y
+        elif COMPACT:
+            extra += y if u2 <= bound else F(0)
+        total += g * v[i]
+        s[i] = g
+    return mass, total, extra
+
+
+@njit(**SUMS)
+def shifted_sums(s, u, shift, weights, values, at, n, bound, least):
+    """The same from log κ in s, divided by exp(shift); u² in u."""
+    mass = total = extra = F(0)
+    w, v = weights[at : at + n], values[at : at + n]
+    for i in range(n):
+        y = w[i]
+        g = exponential(s[i], shift)
+        if COMPACT:
+            g = g if s[i] >= -LARGEST else F(0)  # exp stops above 0
+        mass += g * y
+        if ROUGH:
+            extra += shifted_change(u[i], g, bound, shift, least) * y
+        total += g * v[i]
+        s[i] = g
+    return mass, total, extra
+
+
+@njit(**EXACT)
+def logarithms(s, u, n):
+    """u² in s becomes log κ, and is kept in u where it will be asked for; returns the largest."""
+    for i in range(n):
+        if ROUGH:
+            u[i] = s[i]
+        s[i] = log_weight(s[i])
+    largest = F(-np.inf)
+    for i in range(n):
+        largest = s[i] if s[i] > largest else largest
+    if USERS:
+        for i in range(n):
+            if s[i] != s[i]:
+                return s[i]
+    return largest
+
+
+@njit(**EXACT)
+def rescale(i, by, mass, total, mass_error):
+    mass[i] *= by
+    mass_error[i] *= by
+    for k in range(total.shape[1]):
+        total[i, k] *= by
+
+
+@njit(**EXACT)
+def weigh(s, rows, row, c, at, n, sums):
+    """sums = Σ s_i rows_i, over a whole number of vectors: rows are filled up. Four rows at a time spare stores."""
+    width = (c + VECTOR - 1) // VECTOR * VECTOR
+    for k in range(width):
+        sums[k] = F(0)
+    whole = n // 4 * 4
+    for i in range(0, whole, 4):
+        g0, g1, g2, g3 = s[i], s[i + 1], s[i + 2], s[i + 3]
+        a = (at + i) * row
+        v0, v1 = rows[a : a + width], rows[a + row : a + row + width]
+        a += 2 * row
+        v2, v3 = rows[a : a + width], rows[a + row : a + row + width]
+        for k in range(width):
+            sums[k] += (g0 * v0[k] + g1 * v1[k]) + (g2 * v2[k] + g3 * v3[k])
+    for i in range(whole, n):
+        a = (at + i) * row
+        g, values = s[i], rows[a : a + width]
+        for k in range(width):
+            sums[k] += g * values[k]
+
+
+@njit(**EXACT)
+def weigh_classes(s, weights, codes, at, n, total):
+    """Add Σ w s of each class to its total, in float64."""
+    for i in range(n):
+        x = np.float64(s[i]) * np.float64(weights[at + i])
+        for k in range(codes.shape[1]):
+            total[codes[at + i, k]] += x
+
+
+@njit(**EXACT)
+def staged(
+    i, queries, inverse, keys, stride, d, scale, weights, values, row, codes, at, n,
+    s, u, sums, shift, mass, total, mass_error, bound, least, by,
+):  # fmt: skip
+    """Add the sums of n ≤ STRIP keys from `at` on to query i's state; `by` multiplies what bounds errors."""
+    c = total.shape[1]
+    one = weights if c != 1 else values
+    scores(s, queries[i], inverse, keys, stride, d, scale, at, n)
+    if LOGS and (INNER or shift[i] != 0):
+        largest = float(logarithms(s, u, n))
+        if largest == -np.inf or largest < shift[i] - REACH:
+            return
+        if largest > shift[i]:
+            if mass[i] != 0:
+                rescale(i, math.exp(shift[i] - largest), mass, total, mass_error)
+            shift[i] = largest
+        strip_mass, strip_total, extra = shifted_sums(s, u, F(shift[i]), weights, one, at, n, bound, least)
+    else:
+        strip_mass, strip_total, extra = plain_sums(s, weights, one, at, n, bound, least)
+    mass[i] += strip_mass
+    mass_error[i] += by * extra
+    if c == 1:
+        total[i, 0] += strip_total
+    elif len(codes) > 0:
+        weigh_classes(s, weights, codes, at, n, total[i])
+    elif c > 1:
+        weigh(s, values, row, c, at, n, sums)
+        for k in range(c):
+            total[i, k] += sums[k]
+    if LOGS and not INNER and shift[i] != 0 and mass[i] * math.exp(min(shift[i], 0.0)) >= NEAR:
+        rescale(i, math.exp(shift[i]), mass, total, mass_error)
+        shift[i] = 0.0
+
+
+FLOAT = types.float32 if F is np.float32 else types.float64
+LINE, ROWS, FLAGS = (
+    types.Array(FLOAT, 1, "C", True),
+    types.Array(FLOAT, 2, "C", True),
+    types.Array(types.int64, 1, "C", True),
+)
+CODES = types.Array(types.int32, 2, "C", True)
+OUT, OUTS, BOUND = types.float64[::1], types.float64[:, ::1], types.Array(types.float64, 1, "C", True)
+
+
+# One signature, for arrays that may be read-only: compiled when the module is imported, by one thread.
+@njit(
+    types.void(
+        ROWS, LINE, types.boolean, LINE, types.int64, LINE, LINE, LINE, types.int64, CODES, types.int64, FLAGS,
+        OUT, OUT, OUTS, OUT, BOUND, types.float64,
+    ),
+    **EXACT,
+)  # fmt: skip
+def tile(
+    queries, inverse, one_bandwidth, keys, stride, scale, weights, values, row, codes, n, own,
+    shift, mass, total, mass_error, error, sensitivity,
+):  # fmt: skip
+    """Add a block's sums to the states of its queries, in place.
+
+    `keys` and `values` are flat, with `stride` numbers from a coordinate to the next and `row` from a key's values to
+    the next's; `scale`, `own` and `codes`, which take the place of values, are empty where there are none.
+    `sensitivity` is that of a compact kernel, or for one that is `ROUGH` the u² down to which its error is relative.
+    """
+    m, d, c = queries.shape[0], queries.shape[1], total.shape[1]
+    summed = c if len(codes) == 0 else 0  # values that are summed in the compute type
+    longest = STRIP if summed < 2 else ROWS_STRIP
+    s, u, sums = np.empty(STRIP, F), np.empty(STRIP if ROUGH else 1, F), np.empty(summed + VECTOR, F)
+    group, members = 0, np.empty(4, np.int64)
+    points, bounds, found = np.zeros((4, 3), F), np.zeros(4, F), np.zeros((4, 3), F)
+    factor = inverse[0] * inverse[0] * FOLDED
+    least = F(sensitivity) if ROUGH else F(0)
+    start = np.int64(0)  # not the literal 0, for which what it is passed to would be compiled once more
+    while start < n:
+        length = min(FIRST if start == 0 and LOGS and not INNER else longest, n - start)
+        for i in range(m):
+            bound, by = F(error[i]), 1.0
+            if COMPACT and not ROUGH:
+                bound, by = F(SUPPORT2 + 2 * error[i] * max(SUPPORT2, F(1))), sensitivity * error[i]
+            left_out = own[i] - start if len(own) > 0 else -1
+            left_out = left_out if 0 <= left_out < length else -1
+            if FUSED and one_bandwidth and left_out < 0 and shift[i] == 0:
+                for j in range(D):
+                    points[group, j] = queries[i, j]
+                members[group], bounds[group] = i, bound
+                group += 1
+            else:  # the keys before the one that is left out, and those after it
+                first, last = 0, length if left_out < 0 else left_out
+                while first < length:
+                    staged(
+                        i, queries, inverse, keys, stride, d, scale, weights, values, row, codes, start + first,
+                        last - first,
+                        s, u, sums, shift, mass, total, mass_error, bound, least, by,
+                    )  # fmt: skip
+                    first, last = last if last == length else last + 1, length
+            if FUSED:
+                if group == 4 or (group > 0 and i == m - 1):
+                    one = values if c == 1 else weights
+                    fused(points, factor, keys, stride, weights, one, start, length, bounds, least, found)
+                    for a in range(group):
+                        at = members[a]
+                        mass[at] += found[a, 0]
+                        mass_error[at] += (sensitivity * error[at] if COMPACT and not ROUGH else 1.0) * found[a, 2]
+                        if c == 1:
+                            total[at, 0] += found[a, 1]
+                    group = 0
+        start += length

@@ -1,0 +1,125 @@
+"""Bounds on the rounding of sums over pairs, and whether they keep a limit: what every method that sums them shares."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw.core.problem import Problem
+from fastnw.core.state import PoolState
+
+if TYPE_CHECKING:
+    from fastnw.methods.tree.bands import Band
+
+FLOAT64 = np.dtype(np.float64)
+LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and κ may vanish
+NEARER = 2.0**25  # κ of a key in units of a state's shift, at most: MUCH in _tiles.pxi, times lanes
+LOST_SLOWLY = 1e-130  # κ of keys whose u² overflows before their scale, in range (`Problem`), divides it
+# Terms that one lane may add in sequence before they are folded to float64: a strip of 1024 in 4 lanes (2 for float64).
+SEQUENTIAL = {np.dtype(np.float32): 264, np.dtype(np.float64): 520}
+CLAMP = {np.dtype(np.float32): 80.0, np.dtype(np.float64): 690.0}  # exp stops at e^-CLAMP
+
+
+def certified(
+    problem: Problem,
+    state: PoolState,
+    error: NDArray[np.float64],
+    dtype: np.dtype[Any],
+    spread: float = 1.0,
+    as_written: bool = False,
+    band: Band | None = None,
+) -> PoolState:
+    """The state with bounds on the rounding of its sums.
+
+    `error` (m,) is that of κ where tiles do not bound it; values lie within [−spread, spread]; `as_written`: see
+    `Kernel.rounding`; `band`: the keys that were summed, if not all, and the units of their weights.
+    """
+    least_weight = problem.least_weight if band is None else band.least
+    total_weight = problem.total_weight if band is None else band.total
+    unit = float(np.finfo(dtype).eps) / 2
+    own_relative, own_absolute = problem.kernel.rounding(dtype, as_written)
+    relative = (SEQUENTIAL[dtype] + 12) * unit + own_relative + error
+    with np.errstate(all="ignore"):
+        if problem.kernel.works_on_logs:
+            # what exp adds below its clamp, with the polynomials of the Matérn kernels
+            clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2 * (1 + np.abs(state.shift)) ** 2
+            relative += clamped / state.mass
+        lost: Any = _vanished(problem, dtype, least_weight)
+        if lost and problem.kernel.facts is None and problem.kernel.works_on_logs:
+            # the shift is that of keys whose weights are left, and a lost one may be much nearer
+            lost = lost * np.exp(np.maximum(problem.kernel.steepness[2] - state.shift, 0.0))
+        mass_error = state.mass_error + relative * state.mass + lost
+        if own_absolute:
+            counted = True if problem.kernel.support is None else state.mass > 0  # an empty window stays empty
+            mass_error = mass_error + np.where(counted, own_absolute * total_weight, 0.0)
+        total_error = mass_error + ((spread - 1) * (SEQUENTIAL[dtype] + 12) + 4 * spread) * unit * state.mass
+        total_error += state.total_error  # that of classes
+    return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
+
+
+def _vanished(problem: Problem, dtype: np.dtype[Any], least_weight: float) -> float:
+    """Bound on terms that are lost, or lose digits, below the smallest normal number."""
+    facts = problem.kernel.facts
+    slow = facts is not None and facts.log_ratio is not None and not problem.kernel.works_on_logs  # κ ~ 1/u²
+    lost = float(np.finfo(dtype).tiny) if slow or least_weight < LEAST_WEIGHT else 0.0
+    if slow and dtype == np.float64:
+        lost = LOST_SLOWLY
+    if problem.kernel.works_on_logs:
+        lost *= NEARER
+    return problem.n * lost
+
+
+def accurate(problem: Problem, state: PoolState, limit: Any) -> NDArray[np.bool_]:
+    bound = np.where(state.is_empty, 0.0, state.bound() / 2) if problem.c else 0.0
+    # No mass: certainly empty only if no key of a compact kernel is near its edge. Else it may have underflowed.
+    lost = state.is_empty & ((problem.kernel.support is None) | ~(state.mass_error <= 0))
+    return (np.maximum(state.relative_mass_error(), bound) <= limit) & ~lost
+
+
+def error_of_weights(
+    problem: Problem, tiles: Any, error: NDArray[np.float64], state: PoolState, dtype: np.dtype[Any] = FLOAT64
+) -> Any:
+    """(m,) What `certified` takes, from the relative error of u²."""
+    if tiles.bounds(problem.kernel):
+        return np.where(error < np.inf, 0.0, np.inf)
+    return exponent_error(problem, error, state.log_mass(), dtype)
+
+
+def exponent_error(
+    problem: Problem, error: NDArray[np.float64], log_mass: NDArray[np.float64], dtype: np.dtype[Any] = FLOAT64
+) -> NDArray[np.float64]:
+    """(rows,) Bound on the weights' mean relative error, from the error of u².
+
+    The relative error of κ is at most a + b·(−log κ) times that of u² (`Kernel.steepness`), and since the
+    Kullback–Leibler divergence of the weights from w/W, W = Σ w, is not negative, the mean of −log κ over the weights
+    is at most log(W/mass). So the bound needs no further sum. An absolute error of u, as of whitened coordinates, is
+    multiplied by |d log κ/du|: of the built-in kernels at most √5 or, of the Gaussian, u, whose mean square over the
+    weights is at most 2 log(W/mass).
+    """
+    if problem.kernel.inner_product:
+        return error
+    log_peak = problem.kernel.steepness[2]
+    depth = np.maximum(math.log(problem.total_weight or 1.0) + log_peak - log_mass, 0.0)
+    return nats(problem, error, depth, dtype)
+
+
+def nats(
+    problem: Problem, error: NDArray[np.float64], depth: NDArray[np.float64], dtype: np.dtype[Any] = FLOAT64
+) -> NDArray[np.float64]:
+    """(rows,) Bound on the error of log κ of keys that lie, in the mean, so deep below the kernel's peak."""
+    facts, (a, b, _) = problem.kernel.facts, problem.kernel.steepness
+    with np.errstate(over="ignore", invalid="ignore"):  # such a query goes to `tails`
+        if problem.metric.factor is not None and facts is not None and b:
+            relative = relative_error(problem, dtype)
+            apart = np.maximum(error - relative, 0.0) / 2
+            return relative * (a + b * depth) + apart * (math.sqrt(5.0) + np.sqrt(2 * depth))
+        return np.where(error < np.inf, error * (a + b * depth) if b else error * a, np.inf)
+
+
+def relative_error(problem: Problem, dtype: np.dtype[Any]) -> float:
+    """Bound on the relative error of u² from differences of coordinates, and from the factor of a matrix."""
+    roundings = 16 + problem.d / 4 + (0 if problem.key_scale is None else 3)
+    return roundings * float(np.finfo(dtype).eps) / 2 + problem.whitening_errors[0]

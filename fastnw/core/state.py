@@ -1,0 +1,127 @@
+"""PoolState: sums of a part of the keys, and the only code that merges them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw.core.array import DeviceRows
+
+Floats = NDArray[np.float64]
+Rows = slice | NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class PoolState:
+    """Sums over some keys, one row a query, divided by exp(shift).
+
+    With values normalised to t_i ∈ [−1, 1] (`Problem.values_range`), for m queries and c values a key:
+
+    Attributes
+    ----------
+    shift : (m,) float64
+        log of the factor taken out; −inf where nothing was summed.
+    mass : (m,) float64
+        Σ w κ / exp(shift).
+    total : (m, c) float64
+        Σ w κ t / exp(shift). As `DeviceRows` where a device holds keys and values.
+    mass_error, total_error : (m,) float64
+        Bounds on the errors of `mass` and of each column of `total`.
+    """
+
+    shift: Floats
+    mass: Floats
+    total: Any
+    mass_error: Floats
+    total_error: Floats
+
+    @classmethod
+    def empty(cls, m: int, c: int) -> PoolState:
+        """The identity of `merge`."""
+        return cls(np.full(m, -np.inf), np.zeros(m), np.zeros((m, c)), np.zeros(m), np.zeros(m))
+
+    @classmethod
+    def stacked(cls, states: Sequence[PoolState]) -> PoolState:
+        """One below the other, copied."""
+        return cls(*(np.concatenate([getattr(state, name) for state in states]) for name in _NAMES))
+
+    def rows(self, rows: Rows) -> PoolState:
+        """Those queries' rows; views for a slice."""
+        return PoolState(*(getattr(self, name)[rows] for name in _NAMES))
+
+    def put(self, rows: Rows, other: PoolState) -> None:
+        """Replace those queries' rows."""
+        for name in _NAMES:
+            getattr(self, name)[rows] = getattr(other, name)
+
+    def merge(self, other: PoolState) -> PoolState:
+        """The state of both sets of keys. Associative up to rounding: keep to the order of the blocks."""
+        shift = np.maximum(self.shift, other.shift)
+        mine, theirs = _factor(self.shift, shift), _factor(other.shift, shift)
+        return PoolState(
+            shift,
+            self.mass * mine + other.mass * theirs,
+            self.total * mine[:, None] + other.total * theirs[:, None],
+            self.mass_error * mine + other.mass_error * theirs,
+            self.total_error * mine + other.total_error * theirs,
+        )
+
+    @staticmethod
+    def merged(states: list[PoolState]) -> PoolState:
+        """All of them, in their order."""
+        return reduce(PoolState.merge, states)
+
+    @property
+    def is_empty(self) -> NDArray[np.bool_]:
+        """(m,) No key with positive weight in reach. Methods make sure that no mass underflows to 0."""
+        return ~(self.mass > 0)
+
+    def log_mass(self) -> Floats:
+        """(m,) log Σ w κ; −inf where empty."""
+        with np.errstate(divide="ignore"):
+            return np.where(self.mass > 0, self.shift + np.log(np.maximum(self.mass, 0.0)), -np.inf)
+
+    def relative_mass_error(self) -> Floats:
+        """(m,) Bound on the relative error of the mass: 0 where empty, inf where the bound says nothing."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bound = self.mass_error / (self.mass - self.mass_error)
+        certified = (self.mass > self.mass_error) & np.isfinite(self.mass)
+        return np.where(certified, bound, np.where(self.mass == 0, 0.0, np.inf))
+
+    def finalise(self) -> tuple[Floats, Floats]:
+        """Normalised means t̂ (m, c) and the bound (m,) on their error; NaN where empty."""
+        return self.means(), self.bound()
+
+    def means(self) -> Floats:
+        """(m, c) t̂ on the host; NaN where empty."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = np.asarray(self.total) / self.mass[:, None]
+        mean[self.is_empty] = np.nan
+        return mean
+
+    def bound(self) -> Floats:
+        """(m,) On the error of the means; NaN where empty.
+
+        With e_D, e_N the errors of mass D and total N: |t̂ − t| ≤ (|t̂| e_D + e_N)/(D − e_D) if D > e_D, and never
+        more than 2, the range of t.
+        """
+        total = self.total
+        largest = total.largest() if isinstance(total, DeviceRows) else np.abs(total).max(axis=1, initial=0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bound = (largest / self.mass * self.mass_error + self.total_error) / (self.mass - self.mass_error)
+        bound = np.where(self.mass > self.mass_error, np.minimum(bound, 2.0), 2.0)
+        return np.where(self.is_empty, np.nan, bound)
+
+
+_NAMES = tuple(field.name for field in fields(PoolState))  # `fields` takes microseconds
+
+
+def _factor(shift: Floats, new: Floats) -> Floats:
+    """exp(shift − new), 0 for an empty state: −inf − (−inf) is branched on, not computed."""
+    lower = np.isfinite(shift)
+    return np.where(lower, np.exp(np.where(lower, shift, 0.0) - np.where(lower, new, 0.0)), 0.0)

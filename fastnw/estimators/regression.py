@@ -1,0 +1,319 @@
+"""scikit-learn estimators: Nadaraya-Watson regression and classification (kernel density in its own module)."""
+
+from __future__ import annotations
+
+import warnings
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
+from sklearn.utils import check_array, column_or_1d
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
+
+from fastnw import kernels
+from fastnw.core.classes import LEAST_CLASSES, MostProbable, OneHot, shares
+from fastnw.core.precision import check_losses
+from fastnw.core.problem import Problem
+from fastnw.core.validate import check_empty, check_tol
+from fastnw.core.warnings import EmptyWindowWarning
+from fastnw.estimators.base import COMMON_CONSTRAINTS, FLOATS, KernelEstimator
+from fastnw.estimators.density import KernelDensity
+from fastnw.functions import pooled, run
+from fastnw.interop.dataframes import as_known
+from fastnw.kernels.registry import Kernel
+from fastnw.planner import make_plan
+
+__all__ = ["KernelDensity", "NadarayaWatsonClassifier", "NadarayaWatsonRegressor"]
+
+
+def _dense(y: Any) -> np.ndarray:
+    return y.toarray() if hasattr(y, "toarray") else y
+
+
+class _NadarayaWatson(MultiOutputMixin, KernelEstimator):
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **COMMON_CONSTRAINTS,
+        "tol": [Interval(Real, 0, None, closed="left"), None],
+        "empty": [StrOptions({"nan", "raise", "nearest", "mean"}), Real],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        *,
+        kernel: str | Kernel = "gaussian",
+        bandwidth: Any = "scott",
+        method: str = "auto",
+        backend: str = "auto",
+        tol: float | None = None,
+        empty: str | float = "nan",
+        n_jobs: int | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.kernel = kernel
+        self.bandwidth = bandwidth
+        self.method = method
+        self.backend = backend
+        self.tol = tol
+        self.empty = empty
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    def _asked(self, X: np.ndarray) -> Problem:
+        return self._problem.asked(X, kernel=kernels.get(self.kernel), tol=check_tol(self.tol))
+
+    def _pool(self, X: np.ndarray, flat: bool, empty: Any = None, return_mass: bool = False) -> Any:
+        """Results of `pooled` at checked queries; parameters are read now, as scikit-learn's are."""
+        problem = self._asked(X)
+        empty = check_empty(self.empty if empty is None else empty)
+        return pooled(problem, self.method, self.backend, self.n_jobs, flat=flat, empty=empty, return_mass=return_mass)
+
+
+class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
+    """Nadaraya-Watson kernel regression: the mean of the training targets, weighted by a kernel of the distance.
+
+    Parameters
+    ----------
+    kernel : str or fastnw.Kernel, default="gaussian"
+        One of ``fastnw.kernels.names()`` or a kernel of your own.
+    bandwidth : str, float, array-like, Abramson or NearestNeighbours, default="scott"
+        "scott" and "silverman" are rules (:func:`fastnw.bandwidth.rule_bandwidth`); "loo" and "aicc" have the least
+        leave-one-out error or AICc (:func:`fastnw.select_bandwidth`). A number, one per feature (d,), or a positive
+        definite matrix H (d, d). :class:`fastnw.Abramson` and :class:`fastnw.NearestNeighbours` give each sample its
+        own width.
+    method : {"auto", "exact", "tree", "moments", "fourier"}, default="auto"
+        Which pairs are summed; "auto" takes the cheapest that keeps `tol`.
+    backend : {"auto", "compiled", "numba", "cuda", "reference"}, default="auto"
+        What sums them.
+    tol : float, optional
+        Largest error as a fraction of the targets' range. ``None``: 1e-8 in float64, 1e-4 in float32; 0: every pair.
+    empty : {"nan", "raise", "nearest", "mean"} or float, default="nan"
+        Prediction where no training sample has weight: NaN and one `EmptyWindowWarning`, an error, the nearest sample's
+        target, the mean of the targets, or this number.
+    n_jobs : int, optional
+        Threads; ``None`` means every core allowed, negatives count from the end.
+    random_state : int, RandomState instance, optional
+        Of the random starts of the search for bandwidth="loo" or "aicc"; the rules draw nothing.
+
+    Attributes
+    ----------
+    bandwidth_ : float or ndarray of shape (d,) or (d, d)
+        The bandwidth in use.
+    selection_ : BandwidthSelection
+        How it was chosen, for bandwidth="loo" or "aicc".
+    key_scale_ : ndarray of shape (n,) or None
+        What it is multiplied by for each training sample, with adaptive widths.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (d,)
+        Names of features, if `X` had them.
+
+    Notes
+    -----
+    If `X` is float32 in both `fit` and `predict`, so are computation and result. `X` is kept, not copied, where its
+    type allows. Cross-validation over kernels of bounded support needs `empty` other than "nan" or "raise".
+
+    Examples
+    --------
+    >>> from fastnw import NadarayaWatsonRegressor
+    >>> model = NadarayaWatsonRegressor(kernel="boxcar", bandwidth=1.5).fit([[0.0], [1.0], [2.0]], [0.0, 1.0, 5.0])
+    >>> model.predict([[0.0], [1.0]])
+    array([0.5, 2. ])
+    """
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NadarayaWatsonRegressor:
+        """Keep the training data and settle the bandwidth.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Training samples.
+        y : array-like of shape (n,) or (n, c)
+            Targets.
+        sample_weight : array-like of shape (n,), optional
+            Relative weights: at a given bandwidth, predictions are those of samples repeated as often. Bandwidths are
+            chosen as in :func:`fastnw.select_bandwidth`: a constant factor changes nothing.
+
+        Returns
+        -------
+        self : NadarayaWatsonRegressor
+        """
+        self._validate_params()
+        check_losses(X=X, y=y, sample_weight=sample_weight)
+        X = as_known(X)
+        X, y = validate_data(self, X, y, dtype=FLOATS, multi_output=True, y_numeric=True)
+        with np.errstate(over="ignore", invalid="ignore"):  # what does not fit float32 becomes infinite and is refused
+            self._values = check_array(_dense(y), dtype=X.dtype, ensure_2d=False, input_name="y", estimator=self)
+        self._fit_keys(X, sample_weight)
+        self._remember()
+        self._prepare(check_tol(self.tol))
+        return self
+
+    def _values_kept(self) -> np.ndarray:
+        return self._values
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Weighted means of the training targets.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d)
+            Where to predict.
+
+        Returns
+        -------
+        y : ndarray of shape (m,) or (m, c)
+        """
+        X = self._check_queries(X)
+        return self._pool(X, flat=self._values.ndim == 1)[0]
+
+
+class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
+    """Nadaraya-Watson classification: each class's share of the kernel weight around a point.
+
+    Parameters
+    ----------
+    kernel, bandwidth, method, backend, n_jobs, random_state
+        As in :class:`NadarayaWatsonRegressor`, but that bandwidth="loo" is judged by the log-loss: the mean of −log of
+        the own class's probability.
+    tol : float, optional
+        Largest error of a probability. ``None``: 1e-8 in float64, 1e-4 in float32; 0: every pair.
+    empty : {"nan", "raise", "nearest", "mean"}, default="nan"
+        Where no training sample has weight: "nan" gives the class priors, as weighted in `fit`, and one
+        `EmptyWindowWarning` (probabilities are never NaN); "mean" the priors without a warning; "nearest" the class of
+        the nearest sample; "raise" an error.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,), or list of such arrays
+        Class labels; a list, one entry an output, for two-dimensional `y`.
+    bandwidth_, selection_, key_scale_, n_features_in_, feature_names_in_
+        As in :class:`NadarayaWatsonRegressor`.
+
+    Examples
+    --------
+    >>> from fastnw import NadarayaWatsonClassifier
+    >>> model = NadarayaWatsonClassifier(kernel="triangular", bandwidth=2.0).fit([[0.0], [1.0], [2.0]], ["a", "b", "b"])
+    >>> model.predict([[0.0], [1.0]])
+    array(['a', 'b'], dtype='<U1')
+    >>> model.predict_proba([[0.0], [1.0]])
+    array([[0.66666667, 0.33333333],
+           [0.25      , 0.75      ]])
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **_NadarayaWatson._parameter_constraints,
+        "empty": [StrOptions({"nan", "raise", "nearest", "mean"})],
+    }
+    _loss = "log_loss"
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NadarayaWatsonClassifier:
+        """Keep the training data and settle the bandwidth.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Training samples.
+        y : array-like of shape (n,) or (n, n_outputs)
+            Class labels.
+        sample_weight : array-like of shape (n,), optional
+            Relative weights: at a given bandwidth, predictions are those of samples repeated as often. Bandwidths are
+            chosen as in :func:`fastnw.select_bandwidth`: a constant factor changes nothing.
+
+        Returns
+        -------
+        self : NadarayaWatsonClassifier
+        """
+        self._validate_params()
+        check_losses(X=X, sample_weight=sample_weight)  # labels stay as they are
+        X = as_known(X)
+        X, y = validate_data(self, X, y, dtype=FLOATS, multi_output=True)
+        check_classification_targets(y)
+        y = _dense(y)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        outputs = [np.unique(column, return_inverse=True) for column in y.reshape(len(y), -1).T]
+        self._codes = np.column_stack([codes for _, codes in outputs])
+        self.classes_ = outputs[0][0] if y.ndim == 1 else [classes for classes, _ in outputs]
+        self._fit_keys(X, sample_weight)
+        self._remember()
+        self._prepare(check_tol(self.tol))
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Most probable classes; of equals, the first in `classes_`.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d)
+            Where to predict.
+
+        Returns
+        -------
+        y : ndarray of shape (m,) or (m, n_outputs)
+        """
+        problem = self._asked(self._check_queries(X))
+        most = MostProbable(problem.m, self._sizes(), problem.dtype)
+        self._put_probabilities(problem, most)
+        labels = [classes[codes] for classes, codes in zip(self._classes(), most.codes().T, strict=True)]
+        return np.column_stack(labels) if isinstance(self.classes_, list) else labels[0]
+
+    def predict_proba(self, X: Any) -> Any:
+        """Probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d)
+            Where to predict.
+
+        Returns
+        -------
+        p : ndarray of shape (m, n_classes), or list of such arrays
+            Columns in the order of `classes_`; rows sum to 1.
+        """
+        problem = self._asked(self._check_queries(X))
+        means = np.empty((problem.m, problem.c), problem.dtype)
+        self._put_probabilities(problem, means)
+        found = shares(means, self._sizes())
+        return found if isinstance(self.classes_, list) else found[0]
+
+    def _classes(self) -> list[np.ndarray]:
+        return self.classes_ if isinstance(self.classes_, list) else [self.classes_]
+
+    def _sizes(self) -> list[int]:
+        return [len(classes) for classes in self._classes()]
+
+    def _values_kept(self) -> np.ndarray | OneHot:
+        """One-hot codes, the outputs' side by side."""
+        if sum(self._sizes()) >= LEAST_CLASSES:
+            return OneHot.of(self._codes, self._sizes(), self._keys.dtype)
+        pairs = zip(self._codes.T, self._sizes(), strict=True)
+        indicators = [np.equal.outer(codes, np.arange(size)) for codes, size in pairs]
+        return np.concatenate(indicators, axis=1).astype(self._keys.dtype)
+
+    def _put_probabilities(self, problem: Problem, means: Any) -> None:
+        """Put the classes' shares of all outputs, side by side, into `means` (m, c)."""
+        plan = make_plan(problem, self.method, self.backend, self.n_jobs)
+        log_mass = np.empty(problem.m, problem.dtype)
+        run(problem, plan, None, means, empty="mean" if self.empty == "nan" else self.empty, log_mass=log_mass)
+        if self.empty == "nan":
+            _warn_of_priors(np.flatnonzero(np.isneginf(log_mass)), problem.m)
+
+
+def _warn_of_priors(rows: np.ndarray, m: int) -> None:
+    if rows.size:
+        first = ", ".join(map(str, rows[:5])) + (", ..." if rows.size > 5 else "")
+        warnings.warn(
+            f"{rows.size} of {m} queries have no training sample in their window (rows {first}): their probabilities "
+            'are the class priors. Widen the bandwidth, or choose empty="nearest", "mean" or "raise".',
+            EmptyWindowWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,1 @@
+"""Gradients of kernel-weighted means and masses, summed pair by pair."""

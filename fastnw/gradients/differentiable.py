@@ -1,0 +1,105 @@
+"""Pooling and its gradients on NumPy arrays: what other frameworks' functions with derivatives are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw import functions
+from fastnw.core.problem import Metric, Problem
+from fastnw.core.validate import build
+from fastnw.gradients.sums import QuerySums, by_key, by_query
+from fastnw.kernels.registry import Kernel
+from fastnw.planner import make_plan
+from fastnw.runtime.hardware import n_threads as threads_for
+from fastnw.runtime.threads import Meter
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+INPUTS = ("queries", "keys", "values", "bandwidth", "sample_weight")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is no array."""
+
+    kernel: Kernel
+    exclude_self: bool = False
+    method: str = "auto"
+    backend: str = "auto"
+    tol: float | None = None
+    n_jobs: int | None = None
+
+    def problem(self, inputs: Sequence[Any]) -> Problem:
+        queries, keys, values, bandwidth, sample_weight = inputs
+        return build(
+            queries,
+            keys,
+            values,
+            kernel=self.kernel,
+            bandwidth=bandwidth,
+            sample_weight=sample_weight,
+            exclude_self=self.exclude_self,
+            tol=self.tol,
+        )
+
+
+def forward(choices: Choices, inputs: Sequence[Any]) -> tuple[Array, Floats]:
+    """Means as `fastnw.pool` gives them, and log Σ w κ (m,) in float64; `inputs` as in `INPUTS`."""
+    problem = choices.problem(inputs)
+    plan = make_plan(problem, choices.method, choices.backend, choices.n_jobs)
+    mean, log_mass = np.empty((problem.m, problem.c), problem.dtype), np.empty(problem.m)
+    functions.run(problem, plan, None, mean, empty="nan", log_mass=log_mass)
+    return mean.reshape(problem.m, *np.shape(inputs[2])[1:]), log_mass
+
+
+def gradients(
+    choices: Choices,
+    inputs: Sequence[Any],
+    outputs: tuple[Array, Floats],
+    cotangents: tuple[Array, Array],
+    needed: Sequence[bool],
+) -> list[Floats | None]:
+    """Of a loss, from its derivatives by what `forward` returned: one array an input, None where it is not `needed`.
+
+    All pairs are summed, whichever method the means were computed by.
+    """
+    problem = choices.problem(inputs)
+    alpha = np.asarray(cotangents[0], np.float64).reshape(problem.m, problem.c)
+    by_log_mass = np.asarray(cotangents[1], np.float64)
+    with np.errstate(invalid="ignore"):  # empty windows take no part
+        gamma = (alpha * np.asarray(outputs[0], np.float64).reshape(alpha.shape)).sum(axis=1) - by_log_mass
+    arguments = (np.arange(problem.m), outputs[1], alpha, gamma, threads_for(choices.n_jobs), Meter(False, 0, ""))
+    options: dict[str, Any] = {"backend": choices.backend, "by_log_mass": by_log_mass}
+    found: list[Floats | None] = [None] * len(INPUTS)
+    if needed[0] or needed[3]:
+        full = needed[3] and problem.metric.cholesky is not None
+        by_queries = by_query(problem, *arguments, outer=full, **options)
+        found[0] = -_unwhitened(problem.metric, by_queries.moved)
+        found[3] = _of_bandwidth(problem.metric, by_queries, np.shape(inputs[3])) if needed[3] else None
+    if needed[1] or needed[2] or needed[4]:
+        by_keys = by_key(problem, *arguments, by_weight=needed[4], **options)
+        found[1], found[4] = _unwhitened(problem.metric, by_keys.moved), by_keys.weights
+        found[2] = by_keys.values.reshape(np.shape(inputs[2]))
+    return [gradient if is_needed else None for gradient, is_needed in zip(found, needed, strict=True)]
+
+
+def _unwhitened(metric: Metric, moved: Floats) -> Floats:
+    """`moved` L⁻¹, or over h."""
+    if metric.cholesky is None:
+        return moved * metric.inverse
+    from scipy.linalg import solve_triangular
+
+    return solve_triangular(metric.cholesky, moved.T, lower=True, trans="T", check_finite=False).T
+
+
+def _of_bandwidth(metric: Metric, sums: QuerySums, shape: tuple[int, ...]) -> Floats:
+    if sums.outer is not None:
+        return _unwhitened(metric, _unwhitened(metric, sums.outer).T) / 2
+    by_coordinate = sums.squares.sum(axis=0) * metric.inverse  # with one bandwidth for all, all of these are 1/h
+    return by_coordinate if shape else by_coordinate.sum()

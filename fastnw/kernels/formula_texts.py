@@ -1,0 +1,64 @@
+"""The texts of a kernel's formulas (`formula`), as long as they give the formulas' own numbers."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastnw.kernels import tracing
+from fastnw.kernels.user_formulas import scalar
+
+if TYPE_CHECKING:
+    from fastnw.kernels.registry import Kernel
+
+CLOSE = 1e-9  # relative: far below what another formula would differ by, far above rounding
+PROBES = 1.0003 * np.concatenate([[0.0], np.linspace(0.0, 12.0, 61)[1:] ** 2, np.geomspace(1e-9, 1e9, 73)])
+
+
+@lru_cache(maxsize=512)
+def of(kernel: Kernel, log: bool = False, plain: bool = False) -> tracing.Traced | None:
+    """The text of κ, or of its logarithm; None if there is none, or if it is not what the formula computes: one that
+    asks for the type of its argument takes another way with numbers than it took when it was traced."""
+    formula = kernel.log_profile if log else kernel.profile
+    assert formula is not None
+    try:
+        traced = tracing.trace(scalar(formula), plain)
+    except tracing.Untraceable:
+        return None
+    return traced if kernel.facts is not None or agrees(kernel, log, _evaluated(traced)) else None
+
+
+def agrees(kernel: Kernel, log: bool, computed: Any) -> bool:
+    """Whether a function of one number gives the formula's own results."""
+    formula = scalar(kernel.log_profile if log and kernel.log_profile else kernel.profile)
+    probes = PROBES if kernel.support is None else PROBES[kernel.support**2 > PROBES]
+    with np.errstate(all="ignore"):
+        for u2 in probes:
+            try:
+                expected = float(formula(u2))
+            except Exception:  # it may not be meant for so large a number
+                continue
+            if not np.isclose(float(computed(u2)), expected, rtol=CLOSE, atol=1e-300, equal_nan=True):
+                return False
+    return True
+
+
+def tests_equality(traced: tracing.Traced) -> bool:
+    """Whether it asks for more than whether u² is 0: such a value of κ, at one u² alone, has no bound."""
+    zeros = {name for name, value in traced.constants.items() if value == 0}
+    for line in traced.lines:
+        words = line.partition(" = ")[2].split()
+        if len(words) == 3 and words[1] in ("==", "!="):
+            sides = {words[0], words[2]}
+            if not ("u2" in sides and sides & zeros) and not sides <= set(traced.constants):
+                return True
+    return False
+
+
+def _evaluated(traced: tracing.Traced) -> Any:
+    scope: dict[str, Any] = {name: getattr(np, name) for name in tracing.FUNCTIONS}
+    scope |= {name: np.float64(value) for name, value in traced.constants.items()}
+    exec(traced.source("formula"), scope)
+    return scope["formula"]

@@ -1,0 +1,1 @@
+"""Non-uniform fast Fourier transforms for the Gaussian in up to three coordinates."""

@@ -1,0 +1,1 @@
+"""The nearest key, for windows that are empty."""

@@ -1,0 +1,349 @@
+"""Far queries: exponents relative to the leading key, with 32 digits where float64 has none left.
+
+At 10⁶ bandwidths u² is 10¹², and its float64 rounding alone is 10⁻⁴ in the exponent. With key 0 the leading one,
+
+    u_i² − u_0² = Σ_j (k_0j − k_ij)(2 q_j − k_0j − k_ij)/h_j²
+
+has no such term, and `Kernel.facts.log_ratio` turns it into log κ(u_i) − log κ(u_0). Keys that can matter get it in
+double-double arithmetic (`ratios`), since in d ≥ 2 the sum over j may cancel (keys at equal distance in different
+directions). Where u² overflows, distances are compared in coordinates scaled by a power of two.
+
+Compact kernels lose digits elsewhere: in 1 − u², where every key in the window is near its edge. It gets the same care.
+
+This is the last step of `exact`, for the queries that plain sums cannot certify. The backend scores all keys to find
+those that can matter; they are few, and go one query at a time through NumPy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw.core.pack import pack_inverse, pack_keys, pack_queries, weighted_totals
+from fastnw.core.problem import Problem
+from fastnw.core.state import PoolState
+from fastnw.kernels.registry import Kernel
+from fastnw.methods.tails.leading_key import (
+    LARGEST_DISTANCE,
+    LOWEST,
+    MAX_LOG_ERROR,
+    SLICE,
+    Leader,
+    View,
+    edge_distances,
+    exact_log_ratios,
+    lead,
+    log_ratios,
+    log_weights,
+)
+from fastnw.runtime.threads import Meter, check_stop, run
+
+if TYPE_CHECKING:
+    from fastnw.methods.exact import Summary
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.intp]
+
+BLOCK = 1 << 16  # numbers (keys × coordinates and values) in a block of keys: 512 KiB
+BUDGET = 24 << 20  # bytes that all tasks together may take
+RIM = 2.0**-96  # 1 − u² below this is the rounding of a key exactly on the rim, where κ = 0
+STEEP = 1e270  # nats per u², once u² is scaled: any key not the nearest to within rounding is out of the question
+UNIT = 2.0**-53
+MOST_LEADERS = 40  # tries to find the leading key: each gains 16 digits of exponents up to 1e600
+
+
+def known(kernel: Kernel) -> bool:
+    """Whether this module can do better than plain float64 sums."""
+    return kernel.facts is not None and (kernel.facts.log_ratio is not None or kernel.facts.edge is not None)
+
+
+def accumulate(summary: Summary, rows: Rows, meter: Meter) -> PoolState:
+    """The state of those queries (positions in ``problem.queries``), if the kernel is `known`."""
+    problem = summary.problem
+    state, view, (queries, _) = PoolState.empty(len(rows), problem.c), View.of(problem), block_shape(problem)
+    assert problem.kernel.facts is not None
+    sums = _edge_sums if problem.kernel.facts.log_ratio is None else _log_sums
+
+    def task(i: int) -> float:
+        mine = slice(i * queries, (i + 1) * queries)
+        with np.errstate(all="ignore"):
+            state.put(mine, sums(summary, view, rows[mine]))
+        return 0.0
+
+    # memory is bounded by running fewer tasks at a time: blocks that depend on threads would change the bits
+    threads = min(summary.plan.n_threads, max(BUDGET // task_bytes(problem), 1))
+    run(task, math.ceil(len(rows) / queries), threads, meter)
+    return state
+
+
+def block_shape(problem: Problem) -> tuple[int, int]:
+    """Queries a task, and keys scored at a time."""
+    values = problem.c if problem.classes is None else 1
+    return min(max(BLOCK // problem.d, 1), 32), min(max(BLOCK // (problem.d + values), 16), 1024)
+
+
+def task_bytes(problem: Problem) -> int:
+    """What a task takes: scores and their logarithms, packed keys, weighted values, double-double temporaries."""
+    queries, keys = block_shape(problem)
+    values = keys * problem.c if problem.classes is None else keys + problem.c
+    numbers = 6 * queries * keys + 3 * (keys * problem.d + values) + 2 * queries * problem.d
+    return 8 * (numbers + 12 * max(SLICE, problem.d))
+
+
+def weights_of(summary: Summary, row: int) -> tuple[Rows, Floats]:
+    """Positions of the keys that can matter to one query, and w κ/mass there."""
+    facts, view, rows = summary.problem.kernel.facts, View.of(summary.problem), np.array([row])
+    with np.errstate(all="ignore"):
+        if facts is not None and facts.log_ratio is None:
+            found = [(near, logs + np.log(kappa)) for _, near, logs, kappa, _ in _edge_terms(summary, view, rows)]
+        else:
+            found = [part[2:4] for part in _relative_logs(summary, view, rows)]
+        if not found:
+            return np.empty(0, np.intp), np.empty(0)
+        positions, logs = (np.concatenate(part) for part in zip(*found, strict=True))
+        weights = np.exp(logs - logs.max())
+    return positions, weights / weights.sum()
+
+
+def _log_sums(summary: Summary, view: View, rows: Rows) -> PoolState:
+    # Shifts stay relative to the leader until the end: log κ itself has no digits to spare (5e17 ± 32 at 10⁹).
+    state, base = PoolState.empty(len(rows), summary.problem.c), np.zeros(len(rows))
+    for i, leader, positions, logs, errors in _relative_logs(summary, view, rows):
+        base[i] = leader.base
+        _merge(summary.problem, state, i, positions, logs, np.ones(len(logs)), np.expm1(errors))
+    # What is left: the rounding of log ratios less than `_reach` in size, of exp and of sums.
+    error = state.mass * ((4 * _reach(summary.problem) + 64 + _of_classes(summary.problem)) * UNIT) + state.mass_error
+    error = np.where(np.isnan(error), np.inf, error)
+    shift = np.where(base > LOWEST, state.shift + base, np.minimum(state.shift, LOWEST))  # −inf stays where empty
+    return PoolState(shift, state.mass, state.total, error, error)
+
+
+def _edge_sums(summary: Summary, view: View, rows: Rows) -> PoolState:
+    """Sums of a compact kernel with 1 − u² in double-double arithmetic."""
+    problem = summary.problem
+    state = PoolState.empty(len(rows), problem.c)
+    for i, positions, logs, kappa, errors in _edge_terms(summary, view, rows):
+        errors = errors + kappa * (4 * UNIT * np.abs(logs))
+        _merge(problem, state, i, positions, logs, kappa, errors, relative=False)
+    error = state.mass * ((64 + _of_classes(problem)) * UNIT) + state.mass_error
+    error = np.where(np.isnan(error), np.inf, error)
+    return PoolState(state.shift, state.mass, state.total, error, error)
+
+
+def _edge_terms(summary: Summary, view: View, rows: Rows) -> Iterator[tuple[int, Rows, Floats, Floats, Floats]]:
+    """(index in `rows`, positions of keys in the window or on its rim, their log weights, κ, bounds on its errors)."""
+    problem = summary.problem
+    outside = 1.0 + 1e-6 + 2 * summary.score_error(pack_queries(problem, rows, np.float64), np.dtype(np.float64))
+    for block, u2 in _scores(summary, view, rows):
+        for i, row in enumerate(rows):
+            logs = log_weights(problem, block, _own(problem, row, block))
+            near = np.flatnonzero(~(u2[i] > outside[i]) & (logs > -np.inf))
+            y, error, square = edge_distances(view, row, near + block.start)
+            kept = ~(y + error <= RIM)
+            near, (weights, errors) = near[kept], _bounded_kappa(problem.kernel, y[kept], error[kept], square[kept])
+            if len(near):
+                yield i, near + block.start, logs[near], weights, errors
+
+
+def _bounded_kappa(kernel: Kernel, y: Floats, error: Floats, square: Floats) -> tuple[Floats, Floats]:
+    """κ of a compact kernel, and bounds on its errors, from y = 1 − u² near the rim, elsewhere from u² itself: the
+    triangular kernel is 1 − u, and to y near 1 a small u is lost."""
+    assert kernel.facts is not None
+    assert kernel.facts.edge is not None
+    edge, y = kernel.facts.edge, np.clip(y, 0.0, 1.0)
+    # κ grows with 1 − u²; where that may be 0, a boxcar may jump
+    low = np.where(y - error > RIM, edge(np.maximum(y - error, 0.0)), 0.0)
+    found = [low, np.where(y > RIM, edge(y), 0.0), edge(np.minimum(y + error, 1.0))]
+    most, least = square + error + 2 * UNIT * square, np.maximum(square - error - 2 * UNIT * square, 0.0)
+    low = np.where(most < 1, kernel.profile(np.minimum(most, 1.0)), 0.0)
+    near = [low, kernel.profile(np.minimum(square, 1.0)), kernel.profile(np.minimum(least, 1.0))]
+    low, kappa, high = (np.where(y < 0.5, a, b) for a, b in zip(found, near, strict=True))
+    return kappa, np.maximum(high - kappa, kappa - low)
+
+
+def _of_classes(problem: Problem) -> float:
+    """More roundings of totals, where those of a class are added one after another."""
+    return 0.0 if problem.classes is None else 2.0 * block_shape(problem)[1]
+
+
+def _merge(
+    problem: Problem,
+    state: PoolState,
+    i: int,
+    positions: Rows,
+    logs: Floats,
+    factors: Floats,
+    errors: Floats,
+    relative: bool = True,
+) -> None:
+    """Add those keys, of weights factor·exp(log), to the state's row `i`; `errors` are those of factors, over them if
+    `relative`."""
+    highest = logs.max()
+    scale = np.exp(logs - highest)
+    weights = factors * scale
+    total, error = (
+        weighted_totals(problem, positions, weights),
+        (errors * (weights if relative else scale)).sum(keepdims=True),
+    )
+    part = PoolState(np.array([highest]), weights.sum(keepdims=True), total[None, :], error, error.copy())
+    state.put(slice(i, i + 1), state.rows(slice(i, i + 1)).merge(part))
+
+
+def _blocks(problem: Problem) -> Iterator[slice]:
+    _, keys = block_shape(problem)
+    for start in range(0, problem.n, keys):
+        check_stop()
+        yield slice(start, min(start + keys, problem.n))
+
+
+def _own(problem: Problem, row: int, block: slice) -> int:
+    """Position within the block of the key that the query leaves out; negative or beyond the end if there is none."""
+    return int(row) - block.start if problem.exclude_self else -1
+
+
+def _scores(summary: Summary, view: View, rows: Rows) -> Iterator[tuple[slice, Floats]]:
+    """Blocks of keys, and the float64 scores (rows, keys) that the backend gives them; scaled ones are made here."""
+    problem, tiles = summary.problem, summary.plan.tiles
+    bare = replace(problem, values=problem.values[:, :0])
+    queries, inverse = pack_queries(problem, rows, np.float64), pack_inverse(problem, np.float64)
+    for block in _blocks(problem):
+        if view.power:
+            yield block, np.stack([view.squares(int(row), block) for row in rows])
+        else:
+            keys = pack_keys(bare, block.start, block.stop, np.float64)
+            yield block, tiles.score_tile(problem.kernel, queries, keys, inverse)
+
+
+def _reach(problem: Problem) -> float:
+    """Nats below the leading key from which on all keys together add less than e^-45."""
+    return 45.0 + math.log(problem.n)
+
+
+def _relative_logs(summary: Summary, view: View, rows: Rows) -> Iterator[tuple[int, Leader, Rows, Floats, Floats]]:
+    """(index in `rows`, leader, positions of keys that can matter, log weights relative to the leader's, bounds on
+    their errors)."""
+    leaders, lowest, unsure = _leaders(summary, view, rows)
+    beyond = np.array([leader is not None and view.beyond(leader) for leader in leaders], bool)
+    _settle(summary, view, rows, leaders, lowest, unsure & ~beyond)
+    for i, positions in _candidates(summary, view, rows, lowest, ~beyond):
+        leader = leaders[i]
+        assert leader is not None
+        logs, errors = _ratios(view, int(rows[i]), leader, positions, _reach(summary.problem))
+        kept = ~(logs < -_reach(summary.problem))  # the leader's own is 0, so the largest is at least that
+        if kept.any():
+            yield i, leader, positions[kept], logs[kept], errors[kept]
+    for far in np.flatnonzero(beyond):
+        scaled = view.scaled(_power(view, int(rows[far]), leaders[far]))
+        for _, leader, positions, logs, errors in _relative_logs(summary, scaled, rows[far : far + 1]):
+            yield int(far), leader, positions, logs, errors
+
+
+def _candidates(
+    summary: Summary, view: View, rows: Rows, lowest: Floats, wanted: NDArray[np.bool_]
+) -> Iterator[tuple[int, Rows]]:
+    """(index in `rows`, positions of keys that can matter), block by block, of the wanted rows."""
+    for block, plain in _plain_logs(summary, view, rows):
+        matters = ~(plain < lowest[:, None]) & (plain > -np.inf) & wanted[:, None]
+        for i in np.flatnonzero(matters.any(axis=1)):
+            yield int(i), np.flatnonzero(matters[i]) + block.start
+
+
+def _ratios(view: View, row: int, leader: Leader, positions: Rows, reach: float) -> tuple[Floats, Floats]:
+    """`log_ratios`, with more digits for the keys that may matter and need them."""
+    logs, errors = log_ratios(view, row, leader, positions)
+    rough = np.flatnonzero(~(errors <= MAX_LOG_ERROR + 8 * UNIT * np.abs(logs)) & ~(logs + errors < -reach))
+    if len(rough) and view.has_digits:
+        logs[rough], errors[rough] = exact_log_ratios(view, row, leader, positions[rough])
+    return logs, errors
+
+
+def _settle(
+    summary: Summary,
+    view: View,
+    rows: Rows,
+    leaders: list[Leader | None],
+    lowest: Floats,
+    unsure: NDArray[np.bool_],
+) -> None:
+    """Replace leaders that plain float64 may have got wrong by so much that logarithms relative to them round."""
+    for _ in range(MOST_LEADERS):
+        if not unsure.any():
+            return
+        best, leading = np.zeros(len(rows)), np.full(len(rows), -1)
+        for i, positions in _candidates(summary, view, rows, lowest, unsure):
+            leader = leaders[i]
+            assert leader is not None
+            logs, _ = _ratios(view, int(rows[i]), leader, positions, 0.0)
+            at = int(np.argmax(np.where(np.isnan(logs), -np.inf, logs)))
+            if logs[at] > best[i]:
+                best[i], leading[i] = logs[at], positions[at]
+        unsure = unsure & (best > 1.0)
+        for other in np.flatnonzero(unsure):
+            leaders[other] = lead(view, int(rows[other]), int(leading[other]))
+
+
+def _leaders(summary: Summary, view: View, rows: Rows) -> tuple[list[Leader | None], Floats, NDArray[np.bool_]]:
+    """Each query's key of largest weight by plain float64, the plain log weight below which no key can matter, and
+    whether another key may lead by more than a nat."""
+    problem = summary.problem
+    best, leading = np.full(len(rows), -np.inf), np.full(len(rows), -1)
+    for block, logs in _plain_logs(summary, view, rows):
+        at = logs.argmax(axis=1)
+        top = logs[np.arange(len(rows)), at]
+        leading = np.where(top > best, at + block.start, leading)
+        best = np.maximum(best, top)
+    queries, depth = pack_queries(problem, rows, np.float64), 2.0 + _reach(problem) - np.maximum(best, LOWEST)
+    if view.power:  # relative: log κ errs by at most that much of itself
+        error = view.square_error * depth
+    elif problem.kernel.works_on_logs and not problem.kernel.inner_product:
+        error = summary.nats(queries, depth)
+    else:
+        error = summary.score_error(queries, np.dtype(np.float64))
+        error = error if problem.kernel.inner_product else error * depth
+    leaders = [lead(view, int(row), int(k)) if k >= 0 else None for row, k in zip(rows, leading, strict=True)]
+    unsure = ~(error < 0.5) & (leading >= 0)
+    lowest = best - _reach(problem) - 2 * error
+    return leaders, np.where(np.isnan(lowest), -np.inf, lowest), unsure  # an error that is not known: all may matter
+
+
+def _plain_logs(summary: Summary, view: View, rows: Rows) -> Iterator[tuple[slice, Floats]]:
+    """Blocks of keys, and log w κ (rows, keys) in plain float64."""
+    problem = summary.problem
+    for block, scores in _scores(summary, view, rows):
+        logs = np.fmax(_log_profile(view, scores), LOWEST)
+        if problem.weighted:
+            logs += log_weights(problem, block)
+        if problem.exclude_self:
+            here = np.flatnonzero((rows >= block.start) & (rows < block.stop))
+            logs[here, rows[here] - block.start] = -np.inf
+        yield block, logs
+
+
+def _log_profile(view: View, scores: Floats) -> Floats:
+    """log κ, up to a constant; of scaled scores only their order tells anything, except for Cauchy's powers of u."""
+    kernel = view.problem.kernel
+    if kernel.log_profile is None:
+        # scaled, 1 + u² is 2^(−2 power) + u²
+        return np.log(kernel.profile(scores)) if not view.power else -np.log(scores + np.ldexp(1.0, -2 * view.power))
+    return np.asarray(-STEEP * scores if view.power else kernel.log_profile(scores))
+
+
+def _power(view: View, row: int, leader: Leader | None) -> int:
+    """The power of two of the nearest key's distance in bandwidths, from the largest coordinate; or that of the
+    leader, if it is heavy and far beyond the nearest, as may be with Cauchy's kernel."""
+    problem, nearest = view.problem, np.inf
+    for block in _blocks(problem):
+        half = problem.queries[row].astype(np.float64) / 2 - problem.keys[block].astype(np.float64) / 2
+        powers = (np.log2(np.abs(half)) + 1 - view.exponents).max(axis=1)
+        if problem.key_scale is not None:
+            powers -= np.log2(problem.key_scale[block].astype(np.float64))
+        present = log_weights(problem, block, _own(problem, row, block)) > -np.inf
+        nearest = powers.min(initial=nearest, where=present)
+    if leader is None or leader.distance >= LARGEST_DISTANCE:
+        return math.ceil(nearest)
+    return max(math.ceil(nearest), math.frexp(leader.distance)[1])

@@ -1,0 +1,1 @@
+"""A k-d tree of the keys: pairs that cannot matter are skipped."""

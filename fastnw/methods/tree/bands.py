@@ -1,0 +1,82 @@
+"""Keys in bands of weight, so that no weight vanishes beside another that is e^700 times as large.
+
+float64 holds weights down to 1e-308 of the largest; users have them over 600 orders of magnitude. A key that weighs
+1e-400 of another is still all that counts where the other is 50 bandwidths away. So keys are summed band by band, each
+with weights relative to its own largest, and states are merged with their shifts, which are logarithms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw.core.problem import Problem
+
+LEAST_WEIGHT = 1e-200  # in a band, relative to its largest: products with κ keep their digits
+SPAN_NATS = -math.log(LEAST_WEIGHT) - 1e-9  # of a band, less what logarithms are rounded by
+MOST_BANDS = 12
+
+
+@dataclass(frozen=True)
+class Band:
+    """Keys whose weights are within LEAST_WEIGHT of each other.
+
+    Attributes
+    ----------
+    positions : (keys,) intp or None
+        None: all keys.
+    weights : (n,) float64 or None
+        Of all keys, relative to the band's largest; only those at `positions` are meant. None: all are 1.
+    log_scale : float
+        log of the band's largest weight over the largest of all.
+    total, least : float
+        Sum and smallest of the band's weights.
+    """
+
+    positions: NDArray[np.intp] | None
+    weights: NDArray[np.float64] | None
+    log_scale: float
+    total: float
+    least: float
+
+
+def most(problem: Problem) -> int:
+    """Bound on the number of bands, without a look at each weight."""
+    return 1 + int(-problem.log_least_weight / SPAN_NATS)
+
+
+def split(problem: Problem) -> Iterator[Band]:
+    """The bands, heaviest first; none if no key has a weight. One array of n weights is made at a time."""
+    if not problem.weighted:
+        yield Band(None, None, 0.0, problem.total_weight, problem.least_weight)
+    elif most(problem) == 1:
+        weights = problem.weights_at(slice(None))
+        assert weights is not None
+        positions = np.flatnonzero(weights > 0)
+        if len(positions):
+            yield Band(positions, weights, 0.0, problem.total_weight, problem.least_weight)
+    else:
+        logs = problem.log_weights_at(slice(None))
+        assert logs is not None
+        yield from _split_logs(problem, logs)
+
+
+def _split_logs(problem: Problem, logs: NDArray[np.float64]) -> Iterator[Band]:
+    open_keys = logs > -np.inf
+    while open_keys.any():
+        largest = float(logs.max(where=open_keys, initial=-np.inf))
+        positions = np.flatnonzero(open_keys & (logs >= largest - SPAN_NATS))
+        open_keys[positions] = False
+        weights = np.zeros(problem.n)
+        if problem.by_volume:
+            weights[positions] = np.exp(logs[positions] - largest)
+        else:  # a quotient has one rounding; logarithms of 1e±300 have hundreds
+            assert problem.weights is not None
+            chosen = problem.weights[positions].astype(np.float64)
+            weights[positions] = chosen / chosen.max()
+        band = weights[positions]
+        yield Band(positions, weights, largest, float(band.sum()), float(band.min()))

@@ -1,0 +1,385 @@
+"""Any number of coordinates, kernels that are compact or decay exponentially: pairs that cannot matter are skipped.
+
+Keys are sorted into a k-d tree (Bentley, 1975) whose leaves hold LEAF keys each, so that a node of any level is a range
+of them, and has a box. Queries are sorted likewise, and go down the tree in blocks of neighbours; each then chooses its
+own leaves by its distance to their boxes (other backends than compiled tiles: block by block, `gathered`). What is
+summed is summed as in `exact`.
+
+* A compact kernel is summed wherever its window reaches: nothing is left out. Where it is a polynomial of u², nodes
+  that lie wholly within the windows of a block are summed from their moments, whatever the number of their keys.
+* Weights of very different size are in trees of their own (`bands`), so that none vanishes beside another.
+* A kernel that decays exponentially leaves out keys which together weigh less than SHARE of the promise times the mass.
+  That is judged by the mass itself, known from below from the leaves nearest to the query, however far they are
+  (compare Gray and Moore, 2003, Nonparametric density estimation: toward computational tractability).
+
+Nodes are not approximated by an expansion about their mean: to first order its relative error is max(1, u²)/2 times the
+mean squared distance from it, so for tol=1e-4 a leaf would have to be smaller than a hundredth of a bandwidth, and for
+the default than a ten-thousandth. In one coordinate `moments`, in up to three `fourier` do what that would.
+
+Sums are in float64, for float32 data too. Queries whose exponents have no digits left go to `tails` (those of a user's
+kernel to `exact`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastnw.core import certify
+from fastnw.core.pack import pack_inverse, pack_queries
+from fastnw.core.plan import NOMINAL_THREADS, Cost, Refusal, Work
+from fastnw.core.problem import Problem
+from fastnw.core.state import PoolState
+from fastnw.methods import exact, note, pair_times
+from fastnw.methods.tails import method as tails
+from fastnw.methods.tree import bands, blockwise, selectivity
+from fastnw.methods.tree.kdtree import (
+    FLOAT64,
+    LEAF,
+    PIECE,
+    SUBTREE,
+    Positions,
+    Tree,
+    build,
+    moments,
+    sorted_order,
+    terms_of,
+)
+from fastnw.runtime.cached import cached_property
+from fastnw.runtime.hardware import vendor
+from fastnw.runtime.threads import Meter, check_stop, run
+
+if TYPE_CHECKING:
+    from fastnw.core.plan import Plan
+
+Floats = NDArray[np.float64]
+
+UNIT, LOG_RANGE = 2.0**-53, 745.0  # float64: relative rounding, nats from 1 to its smallest number
+SHARE = 0.5  # of the promise, for what is left out; rounding takes the rest
+QUERIES = 1 << 11  # a task
+TASK_PAIRS = 2e7  # after which Ctrl-C is heard: 0.1 s in six coordinates, more where others take the cores
+PANEL_BYTES = 128 << 20  # of the queries worked on at a time: coordinates and states, sorted and not
+
+MANY_PAIRS = 2e7  # fewer than these, 10 ms, are not worth a look at the data
+MANY_KEYS = 64 * LEAF  # in a window, from which moments are worth their making
+LIGHT = 40  # numbers in a node's moments up to which a leaf's take less time than its keys
+
+# Nanoseconds to sort a point a level; a query, a leaf and a coordinate of its box to choose leaves; a number of the
+# moments of whole nodes; and how much longer a coordinate takes than in the tiles of `exact`, where queries share its
+# loads. Measured on one Zen 4 core (a shared one: ±30 %).
+SORT_NS, QUERY_NS, LEAF_NS, BOX_NS, MOMENT_NS, SINGLE = 9.0, 300.0, 2.0, 0.25, 0.3, 2.2
+BLOCK_NS, ARRAY_NS = 4e5, 20.0  # to gather a block's leaves: NumPy's calls, and a coordinate of every leaf's box
+START, START_READY = 1e-3, 1.5e-4  # seconds; of trees that are there
+SELECT_NS = 7.0  # of sorting a point a level: the part in which threads do not share a half
+# To gather a coordinate and a value of a sorted key, and a coordinate more for each doubling of the keys beyond what
+# stays in cache: measured on a Xeon (Sapphire Rapids). On Zen 4 SORT_NS holds both.
+FILL_NS, VALUE_NS, SEVERAL_NS, DISTANT_NS, NEAR_KEYS = 25.0, 30.0, (80.0, 12.0), 18.0, 1e5
+NEIGHBOURS = 32  # queries that look at the same leaves: src_cython/_boxes.pxi
+DECAY_NS = 8.0  # more a leaf where the mass of what is left out is judged
+
+
+def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost | Refusal:
+    """Sorting, choosing leaves, and the pairs of the leaves that queries reach."""
+    reason = _refusal(problem, backend)
+    if reason is not None:
+        return Refusal(reason)
+    if not problem.squares_in_range:  # all queries are handed on
+        every = exact.cost(problem, backend, n_threads, dtype)
+        return Cost(every.pairs, (Work(START), *every.work), every.bytes)
+    n, m, d, shares = problem.n, problem.m, problem.d, _shares(problem)
+    by_query = backend.sum_leaves is not None
+    numbers = _moment_numbers(problem) if by_query else 0
+    pairs = float(m) * n * ((shares.reached if by_query else shares.looked_at) - (shares.inside if numbers else 0.0))
+    base, per_coordinate, per_value, _ = pair_times.nanoseconds(problem, backend, FLOAT64)
+    pair = base + SINGLE * per_coordinate * d
+    pair += per_value if problem.c < 2 else pair_times.values_ns(problem, backend, FLOAT64)
+    trees = bands.most(problem)
+    ready = "tree" in problem.prepared
+    values = problem.c if problem.classes is None else 1
+    work = [Work(START_READY if ready else START), *_sorting(m, d)]
+    if not ready:
+        work += [*_sorting(n, d), Work(1e-9 * n * _fill(n, d, values), math.ceil(n / PIECE))]
+    if problem.metric.factor is not None:
+        work.append(Work(pair_times.whitening(problem, m if ready else m + n)))
+    leaf = LEAF_NS + BOX_NS * d + (DECAY_NS if problem.kernel.support is None else 0.0)
+    choose = m * (QUERY_NS * trees + n / LEAF * _looked_at(shares.looked_at, m, d) * leaf)
+    if not by_query:
+        choose = m / blockwise.BLOCK * (BLOCK_NS * trees + n / LEAF * ARRAY_NS * d)
+    whole = numbers * MOMENT_NS * (m * n / LEAF / 4 * shares.inside + 10 * n * (not ready))
+    tasks = max(math.ceil(min(m, panel(problem)) / _task(problem)), 1)
+    work.append(Work(1e-9 * (choose + whole + pairs * pair), tasks))
+    if problem.classes is not None:
+        work.append(Work(pair_times.states_seconds(problem, 2)))
+    memory = n * 8 * (2 * d + 3 + values + numbers / LEAF) + min(m, panel(problem)) * 16 * (4 + problem.c + d)
+    return Cost(pairs, tuple(work), memory)
+
+
+def _looked_at(share: float, m: int, d: int) -> float:
+    """Share of the leaves that a block of neighbours does not drop: what one query would look at, wider by the
+    block's own extent, which is large where queries are few."""
+    extent = (min(m, NEIGHBOURS) - 1) / max(m, 1)
+    side = share ** (1 / d) + max(extent, 0.0) ** (1 / d)
+    return float(min(side, 1.0) ** d)
+
+
+def _sorting(size: int, d: int) -> list[Work]:
+    """To bring points into a tree's order: threads sort subtrees, and share out the halves above them. Of these each is
+    selected by one thread, so the first by one alone."""
+    above = math.ceil(math.log2(max(size / SUBTREE, 1.0)))
+    total = SORT_NS * size * (2 + math.log2(size / LEAF + 1)) * (1 + d / 8)
+    alone = [Work(1e-9 * SELECT_NS * size, 2**level) for level in range(above)]
+    return [*alone, Work(1e-9 * (total - above * SELECT_NS * size), 2**above)]
+
+
+def _fill(n: int, d: int, c: int) -> float:
+    """Nanoseconds to gather a sorted key and its values."""
+    if vendor() != "intel":
+        return 0.0
+    distant = math.log2(max(n / NEAR_KEYS, 1.0))
+    values = SEVERAL_NS[0] + SEVERAL_NS[1] * c if c > 1 else VALUE_NS * c
+    return d * (FILL_NS + DISTANT_NS * distant) + values
+
+
+def _shares(problem: Problem) -> selectivity.Shares:
+    if not problem.prepared:
+        if "shares" not in problem.seen:
+            problem.seen["shares"] = _predicted(problem)
+        return problem.seen["shares"]
+    # of a fitted model those of its keys, looked at once, whatever is asked later
+    key = ("shares", problem.kernel, problem.promise)
+    if key not in problem.kept:
+        problem.kept[key] = _predicted(problem.asked(problem.keys, kernel=problem.kernel, tol=problem.tol))
+    return problem.kept[key]
+
+
+def _predicted(problem: Problem) -> selectivity.Shares:
+    if problem.m * problem.n < MANY_PAIRS:
+        return selectivity.Shares(1.0, 1.0, 0.0)
+    return selectivity.predict(problem, math.log(problem.n / (SHARE * problem.promise)))
+
+
+def _power(problem: Problem) -> int | None:
+    """The power of a kernel (1 − u²)^power, if there are moments for it."""
+    facts = problem.kernel.facts
+    if facts is None or facts.window is None or problem.key_scale is not None:
+        return None
+    base, power = facts.window
+    return power if base == 2 or power == 0 else None
+
+
+def _moment_numbers(problem: Problem) -> int:
+    """How many numbers the moments of a node are; 0 if none are made."""
+    power = _power(problem)
+    if problem.classes is not None or power is None or _shares(problem).inside * problem.n < MANY_KEYS:
+        return 0
+    return terms_of(power, problem.d) * (1 + problem.c)
+
+
+def _refusal(problem: Problem, backend: Any) -> str | None:
+    kernel = problem.kernel
+    if kernel.facts is None and not kernel.monotone:
+        return f"skips pairs by their distance: kernel {kernel.name!r} would have to be created with monotone=True"
+    if kernel.facts is not None and not (kernel.inner_product or kernel.works_on_logs or kernel.support is not None):
+        return f"skips pairs of kernels that are compact or decay exponentially, not of {kernel.name}"
+    if kernel.inner_product:
+        return f"skips pairs by their distance, which {kernel.name} has none of"
+    if problem.tol == 0:
+        return "skips pairs, and tol=0 asks for every one"
+    if bands.most(problem) > bands.MOST_BANDS:
+        return f"keeps weights over {bands.MOST_BANDS * 200} decimal orders of magnitude apart, and these have more"
+    if "tree" not in backend.methods:
+        return f"runs on the processor, not on backend {backend.name!r}"
+    return None
+
+
+def panel(problem: Problem) -> int:
+    """Queries to accumulate at a time."""
+    size = PANEL_BYTES // (16 * (4 + problem.c + problem.d))
+    if problem.classes is not None and size // 4 < QUERIES:  # totals are long, and made anew for every panel
+        return max(size // 4 // NEIGHBOURS, 1) * NEIGHBOURS
+    return max(size, QUERIES) // QUERIES * QUERIES
+
+
+def _task(problem: Problem) -> int:
+    """Queries a task."""
+    return QUERIES if problem.classes is None else min(QUERIES, max(panel(problem) // 8, NEIGHBOURS))
+
+
+@dataclass
+class Summary:
+    """The tree, made once for the same keys."""
+
+    problem: Problem
+    plan: Plan
+
+    @cached_property
+    def trees(self) -> tuple[Tree, ...]:
+        """One for each band of weights; none if no key has a weight."""
+        kept = self.problem.kept_of_keys
+        if "trees" not in kept:
+            kept["trees"] = tuple(build(self.problem, band, self.plan.n_threads) for band in bands.split(self.problem))
+        return kept["trees"]
+
+    @cached_property
+    def moments(self) -> tuple[tuple[Any, int, int, float], ...]:
+        """Of each tree, its nodes' moments or None, the kernel's power, the lowest level whose moments are used, and
+        their error per weight: a sum of terms that together are at most (1 + 2 + 2)^power, each of some dozens of
+        roundings."""
+        numbers, power = _moment_numbers(self.problem), _power(self.problem)
+        if not numbers or power is None or self.plan.tiles.sum_leaves is None:
+            return ((None, 0, 0, 0.0),) * len(self.trees)
+        kept, key = self.problem.kept, ("tree's moments", power)
+        if key not in kept:
+            inverse = pack_inverse(self.problem, FLOAT64)
+            kept[key] = [moments(tree, inverse, power, self.plan.n_threads) for tree in self.trees]
+        error = (2 * terms_of(power, self.problem.d) + 128) * 5.0**power * UNIT
+        return tuple((found, power, 0 if numbers <= LIGHT else 1, error) for found in kept[key])
+
+    def prepare(self, meter: Meter) -> None:
+        """Make what is kept of the keys."""
+        _ = self.moments
+
+    @cached_property
+    def ranks(self) -> tuple[NDArray[np.int64], ...]:
+        """For each tree (n,) where each key went; −1 for those that are not there."""
+        ranks = tuple(np.full(self.problem.n, -1, np.int64) for _ in self.trees)
+        for places, tree in zip(ranks, self.trees, strict=True):
+            places[tree.order] = np.arange(len(tree.order))
+        return ranks
+
+    @cached_property
+    def exact(self) -> exact.Summary:
+        """For queries handed on."""
+        return exact.summarise(self.problem, self.plan)
+
+
+def summarise(problem: Problem, plan: Plan) -> Summary:
+    return Summary(problem, plan)
+
+
+def accumulate(summary: Summary, positions: Positions, meter: Meter) -> PoolState:
+    """The sums of those queries, each with a certified bound."""
+    problem, m = summary.problem, len(positions)
+    if not problem.squares_in_range:
+        note("exact", m)
+        return exact.accumulate(summary.exact, positions, meter)
+    if not summary.trees:
+        return PoolState.empty(m, problem.c)
+    inverse, points = pack_inverse(problem, FLOAT64), pack_queries(problem, positions, FLOAT64)
+    order = sorted_order(points, inverse, summary.plan.n_threads)
+    error = summary.exact.score_error(points, FLOAT64)
+    states = []
+    for number in range(len(summary.trees)):
+        sums = _sums_of_band(summary, number, positions[order], points[order], error[order], meter)
+        states.append(PoolState.empty(m, problem.c))
+        states[-1].put(order, sums)
+    state = _certified(summary, states, error)
+    known = tails.known(problem.kernel)
+    limit = exact.exponent_limit(summary.exact, positions, state.log_mass()) if known else problem.promise
+    again = np.flatnonzero(~certify.accurate(problem, state, limit) | exact.on_the_rim(summary.exact, positions))
+    if len(again):
+        note("exact", len(again))
+        next_method = tails if known else exact
+        state.put(again, next_method.accumulate(summary.exact, positions[again], meter))
+    return state
+
+
+def _sums_of_band(
+    summary: Summary, number: int, positions: Positions, queries: Floats, error: Floats, meter: Meter
+) -> PoolState:
+    """Sums of sorted queries over one tree, in units of its largest weight."""
+    problem, tiles, tree, m = summary.problem, summary.plan.tiles, summary.trees[number], len(positions)
+    sums, inverse = PoolState.empty(m, problem.c), pack_inverse(problem, FLOAT64)
+    if not problem.kernel.works_on_logs:
+        sums.shift[:] = 0.0
+    own = summary.ranks[number][positions] if problem.exclude_self else None
+    weighing = (tree.band.total, tree.band.least, SHARE * problem.promise, TASK_PAIRS)
+    sum_leaves = tiles.sum_leaves or partial(blockwise.sum_leaves, tiles)
+    whole = summary.moments[number]
+    if tiles.prepare is not None:
+        tiles.prepare(problem.kernel, inverse, problem.c, problem.key_scale is not None)
+
+    size = _task(problem)
+
+    def task(i: int) -> float:
+        start, stop, pairs = i * size, min((i + 1) * size, m), 0.0
+        while start < stop:
+            check_stop()
+            rows = slice(start, stop)
+            mine = None if own is None else own[rows]
+            done, summed = sum_leaves(
+                problem.kernel, queries[rows], tree, inverse, mine, sums.rows(rows), error[rows], weighing, whole
+            )
+            start, pairs = start + done, pairs + summed
+        return pairs
+
+    run(task, math.ceil(m / size), summary.plan.n_threads, meter)
+    return exact.normalised(problem, sums)
+
+
+def _certified(summary: Summary, states: list[PoolState], error: Floats) -> PoolState:
+    """The bands' sums in one state, with bounds on their rounding.
+
+    Errors of exponents are bounded by the mass of all bands, whose mean of −log κ is known (`exact`).
+    """
+    problem, tiles, trees = summary.problem, summary.plan.tiles, summary.trees
+    as_written = tiles.as_written
+    if len(trees) == 1:
+        of_weights = certify.error_of_weights(problem, tiles, error, states[0])
+        return certify.certified(problem, states[0], of_weights, FLOAT64, as_written=as_written, band=trees[0].band)
+    scales = [tree.band.log_scale for tree in trees]
+    merged = PoolState.merged([_moved(state, scale) for state, scale in zip(states, scales, strict=True)])
+    of_weights = certify.error_of_weights(problem, tiles, error, merged)
+    parts = []
+    for state, tree, scale in zip(states, trees, scales, strict=True):
+        of_scale = 4 * (LOG_RANGE - scale) * UNIT if scale else 0.0  # of a difference of two logarithms
+        of_band = of_weights + of_scale
+        bounded = certify.certified(problem, state, of_band, FLOAT64, as_written=as_written, band=tree.band)
+        parts.append(_moved(bounded, scale))
+    return PoolState.merged(parts)
+
+
+def _moved(state: PoolState, log_scale: float) -> PoolState:
+    """The state in units of the largest weight of all. Where nothing was met it is the empty one, lest its shift make
+    the other bands' sums underflow."""
+    nothing = np.flatnonzero((state.mass == 0) & ((state.mass_error == 0) | np.isneginf(state.shift)))
+    parts = (state.shift + log_scale, state.mass, state.total, state.mass_error, state.total_error)
+    moved = PoolState(*(part.copy() for part in parts))
+    moved.put(nothing, PoolState.empty(len(nothing), state.total.shape[1]))
+    return moved
+
+
+@dataclass
+class Next:
+    """Where other methods hand on the queries that they cannot certify: here or to `exact`, whichever takes less."""
+
+    problem: Problem
+    plan: Plan
+
+    @cached_property
+    def tree(self) -> Summary:
+        return summarise(self.problem, self.plan)
+
+    @cached_property
+    def exact(self) -> exact.Summary:
+        return exact.summarise(self.problem, self.plan)
+
+    def accumulate(self, positions: Positions, meter: Meter) -> PoolState:
+        """The sums of those queries, panel by panel."""
+        problem, tiles = self.problem, self.plan.tiles
+        asked = problem.asked(problem.queries[positions], kernel=problem.kernel, tol=problem.tol)
+        here, there = cost(asked, tiles, 1, FLOAT64), exact.cost(asked, tiles, 1, self.plan.dtype)
+        by_tree = isinstance(here, Cost) and here.seconds(NOMINAL_THREADS) < there.seconds(NOMINAL_THREADS)
+        note("tree" if by_tree else "exact", len(positions))
+        step = panel(problem) if by_tree else exact.panel(problem)
+        parts = [positions[i : i + step] for i in range(0, len(positions), step)]
+        states = [
+            accumulate(self.tree, part, meter) if by_tree else exact.accumulate(self.exact, part, meter)
+            for part in parts
+        ]
+        return states[0] if len(states) == 1 else PoolState.stacked(states)
