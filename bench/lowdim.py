@@ -7,6 +7,7 @@ pair, takes turns with what `method="auto"` chooses.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -23,7 +24,7 @@ from bench.cases import FASTNW_EXACT, MLPACK, Case, Goal
 from bench.measure import once, rotated, timed
 from bench.peers import PEERS
 from bench.record import Progress
-from fastnw import functions, methods
+from fastnw.core import driver
 from fastnw.runtime.hardware import n_threads
 from fastnw.runtime.threads import Meter
 
@@ -145,9 +146,9 @@ def measure(work: Work, form: Form, clock: Progress) -> Row:
     calls[FASTNW_EXACT] = call(work, arrays, some, "exact")
     if any(goal.against == MLPACK for goal in work.case.goals):
         _add_mlpack(work.case, calls, sizes, row)
-    with methods.answered() as handed, counted_pairs() as meter:
+    with counted_pairs() as meter:
         first = once(calls["auto"])
-    row.answered = shares(chosen.method, row.m, handed)
+    row.answered = shares(chosen.method, row.m, answered(work, arrays, row.m))
     row.visited = meter.pairs / (row.m * work.case.n)
     seconds, answers = in_turns(calls, form.rounds, {"auto": first})
     row.seconds = seconds["auto"]
@@ -221,7 +222,7 @@ class _Counting(Meter):
 def counted_pairs() -> Iterator[_Counting]:
     """The pairs that tasks report for the progress bar."""
     meter = _Counting()
-    with mock.patch.object(functions, "progress_meter", return_value=nullcontext(meter)):
+    with mock.patch.object(driver, "progress_meter", return_value=nullcontext(meter)):
         yield meter
 
 
@@ -276,15 +277,28 @@ def plain_sums(work: Work, arrays: tuple[np.ndarray, ...], rows: np.ndarray) -> 
         return np.concatenate(list(pool.map(part, np.array_split(rows, min(len(rows), 8 * n_threads())))))
 
 
+def answered(work: Work, arrays: tuple[np.ndarray, ...], m: int) -> Counter[str]:
+    """How many of the first `m` queries each method answers."""
+    from fastnw.core.driver import predict
+    from fastnw.functions import asked
+    from fastnw.planner import make_model
+
+    queries, *others = _arrays(work, arrays)
+    given = {"sample_weight": None, "key_scale": None, "exclude_self": False, "tol": None, **work.options}
+    problem, backend, _ = asked(queries[:m], *others, *[None] * (2 - len(others)), "auto", **given)
+    return predict(make_model(problem, "auto", backend, None), problem, False, np.empty((problem.m, problem.c)))
+
+
 def density_bounds(work: Work, arrays: tuple[np.ndarray, ...], m: int) -> np.ndarray:
     """(m,) bounds on relative errors, which `fastnw.density` looks at and keeps to itself."""
+    from fastnw.core.driver import predict
     from fastnw.core.validate import build
-    from fastnw.planner import make_plan
+    from fastnw.planner import make_model
 
     queries, keys, _ = arrays
     problem = build(queries[:m], keys, None, sample_weight=None, key_scale=None, exclude_self=False, **work.options)
     bounds = np.empty(m)
-    functions.run(problem, make_plan(problem, "auto", "auto", None), False, np.empty((m, 0)), error=bounds)
+    predict(make_model(problem, "auto", "auto", None), problem, False, np.empty((m, 0)), error=bounds)
     return bounds
 
 

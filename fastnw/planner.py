@@ -10,14 +10,18 @@ import numpy as np
 
 from fastnw import backends
 from fastnw.backends.backend import Backend
-from fastnw.core.plan import NOMINAL_THREADS, Cost, Plan, Refusal, Work
+from fastnw.core.model import Model, Summary
+from fastnw.core.plan import NOMINAL_THREADS, Cost, Plan, Refusal, Rung, Work
 from fastnw.core.problem import Problem
 from fastnw.methods import NAMES, exact, prefix_sums
 from fastnw.methods.fourier import method as fourier
+from fastnw.methods.nearest.search import nearest
+from fastnw.methods.tails import method as tails
 from fastnw.methods.tree import method as tree
 from fastnw.runtime.hardware import n_threads as threads_for
 
 _METHODS: dict[str, ModuleType] = {"exact": exact, "tree": tree, "moments": prefix_sums, "fourier": fourier}
+_MODULES: dict[str, Any] = {**_METHODS, "tails": tails}
 
 # Float32 sums are certified to about 2e-5 of the range at best; a smaller tol is float64's work.
 FLOAT32_TOL = 5e-5
@@ -75,9 +79,35 @@ def make_plan(problem: Problem, method: str, backend: str, n_jobs: int | None) -
         (problem.m, problem.n, problem.d, problem.c),
         problem.kernel.name,
         dtype,
-        candidates[best],
-        tiles,
+        ladder(problem, best, tiles, dtype),
     )
+
+
+def ladder(problem: Problem, method: str, backend: Backend, dtype: np.dtype[Any]) -> tuple[Rung, ...]:
+    """The rungs that queries go down, the method's own first."""
+    below = exact.rungs(problem, backend, dtype)
+    if method == "exact":
+        return below
+    # sums over a tree are as sure as differences in float64; without tails these are tried once more, with every pair
+    tree_rung = Rung("tree", rank=3.0 if tails.known(problem.kernel) else 2.5)
+    if method == "tree":
+        return (tree_rung, *below)
+    first = Rung(method)
+    return (first, *below) if tree.refusal(problem, backend) else (first, replace(tree_rung, form="if fast"), *below)
+
+
+def make_model(problem: Problem, method: str, backend: str, n_jobs: int | None) -> Model:
+    """The problem's keys under its plan; see `make_plan` for what is raised."""
+    return model_of(problem, make_plan(problem, method, backend, n_jobs))
+
+
+def model_of(problem: Problem, plan: Plan) -> Model:
+    """The problem's keys under a plan that was made before."""
+    return Model(problem, plan, _summarise, nearest)
+
+
+def _summarise(model: Model, rung: Rung) -> Summary:
+    return _MODULES[rung.method].summarise(model, rung)
 
 
 def _besides(problem: Problem) -> Work:

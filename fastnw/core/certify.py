@@ -72,11 +72,17 @@ def _vanished(problem: Problem, dtype: np.dtype[Any], least_weight: float) -> fl
     return problem.n * lost
 
 
-def accurate(problem: Problem, state: PoolState, limit: Any) -> NDArray[np.bool_]:
-    bound = np.where(state.is_empty, 0.0, state.bound() / 2) if problem.c else 0.0
+def accurate(
+    problem: Problem, state: PoolState, limit: Any, bound: NDArray[np.float64] | None = None
+) -> NDArray[np.bool_]:
+    """(m,) Whether masses and means keep the limit, a number or (m,); `bound`: the state's, if it is known."""
+    relative = state.relative_mass_error()
+    if problem.c:
+        bound = state.bound() if bound is None else bound
+        relative = np.maximum(relative, np.where(state.is_empty, 0.0, bound / 2))
     # No mass: certainly empty only if no key of a compact kernel is near its edge. Else it may have underflowed.
     lost = state.is_empty & ((problem.kernel.support is None) | ~(state.mass_error <= 0))
-    return (np.maximum(state.relative_mass_error(), bound) <= limit) & ~lost
+    return (relative <= limit) & ~lost
 
 
 def error_of_weights(

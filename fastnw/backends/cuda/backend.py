@@ -22,7 +22,7 @@ from fastnw.kernels.registry import Kernel
 from fastnw.runtime.threads import Meter
 
 if TYPE_CHECKING:
-    from fastnw.methods.exact import Summary
+    from fastnw.methods.exact import Keys
 
 Array = NDArray[Any]
 
@@ -128,7 +128,7 @@ def by_products(problem: Problem, dtype: np.dtype[Any]) -> bool:
 
 
 def sweep(
-    summary: Summary,
+    summary: Keys,
     positions: NDArray[np.intp],
     queries: Any,
     inverse: Array,
@@ -164,7 +164,7 @@ def _blocks(problem: Problem, size: int, dtype: np.dtype[Any]) -> Iterator[KeyBl
         yield pack_keys(problem, start, min(start + size, problem.n), dtype, codes=False)
 
 
-def _exponent_error(problem: Problem, summary: Summary, queries: Any) -> NDArray[np.float64]:
+def _exponent_error(problem: Problem, summary: Keys, queries: Any) -> NDArray[np.float64]:
     """Bound on the error of exponents of e from |q|² + |k|² − 2 q·k: products of d terms one after another, norms, and
     the sum of the three."""
     unit = float(np.finfo(queries.points.dtype).eps) / 2
