@@ -25,6 +25,7 @@ _MODULES: dict[str, Any] = {**_METHODS, "tails": tails}
 
 # Float32 sums are certified to about 2e-5 of the range at best; a smaller tol is float64's work.
 FLOAT32_TOL = 5e-5
+FEW_PAIRS = 1 << 15  # exact takes 50 µs for so many in few coordinates
 # Smaller weights, relative to the largest, leave float32's range once multiplied by κ.
 FLOAT32_WEIGHT = 1e-15
 # What every call does besides: its fixed part, and what a matrix adds to it, in seconds; nanoseconds to look through a
@@ -55,6 +56,9 @@ def make_plan(problem: Problem, method: str, backend: str, n_jobs: int | None) -
     tiles, n_threads = backends.choose(backend, problem.kernel, float(problem.m) * problem.n), threads_for(n_jobs)
     dtype = _compute_dtype(problem, tiles)
     candidates = _METHODS if method == "auto" else {method: _METHODS[method]}
+    few = method == "auto" and float(problem.m) * problem.n <= FEW_PAIRS and not problem.prepared
+    if few:  # every pair takes less time than a look at the other methods
+        candidates = {"exact": exact}
     offers = {name: steps.cost(problem, tiles, n_threads, dtype) for name, steps in candidates.items()}
     costs = {name: offer for name, offer in offers.items() if isinstance(offer, Cost)}
     if not costs:
@@ -65,7 +69,12 @@ def make_plan(problem: Problem, method: str, backend: str, n_jobs: int | None) -
     costs = {name: replace(cost, work=(besides, *cost.work)) for name, cost in costs.items()}
     best = min(costs, key=lambda name: costs[name].seconds(NOMINAL_THREADS))
     refusals = {name: offer.reason for name, offer in offers.items() if isinstance(offer, Refusal)}
-    reason = f"method={method!r} was asked for" if method != "auto" else _comparison(best, costs, refusals, n_threads)
+    if few:
+        reason = "every pair takes less time than a comparison of methods"
+    elif method != "auto":
+        reason = f"method={method!r} was asked for"
+    else:
+        reason = _comparison(best, costs, refusals, n_threads)
     cost = costs[best]
     return Plan(
         best,

@@ -35,7 +35,8 @@ def fits(problem: Problem, plan: Plan, factors: Sequence[float], meter: Meter) -
     backend, error = backends.get(plan.backend), ScoreErrors(problem).of(pack_queries(problem, slice(None), FLOAT64))
     found = []
     for mine, state in zip(problems, states, strict=True):
-        sums = certify.certified(mine, state, certify.error_of_weights(mine, backend, error, state), FLOAT64)
+        of_weights = certify.error_of_weights(mine, backend, error, state)
+        sums = certify.Rounding(mine, FLOAT64).certified(state, of_weights)
         mean, log_mass = sums.means(), sums.log_mass() + mine.log_largest_weight
         centre, half = mine.values_centre
         fit = Fit(centre + half * mean if mine.c else mean, log_mass)

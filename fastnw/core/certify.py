@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
-
-if TYPE_CHECKING:
-    from fastnw.methods.tree.bands import Band
 
 FLOAT64 = np.dtype(np.float64)
 LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and κ may vanish
@@ -23,41 +20,66 @@ SEQUENTIAL = {np.dtype(np.float32): 264, np.dtype(np.float64): 520}
 CLAMP = {np.dtype(np.float32): 80.0, np.dtype(np.float64): 690.0}  # exp stops at e^-CLAMP
 
 
-def certified(
-    problem: Problem,
-    state: PoolState,
-    error: NDArray[np.float64],
-    dtype: np.dtype[Any],
-    spread: float = 1.0,
-    as_written: bool = False,
-    band: Band | None = None,
-) -> PoolState:
-    """The state with bounds on the rounding of its sums.
+class Rounding:
+    """What rounding may do to the sums over all keys of a problem in one compute type, or over some of them.
 
-    `error` (m,) is that of κ where tiles do not bound it; values lie within [−spread, spread]; `as_written`: see
-    `Kernel.rounding`; `band`: the keys that were summed, if not all, and the units of their weights.
+    Parameters
+    ----------
+    problem : Problem
+    dtype : dtype
+    as_written : bool
+        Whether NumPy computes the kernel's formula: see `Kernel.rounding`.
+    least_weight, total_weight : float, optional
+        Smallest and summed weight of the keys that were summed, if those are not all, in the units of their state.
     """
-    least_weight = problem.least_weight if band is None else band.least
-    total_weight = problem.total_weight if band is None else band.total
-    unit = float(np.finfo(dtype).eps) / 2
-    own_relative, own_absolute = problem.kernel.rounding(dtype, as_written)
-    relative = (SEQUENTIAL[dtype] + 12) * unit + own_relative + error
-    with np.errstate(all="ignore"):
-        if problem.kernel.works_on_logs:
-            # what exp adds below its clamp, with the polynomials of the Matérn kernels
-            clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2 * (1 + np.abs(state.shift)) ** 2
-            relative += clamped / state.mass
-        lost: Any = _vanished(problem, dtype, least_weight)
-        if lost and problem.kernel.facts is None and problem.kernel.works_on_logs:
-            # the shift is that of keys whose weights are left, and a lost one may be much nearer
-            lost = lost * np.exp(np.maximum(problem.kernel.steepness[2] - state.shift, 0.0))
-        mass_error = state.mass_error + relative * state.mass + lost
-        if own_absolute:
-            counted = True if problem.kernel.support is None else state.mass > 0  # an empty window stays empty
-            mass_error = mass_error + np.where(counted, own_absolute * total_weight, 0.0)
-        total_error = mass_error + ((spread - 1) * (SEQUENTIAL[dtype] + 12) + 4 * spread) * unit * state.mass
-        total_error += state.total_error  # that of classes
-    return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
+
+    def __init__(
+        self,
+        problem: Problem,
+        dtype: np.dtype[Any],
+        *,
+        as_written: bool = False,
+        least_weight: float | None = None,
+        total_weight: float | None = None,
+    ) -> None:
+        kernel, unit = problem.kernel, float(np.finfo(dtype).eps) / 2
+        own_relative, own_absolute = kernel.rounding(dtype, as_written)
+        self.kernel, self.unit = kernel, unit
+        self.of_sums = (SEQUENTIAL[dtype] + 12) * unit
+        self.relative = self.of_sums + own_relative
+        self.absolute = own_absolute * (problem.total_weight if total_weight is None else total_weight)
+        # what exp adds below its clamp, with the polynomials of the Matérn kernels
+        self.clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2
+        self.lost = _vanished(problem, dtype, problem.least_weight if least_weight is None else least_weight)
+        users = problem.kernel.facts is None
+        self.log_peak = kernel.steepness[2] if self.lost and users and kernel.works_on_logs else None
+
+    def certified(self, state: PoolState, error: Any, spread: float = 1.0) -> PoolState:
+        """The state with bounds on the rounding of its sums.
+
+        Parameters
+        ----------
+        state : PoolState
+        error : (m,) float64
+            Bound on the relative error of κ where tiles do not bound it themselves.
+        spread : float
+            Values lie within [−spread, spread].
+        """
+        relative: Any = self.relative + error
+        lost: Any = self.lost
+        with np.errstate(all="ignore"):
+            if self.kernel.works_on_logs:
+                relative = relative + self.clamped * (1 + np.abs(state.shift)) ** 2 / state.mass
+            if self.log_peak is not None:
+                # the shift is that of keys whose weights are left, and a lost one may be much nearer
+                lost = lost * np.exp(np.maximum(self.log_peak - state.shift, 0.0))
+            mass_error = state.mass_error + relative * state.mass + lost
+            if self.absolute:
+                counted = True if self.kernel.support is None else state.mass > 0  # an empty window stays empty
+                mass_error = mass_error + np.where(counted, self.absolute, 0.0)
+            total_error = mass_error + ((spread - 1) * self.of_sums + 4 * spread * self.unit) * state.mass
+            total_error += state.total_error  # that of classes
+        return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
 
 
 def _vanished(problem: Problem, dtype: np.dtype[Any], least_weight: float) -> float:
@@ -79,7 +101,7 @@ def accurate(
     relative = state.relative_mass_error()
     if problem.c:
         bound = state.bound() if bound is None else bound
-        relative = np.maximum(relative, np.where(state.is_empty, 0.0, bound / 2))
+        relative = np.fmax(relative, bound / 2)  # NaN where empty
     # No mass: certainly empty only if no key of a compact kernel is near its edge. Else it may have underflowed.
     lost = state.is_empty & ((problem.kernel.support is None) | ~(state.mass_error <= 0))
     return (relative <= limit) & ~lost

@@ -153,13 +153,15 @@ def predict(
             if log_mass is not None:
                 logs = found.sums.log_mass() + problem.log_largest_weight
                 log_mass[rows] = estimate.finite_logs(logs, log_mass.dtype)
-            late = np.flatnonzero(bound > allowed)  # NaN, where empty, is not
-            missed.add(late + start, bound[late])
-            nothing = np.flatnonzero(found.sums.is_empty) + start
-            empty_windows.add(nothing)
-            if empty is not None and len(nothing):
-                nearest = partial(model.nearest, problem, meter=meter, pairs=reserved * len(found.rows) / problem.m)
-                empties.fill(problem, mean, nothing, empty, nearest)
+            if not (bound <= allowed).all():  # NaN where empty
+                late = np.flatnonzero(bound > allowed)
+                missed.add(late + start, bound[late])
+                nothing = np.flatnonzero(found.sums.is_empty) + start
+                empty_windows.add(nothing)
+                if empty is not None and len(nothing):
+                    share_of_panel = reserved * len(found.rows) / problem.m
+                    nearest = partial(model.nearest, problem, meter=meter, pairs=share_of_panel)
+                    empties.fill(problem, mean, nothing, empty, nearest)
             for number, count in enumerate(np.bincount(found.rungs).tolist()):
                 answered[model.plan.ladder[number].method] += count
     estimate.warn_of_accuracy(problem, missed)

@@ -25,11 +25,10 @@ def finite_logs(logs: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.f
 
 def check_masses(problem: Problem, state: PoolState, start: int) -> None:
     """A user's profile may turn NaN, infinite or negative at a distance that its first check did not try."""
-    bad = np.flatnonzero(~np.isfinite(state.mass))
-    if len(bad):
-        raise ValueError(
-            f"kernel {problem.kernel.name!r} is not finite and non-negative at every key of query {bad[0] + start}."
-        )
+    finite = np.isfinite(state.mass)
+    if not finite.all():
+        row = start + int(np.flatnonzero(~finite)[0])
+        raise ValueError(f"kernel {problem.kernel.name!r} is not finite and non-negative at every key of query {row}.")
 
 
 def write_means(
@@ -50,13 +49,13 @@ def write_means(
     if isinstance(out, DeviceRows) and isinstance(state.total, DeviceRows):
         out.put_means(state.total, state.mass, low, high, centre, half)
     else:
-        out[:] = np.clip(centre + half * state.means(), low, high)
-    return bound * half.max()
+        out[:] = np.minimum(np.maximum(centre + half * state.means(), low), high)
+    return bound * problem.largest_half
 
 
 def allowed_error(problem: Problem) -> float:
     """Largest error that keeps the promise, in the units of the bound that `write_means` returns."""
-    return problem.promise if problem.c == 0 else problem.promise * 2 * float(problem.values_centre[1].max())
+    return problem.promise if problem.c == 0 else problem.promise * 2 * problem.largest_half
 
 
 def warn_of_accuracy(problem: Problem, missed: Tally) -> None:

@@ -12,7 +12,6 @@ from fastnw.core import certify
 from fastnw.core.model import Model, Queries
 from fastnw.core.pack import pack_queries, queries_there
 from fastnw.core.state import PoolState
-from fastnw.runtime.cached import cached_property
 
 Floats = NDArray[np.float64]
 
@@ -66,14 +65,14 @@ class Judge:
         found = ~(error <= RIM_ROUNDINGS * problem.d * 2.0**-52)
         wide = np.flatnonzero(found & (error < 1))
         if len(wide) and problem.key_scale is None:
+            places = self.model.shared("places", self._places)
             inside, outside = (
-                self._places.query_ball_point(packed[wide], radius, return_length=True)
+                places.query_ball_point(packed[wide], radius, return_length=True)
                 for radius in (1 - error[wide], 1 + error[wide])
             )
             found[wide] = inside != outside
         return found
 
-    @cached_property
     def _places(self) -> Any:
         """A tree of the keys' coordinates, to count those within a distance."""
         from scipy.spatial import cKDTree  # few need it

@@ -117,6 +117,8 @@ def pack_queries(problem: Problem, rows: Rows, dtype: Any) -> Array:
 
 def readable(array: Array, dtype: Any) -> Array:
     """The array if compiled code can read it, else a copy: `ascontiguousarray` lets unaligned ones pass; C does not."""
+    if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
+        return array
     return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
 
 

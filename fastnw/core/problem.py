@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -100,34 +100,21 @@ class Problem:
     def asked(self, queries: Array, *, kernel: Kernel, tol: float | None) -> Problem:
         """The same keys, asked at other queries (checked ones); what was found out about them stays known."""
         dtype = result_dtype(queries, self.keys, self.values)
-        other = self._knowing(replace(self, queries=queries, kernel=kernel, tol=tol, dtype=dtype))
-        other.__dict__["kept"], other.__dict__["kept_of_keys"] = self.kept, self.kept_of_keys
-        return other
+        return self._copied(_OF_KEYS, queries=queries, kernel=kernel, tol=tol, dtype=dtype)
 
     def prepared_for(self, methods: frozenset[str]) -> Problem:
         """The same, planned as if summaries for those methods cost nothing; what was kept stays."""
-        other = self._knowing(replace(self, prepared=methods))
-        other.__dict__["kept"], other.__dict__["kept_of_keys"] = self.kept, self.kept_of_keys
-        return other
+        return self._copied(_OF_KEYS, prepared=methods)
 
     def with_metric(self, metric: Metric) -> Problem:
         """The same at another bandwidth, none a matrix; what does not depend on it stays known."""
-        other = self._knowing(replace(self, metric=metric, prepared=frozenset()))
-        other.__dict__["kept_of_keys"] = self.kept_of_keys
-        return other
+        return self._copied(_OF_VALUES, metric=metric, prepared=frozenset())
 
-    def _knowing(self, other: Problem) -> Problem:
-        known = (
-            "_largest_weight",
-            "log_largest_weight",
-            "log_least_weight",
-            "least_weight",
-            "total_weight",
-            "values_range",
-            "values_centre",
-            "key_scale_range",
-        )
-        other.__dict__.update({name: self.__dict__[name] for name in known if name in self.__dict__})
+    def _copied(self, known: tuple[str, ...], **changes: Any) -> Problem:
+        """A copy with some fields changed and what is `known`; `dataclasses.replace` takes 10 µs, this takes 3."""
+        _ = self.kept, self.kept_of_keys
+        other, mine = object.__new__(Problem), self.__dict__
+        other.__dict__.update({name: mine[name] for name in (*_FIELDS, *known) if name in mine} | changes)
         return other
 
     @cached_property
@@ -320,6 +307,20 @@ class Problem:
         """Middle and half of the range: values travel as (v − middle)/half, which lies in [−1, 1]."""
         low, high = self.values_range
         return low / 2 + high / 2, high / 2 - low / 2
+
+    @cached_property
+    def largest_half(self) -> float:
+        """Half of the widest range of a value; 0 without values."""
+        return float(self.values_centre[1].max(initial=0.0))
+
+
+_FIELDS = tuple(field.name for field in fields(Problem))
+# What is known of the values and weights, whatever the bandwidth; and what else is known at the same bandwidth.
+_OF_VALUES = (
+    *("_largest_weight", "log_largest_weight", "log_least_weight", "least_weight", "total_weight"),
+    *("values_range", "values_centre", "largest_half", "key_scale_range", "kept_of_keys"),
+)
+_OF_KEYS = (*_OF_VALUES, "kept", "squares_in_range")
 
 
 def log_quotients(numbers: Floats, unit: float) -> Floats:

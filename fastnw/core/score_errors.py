@@ -29,6 +29,7 @@ class ScoreErrors:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
+        self._relative: dict[str, float] = {}  # by the compute type
 
     @cached_property
     def extent(self) -> tuple[Floats, float]:
@@ -87,7 +88,9 @@ class ScoreErrors:
                     return error
                 norms = np.sqrt(_squares(queries, problem.d)) * np.sqrt(np.square(extent).sum()) * factor
                 return error + (square_error + 2.1 * point_error) * norms
-            relative = certify.relative_error(problem, dtype)
+            if dtype.char not in self._relative:
+                self._relative[dtype.char] = certify.relative_error(problem, dtype)
+            relative = self._relative[dtype.char]
             if problem.metric.factor is None:
                 return np.full(len(queries), relative)
             extent, factor = self.extent

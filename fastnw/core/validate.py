@@ -18,6 +18,7 @@ from fastnw.kernels.registry import Kernel
 
 Empty = str | float
 
+SMALL_SIZE = 1 << 13  # numbers of which a mask is made at once
 EMPTY_POLICIES = ("nan", "raise", "nearest", "mean")
 
 
@@ -222,6 +223,8 @@ def _numeric(array: Any, name: str) -> Any:
 
 def _check_finite(array: Array, name: str) -> None:
     if array.dtype.kind != "f":
+        return
+    if isinstance(array, np.ndarray) and array.size <= SMALL_SIZE and np.isfinite(array).all():
         return
     if isinstance(array, DeviceArray):
         extremes = [array.extremes] if len(array) else []

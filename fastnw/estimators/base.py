@@ -35,6 +35,7 @@ FLOATS = [np.float64, np.float32]
 VERSION = "_fastnw_version"  # in a pickle's state; scikit-learn keeps its own for its own classes only
 
 MOST_PLANNED = 10**6  # queries up to which a plan serves all calls of the same order of magnitude
+SMALL_SIZE = 1 << 16  # numbers in queries up to which one look at them is faster than the checks of scikit-learn
 MOST_MODELS = 8  # kept at a time: one for each kernel, tolerance, type and backend that predictions have asked for
 
 # Names of kernels, methods and backends are left to the functions that know them: their errors say more.
@@ -120,7 +121,7 @@ class KernelEstimator(BaseEstimator):
             by_volume=self._by_volume and self.key_scale_ is not None,
         )
         problem = self._problem
-        _ = problem.values_centre, problem.least_weight, problem.total_weight, problem.key_scale_range
+        _ = problem.largest_half, problem.least_weight, problem.total_weight, problem.key_scale_range
         self._keep(problem.prepared_for(frozenset(getattr(self, "_prepared", ()))))
 
     def _prepare(self, tol: float | None) -> None:
@@ -191,6 +192,8 @@ class KernelEstimator(BaseEstimator):
             self._remember()
 
     def _check_queries(self, X: Any) -> np.ndarray:
+        if _is_checked(X, self.__dict__):
+            return X
         check_is_fitted(self)
         check_losses(X=X)
         X = as_known(X)
@@ -204,3 +207,18 @@ def _checked_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray:
     if not np.any(weights):  # scikit-learn checks this itself from 1.8 on
         raise ValueError("Sample weights must contain at least one non-zero number.")
     return weights
+
+
+def _is_checked(X: Any, fitted: dict[str, Any]) -> bool:
+    """Whether there is nothing that scikit-learn's checks, which take 60 µs and more, could complain of or convert."""
+    return (
+        type(X) is np.ndarray
+        and X.ndim == 2
+        and X.dtype.char in "fd"
+        and X.dtype.isnative
+        and 0 < X.size <= SMALL_SIZE
+        and X.shape[1] == fitted.get("n_features_in_")
+        and "feature_names_in_" not in fitted
+        and "_problem" in fitted
+        and bool(np.isfinite(X).all())
+    )

@@ -10,8 +10,9 @@ In many coordinates, or where queries are few, a rung may take matrix products i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +28,11 @@ from fastnw.core.score_errors import ScoreErrors
 from fastnw.core.state import PoolState
 from fastnw.methods import pair_times, products
 from fastnw.methods.tails import method as tails
+from fastnw.runtime.cached import cached_property
 from fastnw.runtime.threads import Meter, check_stop, run
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 FLOAT64 = np.dtype(np.float64)
 TILE = 256  # queries a tile at most: with 64, calls cost 5 (d = 3) to 15 % (d = 64)
 # The last tiles are shorter, so that no thread is left alone with a long one: 4 % of 0.1 s on two threads.
@@ -184,7 +187,33 @@ class Keys:
     def __post_init__(self) -> None:
         self.backend: Backend = backends.get(self.plan.backend)
         self._kept: dict[tuple[str, int], list[KeyBlock]] = {}
+        self._facts: dict[Hashable, Any] = {}
         self.on_device: dict[Any, Any] = {}  # what a backend keeps there
+
+    def rounding(self, dtype: np.dtype[Any]) -> certify.Rounding:
+        """What the compute type does to sums."""
+        return self._once(
+            "rounding", dtype, lambda: certify.Rounding(self.problem, dtype, as_written=self.backend.as_written)
+        )
+
+    def inverse(self, dtype: np.dtype[Any]) -> Array:
+        """(d,) See `pack_inverse`."""
+        return self._once("inverse", dtype, lambda: pack_inverse(self.problem, dtype))
+
+    def keeps(self, dtype: np.dtype[Any]) -> bool:
+        """Whether all blocks are kept in that type."""
+        return self._once("keeps", dtype, lambda: keeps_blocks(self.problem, dtype, self.plan.dtype))
+
+    def layout(self, m: int, dtype: np.dtype[Any]) -> Layout:
+        """For `m` queries."""
+        return self._once(-(-m // TILE), dtype, lambda: layout(self.problem, m, dtype))
+
+    def _once(self, name: Hashable, dtype: np.dtype[Any], make: Callable[[], T]) -> T:
+        key = (name, dtype.char)
+        if key not in self._facts:
+            self._facts[key] = make()
+        found: T = self._facts[key]
+        return found
 
     @property
     def extent(self) -> tuple[NDArray[np.float64], float]:
@@ -193,7 +222,7 @@ class Keys:
 
     def prepare(self, dtype: np.dtype[Any], meter: Meter) -> None:
         """Pack what a fitted model keeps; other blocks are packed when their turn comes."""
-        if self.backend.sweep is None and keeps_blocks(self.problem, dtype, self.plan.dtype):
+        if self.backend.sweep is None and self.keeps(dtype):
             self._all_blocks(layout(self.problem, self.problem.m, dtype), dtype)
 
     def buffer(self, shape: Layout, dtype: np.dtype[Any]) -> Array | None:
@@ -202,17 +231,17 @@ class Keys:
 
         Blocks of their own, made by many threads, left the allocator with 30 MiB more than what was in use.
         """
-        if shape.span * shape.block >= self.problem.n or keeps_blocks(self.problem, dtype, self.plan.dtype):
+        if shape.span * shape.block >= self.problem.n or self.keeps(dtype):
             return None
         d = self.problem.d
         return aligned_rows(shape.span * d, shape.block, dtype).reshape(shape.span, d, shape.block)
 
     def span(self, shape: Layout, start: int, dtype: np.dtype[Any], buffer: Array | None) -> list[KeyBlock]:
         """The blocks from key `start` on, `shape.span` of them, in `buffer`."""
-        if keeps_blocks(self.problem, dtype, self.plan.dtype):
+        if self.keeps(dtype):
             first = start // shape.block
             return self._all_blocks(shape, dtype)[first : first + shape.span]
-        key = (dtype.name, shape.block)
+        key = (dtype.char, shape.block)
         if key in self._kept:
             return self._kept[key]
         n = self.problem.n
@@ -223,7 +252,7 @@ class Keys:
 
     def _all_blocks(self, shape: Layout, dtype: np.dtype[Any]) -> list[KeyBlock]:
         """Those that a fitted model keeps."""
-        key = (dtype.name, shape.block)
+        key = (dtype.char, shape.block)
         if key not in self._kept:
             self._kept[key] = self._packed(range(0, self.problem.n, shape.block), shape, dtype, None)
         return self._kept[key]
@@ -284,7 +313,7 @@ class Differences:
     keys: Keys
     dtype: np.dtype[Any]
 
-    @property
+    @cached_property
     def panel(self) -> int:
         """How many queries to sum at a time."""
         return panel(self.model.problem)
@@ -327,7 +356,7 @@ class Products(Differences):
                 certify.exponent_error(problem, relative, state.log_mass(), dtype),
                 products.exponent_error(problem, query_norm, key_norm, dtype),
             )
-        return certify.certified(problem, state, exponent, dtype, products.values_spread(problem, dtype))
+        return self.keys.rounding(dtype).certified(state, exponent, products.values_spread(problem, dtype))
 
 
 class Reference(Differences):
@@ -386,8 +415,8 @@ def panel(problem: Problem) -> int:
 def sweep(keys: Keys, queries: Queries, dtype: np.dtype[Any], meter: Meter, by_products: bool = False) -> PoolState:
     """Sums over all keys in one compute type, with their bounds."""
     problem, plan, backend = keys.problem, keys.plan, keys.backend
-    m, shape = len(queries), layout(problem, len(queries), dtype)
-    positions, inverse = queries.rows, pack_inverse(problem, dtype)
+    m, shape = len(queries), keys.layout(len(queries), dtype)
+    positions, inverse = queries.rows, keys.inverse(dtype)
     pack = queries_there if problem.on_device and backend.sweep is not None else pack_queries
     points = pack(queries.problem, positions, dtype)
     error = keys.errors.of(points, dtype)
@@ -397,7 +426,7 @@ def sweep(keys: Keys, queries: Queries, dtype: np.dtype[Any], meter: Meter, by_p
         state, exponent = backend.sweep(keys, positions, points, inverse, error, meter, by_products)
         if exponent is None:
             exponent = certify.error_of_weights(problem, backend, error, state, dtype)
-        return certify.certified(problem, state, exponent, dtype)
+        return keys.rounding(dtype).certified(state, exponent)
     serial = m * problem.n <= SERIAL_PAIRS  # then fewer calls are what counts
     tiles = _tiles(m, TILE) if serial or shape.groups > 1 else _tiles(m)
     if problem.classes is not None and shape.groups == 1 and m < TILE:  # totals are long, panels short
@@ -424,7 +453,7 @@ def sweep(keys: Keys, queries: Queries, dtype: np.dtype[Any], meter: Meter, by_p
         run(tile, len(tiles) * shape.groups, 1 if serial else plan.n_threads, meter)
     merged = normalised(problem, PoolState.merged(states))
     exponent = certify.error_of_weights(problem, backend, error, merged, dtype)
-    return certify.certified(problem, merged, exponent, dtype, as_written=backend.as_written)
+    return keys.rounding(dtype).certified(merged, exponent)
 
 
 def normalised(problem: Problem, state: PoolState) -> PoolState:

@@ -219,6 +219,7 @@ class Summary:
     def __post_init__(self) -> None:
         self.problem, self.plan = self.model.problem, self.model.plan
         self.backend: Backend = backends.get(self.plan.backend)
+        self._rounding: dict[float, certify.Rounding] = {}
 
     @property
     def panel(self) -> int:
@@ -257,6 +258,18 @@ class Summary:
         for places, tree in zip(ranks, self.trees, strict=True):
             places[tree.order] = np.arange(len(tree.order))
         return ranks
+
+    def rounding(self, band: bands.Band) -> certify.Rounding:
+        """Of sums over the keys of one band; made once."""
+        if band.log_scale not in self._rounding:
+            self._rounding[band.log_scale] = certify.Rounding(
+                self.problem,
+                FLOAT64,
+                as_written=self.backend.as_written,
+                least_weight=band.least,
+                total_weight=band.total,
+            )
+        return self._rounding[band.log_scale]
 
     def wanted(self, queries: Queries, mass: Floats | None) -> NDArray[np.bool_] | None:
         """All queries; none where squares leave float64's range or, as a second try, where every pair takes less."""
@@ -331,10 +344,9 @@ def _certified(summary: Summary, states: list[PoolState], error: Floats) -> Pool
     Errors of exponents are bounded by the mass of all bands, whose mean of −log κ is known (`exact`).
     """
     problem, tiles, trees = summary.problem, summary.backend, summary.trees
-    as_written = tiles.as_written
     if len(trees) == 1:
         of_weights = certify.error_of_weights(problem, tiles, error, states[0])
-        return certify.certified(problem, states[0], of_weights, FLOAT64, as_written=as_written, band=trees[0].band)
+        return summary.rounding(trees[0].band).certified(states[0], of_weights)
     scales = [tree.band.log_scale for tree in trees]
     merged = PoolState.merged([_moved(state, scale) for state, scale in zip(states, scales, strict=True)])
     of_weights = certify.error_of_weights(problem, tiles, error, merged)
@@ -342,7 +354,7 @@ def _certified(summary: Summary, states: list[PoolState], error: Floats) -> Pool
     for state, tree, scale in zip(states, trees, scales, strict=True):
         of_scale = 4 * (LOG_RANGE - scale) * UNIT if scale else 0.0  # of a difference of two logarithms
         of_band = of_weights + of_scale
-        bounded = certify.certified(problem, state, of_band, FLOAT64, as_written=as_written, band=tree.band)
+        bounded = summary.rounding(tree.band).certified(state, of_band)
         parts.append(_moved(bounded, scale))
     return PoolState.merged(parts)
 
