@@ -203,9 +203,9 @@ def keys_there(problem: Problem) -> DeviceArray:
     assert isinstance(problem.keys, DeviceArray)
     if problem.metric.cholesky is None:
         return problem.keys
-    if "whitened" not in problem.kept:
-        problem.kept["whitened"] = _whitened_there(problem, problem.keys)
-    return problem.kept["whitened"]
+    if problem.of_metric.whitened is None:
+        problem.of_metric.whitened = _whitened_there(problem, problem.keys)
+    return problem.of_metric.whitened
 
 
 def _whitened_there(problem: Problem, points: DeviceArray) -> DeviceArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,45 @@ class Metric:
     def kept(self) -> dict[Any, Any]:
         """What was found out about the bandwidth."""
         return {}
+
+
+@dataclass
+class KeyFacts:
+    """What planning and methods found out about keys, values and weights; it serves every bandwidth.
+
+    Attributes
+    ----------
+    extent : pair of (d,) float64, optional
+        Least and largest coordinate.
+    trees : tuple, optional
+        Of `method="tree"`, one for each band of weights.
+    """
+
+    extent: tuple[Floats, Floats] | None = None
+    trees: tuple[Any, ...] | None = None
+
+
+@dataclass
+class MetricFacts:
+    """The same for one bandwidth.
+
+    Attributes
+    ----------
+    whitened : DeviceArray, optional
+        All keys' whitened coordinates, where they lie on a device.
+    selectivity : dict
+        By kernel and tolerance, the shares of pairs that a tree of these keys leaves for queries like them.
+    """
+
+    whitened: DeviceArray | None = None
+    selectivity: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass
+class QueryFacts:
+    """The same for one set of queries: the shares of pairs that a tree leaves for them."""
+
+    selectivity: Any = None
 
 
 @dataclass(frozen=True)
@@ -112,25 +151,25 @@ class Problem:
 
     def _copied(self, known: tuple[str, ...], **changes: Any) -> Problem:
         """A copy with some fields changed and what is `known`; `dataclasses.replace` takes 10 µs, this takes 3."""
-        _ = self.kept, self.kept_of_keys
+        _ = self.of_keys, self.of_metric
         other, mine = object.__new__(Problem), self.__dict__
         other.__dict__.update({name: mine[name] for name in (*_FIELDS, *known) if name in mine} | changes)
         return other
 
     @cached_property
-    def kept(self) -> dict[Any, Any]:
-        """What methods found out about the keys and may use again, for the same keys asked at other queries."""
-        return {}
+    def of_keys(self) -> KeyFacts:
+        """What was found out about the keys, whatever the bandwidth."""
+        return KeyFacts()
 
     @cached_property
-    def kept_of_keys(self) -> dict[str, Any]:
-        """The same for what serves every bandwidth."""
-        return {}
+    def of_metric(self) -> MetricFacts:
+        """What was found out about the keys at this bandwidth, whatever the queries."""
+        return MetricFacts()
 
     @cached_property
-    def seen(self) -> dict[str, Any]:
-        """What methods found out about these queries."""
-        return {}
+    def of_queries(self) -> QueryFacts:
+        """What was found out about these queries at these keys."""
+        return QueryFacts()
 
     @cached_property
     def squares_in_range(self) -> bool:
@@ -318,9 +357,9 @@ _FIELDS = tuple(field.name for field in fields(Problem))
 # What is known of the values and weights, whatever the bandwidth; and what else is known at the same bandwidth.
 _OF_VALUES = (
     *("_largest_weight", "log_largest_weight", "log_least_weight", "least_weight", "total_weight"),
-    *("values_range", "values_centre", "largest_half", "key_scale_range", "kept_of_keys"),
+    *("values_range", "values_centre", "largest_half", "key_scale_range", "of_keys"),
 )
-_OF_KEYS = (*_OF_VALUES, "kept", "squares_in_range")
+_OF_KEYS = (*_OF_VALUES, "of_metric", "squares_in_range")
 
 
 def log_quotients(numbers: Floats, unit: float) -> Floats:

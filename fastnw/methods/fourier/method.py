@@ -125,13 +125,13 @@ def _place_error(problem: Problem, period: Floats) -> float:
 
 def _extent(problem: Problem) -> tuple[Floats, Floats]:
     """Least and largest coordinate (d,) of the keys."""
-    if "extent" not in problem.kept_of_keys:
+    if problem.of_keys.extent is None:
         low, high = np.full(problem.d, np.inf), np.full(problem.d, -np.inf)
         for rows in row_blocks(problem.keys):
             block = coordinates(problem, problem.keys[rows])
             low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
-        problem.kept_of_keys["extent"] = low.astype(np.float64), high.astype(np.float64)
-    return problem.kept_of_keys["extent"]
+        problem.of_keys.extent = low.astype(np.float64), high.astype(np.float64)
+    return problem.of_keys.extent
 
 
 def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost | Refusal:

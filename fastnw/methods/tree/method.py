@@ -92,7 +92,7 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
         return Cost(every.pairs, (Work(START), *every.work), every.bytes)
     n, m, d, shares = problem.n, problem.m, problem.d, _shares(problem)
     by_query = backend.sum_leaves is not None
-    numbers = _moment_numbers(problem) if by_query else 0
+    numbers = _moment_numbers(problem, shares) if by_query else 0
     pairs = float(m) * n * ((shares.reached if by_query else shares.looked_at) - (shares.inside if numbers else 0.0))
     base, per_coordinate, per_value, _ = pair_times.nanoseconds(problem, backend, FLOAT64)
     pair = base + SINGLE * per_coordinate * d
@@ -146,14 +146,17 @@ def _fill(n: int, d: int, c: int) -> float:
 
 def _shares(problem: Problem) -> selectivity.Shares:
     if not problem.prepared:
-        if "shares" not in problem.seen:
-            problem.seen["shares"] = _predicted(problem)
-        return problem.seen["shares"]
+        facts = problem.of_queries
+        if facts.selectivity is None:
+            facts.selectivity = _predicted(problem)
+        asked: selectivity.Shares = facts.selectivity
+        return asked
     # of a fitted model those of its keys, looked at once, whatever is asked later
-    key = ("shares", problem.kernel, problem.promise)
-    if key not in problem.kept:
-        problem.kept[key] = _predicted(problem.asked(problem.keys, kernel=problem.kernel, tol=problem.tol))
-    return problem.kept[key]
+    known, key = problem.of_metric.selectivity, (problem.kernel, problem.promise)
+    if key not in known:
+        known[key] = _predicted(problem.asked(problem.keys, kernel=problem.kernel, tol=problem.tol))
+    found: selectivity.Shares = known[key]
+    return found
 
 
 def _predicted(problem: Problem) -> selectivity.Shares:
@@ -171,10 +174,10 @@ def _power(problem: Problem) -> int | None:
     return power if base == 2 or power == 0 else None
 
 
-def _moment_numbers(problem: Problem) -> int:
+def _moment_numbers(problem: Problem, shares: selectivity.Shares) -> int:
     """How many numbers the moments of a node are; 0 if none are made."""
     power = _power(problem)
-    if problem.classes is not None or power is None or _shares(problem).inside * problem.n < MANY_KEYS:
+    if problem.classes is not None or power is None or shares.inside * problem.n < MANY_KEYS:
         return 0
     return terms_of(power, problem.d) * (1 + problem.c)
 
@@ -229,17 +232,17 @@ class Summary:
     @cached_property
     def trees(self) -> tuple[Tree, ...]:
         """One for each band of weights; none if no key has a weight."""
-        kept = self.problem.kept_of_keys
-        if "trees" not in kept:
-            kept["trees"] = tuple(build(self.problem, band, self.plan.n_threads) for band in bands.split(self.problem))
-        return kept["trees"]
+        kept = self.problem.of_keys
+        if kept.trees is None:
+            kept.trees = tuple(build(self.problem, band, self.plan.n_threads) for band in bands.split(self.problem))
+        return kept.trees
 
     @cached_property
     def moments(self) -> tuple[tuple[Any, int, int, float], ...]:
         """Of each tree, its nodes' moments or None, the kernel's power, the lowest level whose moments are used, and
         their error per weight: a sum of terms that together are at most (1 + 2 + 2)^power, each of some dozens of
         roundings."""
-        numbers, power = _moment_numbers(self.problem), _power(self.problem)
+        numbers, power = _moment_numbers(self.problem, _shares(self.problem)), _power(self.problem)
         if not numbers or power is None or self.backend.sum_leaves is None:
             return ((None, 0, 0, 0.0),) * len(self.trees)
         inverse = pack_inverse(self.problem, FLOAT64)
