@@ -19,7 +19,7 @@ from fastnw.core.problem import Problem
 from fastnw.core.validate import Empty, build, check_empty
 from fastnw.functions import warn_of_accuracy
 from fastnw.interop import dataframes, frameworks
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.methods import exact
 from fastnw.methods.nearest.search import nearest
 from fastnw.methods.tails import method as tails
@@ -128,7 +128,7 @@ def _dense(problem: Problem, plan: Plan, empty: Empty, meter: Meter) -> Array:
             with np.errstate(invalid="ignore"):
                 # a lone key's logarithm and its mass's may differ by a rounding
                 weights[rows, start : start + logs.shape[1]] = np.exp(np.minimum(logs - sweep.log_mass[rows, None], 0))
-        if problem.kernel.facts is None:  # logarithms so large that those of masses say nothing
+        if not problem.kernel.facts.built_in:  # logarithms so large that those of masses say nothing
             total = weights[rows].sum(axis=1, keepdims=True)
             np.divide(weights[rows], total, out=weights[rows], where=total > 1.5)
         for row in rows.start + np.flatnonzero(sweep.far[rows]):
@@ -259,7 +259,7 @@ class _Sweep:
     def _log_weights(self, rows: slice, keys: KeyBlock, u2: Floats) -> Floats:
         """log w κ; −inf beyond the support, without weight, and for a left-out own key."""
         kernel = self.problem.kernel
-        if kernel.facts is None:
+        if not kernel.facts.built_in:
             u2 = np.fmin(u2, LARGEST)  # as where the masses are summed
         with np.errstate(all="ignore"):
             if kernel.support is not None:

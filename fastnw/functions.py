@@ -19,7 +19,7 @@ from fastnw.core.state import PoolState
 from fastnw.core.validate import Empty, build, check_empty
 from fastnw.core.warnings import AccuracyWarning, caller_level
 from fastnw.interop import dataframes, frameworks
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.planner import make_plan
 from fastnw.runtime.threads import progress as progress_meter
 

@@ -20,7 +20,7 @@ from fastnw.core.precision import check_losses
 from fastnw.core.validate import check_bandwidth, trusted
 from fastnw.core.warnings import VersionWarning, caller_level
 from fastnw.interop.dataframes import as_known
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.methods import NAMES
 from fastnw.planner import make_plan
 from fastnw.runtime.threads import Meter

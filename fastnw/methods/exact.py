@@ -332,8 +332,7 @@ class Summary:
         """
         problem, unit, there = self.problem, float(np.finfo(dtype).eps) / 2, isinstance(queries, DeviceArray)
         scaled = 0 if problem.key_scale is None else 3
-        facts = problem.kernel.facts
-        if facts is not None and facts.sensitivity == 0 and problem.kernel.support is None:
+        if problem.kernel.facts.constant:
             return np.zeros(len(queries))  # κ does not depend on u²
         if not problem.squares_in_range:
             return np.full(len(queries), np.inf)
@@ -402,14 +401,14 @@ def accumulate_and_tell(
         if len(again):
             state.put(again, tails.accumulate(summary, positions[again], meter))
         return state, again
-    if problem.kernel.facts is None and not plan.tiles.as_written and not problem.on_device:
+    if not problem.kernel.facts.built_in and not plan.tiles.as_written and not problem.on_device:
         # compiled, the least numbers are flushed and the largest left alone: NumPy has the formula's own values there
         vanished = ~(state.mass > VANISHED * problem.total_weight)
         again = np.flatnonzero(vanished & ~certify.accurate(problem, state, problem.promise))
         if len(again):
             by_numpy = Summary(problem, replace(plan, tiles=REFERENCE, dtype=np.dtype(np.float64)))
             state.put(again, sweep(by_numpy, positions[again], np.dtype(np.float64), meter))
-    if problem.kernel.facts is None and problem.least_weight < certify.LEAST_WEIGHT:
+    if not problem.kernel.facts.built_in and problem.least_weight < certify.LEAST_WEIGHT:
         _unsettle(summary, state, positions, meter)
     return state, np.empty(0, np.intp)
 
@@ -434,7 +433,7 @@ def on_the_rim(summary: Summary, rows: Rows) -> NDArray[np.bool_]:
     Within RIM roundings a coordinate it may lie on either.
     """
     problem = summary.problem
-    if not problem.kernel.jumps or problem.metric.factor is None or problem.on_device:
+    if not problem.kernel.facts.discontinuous or problem.metric.factor is None or problem.on_device:
         return np.zeros(1, bool)
     queries = pack_queries(problem, rows, np.float64)
     error = summary.score_error(queries, FLOAT64)
@@ -551,7 +550,7 @@ def _tiles(m: int, shortest: int = SHORTEST) -> list[slice]:
 def exponent_error(summary: Summary, rows: Rows, log_mass: NDArray[np.float64]) -> NDArray[np.float64]:
     """(rows,) Bound on the weights' mean relative error from float64 exponents, or, without them, where κ vanishes."""
     problem = summary.problem
-    if problem.kernel.facts is None or problem.kernel.facts.log_ratio is None:
+    if problem.kernel.facts.log_ratio is None:
         return np.zeros(len(log_mass))
     if not problem.kernel.works_on_logs:
         return np.where(log_mass < VANISHING, np.inf, 0.0)
