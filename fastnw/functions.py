@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw.backends.cuda import interop
 from fastnw.core import empties
 from fastnw.core.array import DeviceRows
 from fastnw.core.empties import Tally
@@ -108,8 +109,8 @@ def pool(
     array([1.5])
     """
     restore = frameworks.restorer(queries, keys, values)
-    backend = frameworks.backend_for(backend, queries, keys, values)
-    queries, keys, values, sample_weight, key_scale = frameworks.taken_in(
+    backend = interop.backend_for(backend, queries, keys, values)
+    queries, keys, values, sample_weight, key_scale = interop.taken_in(
         backend, dataframes.matched(queries, keys), keys, values, sample_weight, key_scale
     )
     empty = check_empty(empty)
@@ -160,7 +161,7 @@ def pooled(
     error = np.empty(problem.m) if return_error else None
     extras = tuple(extra for extra in (log_mass, error) if extra is not None)
     if out is None and problem.on_device:
-        there = DeviceRows.empty(problem.m, problem.c, problem.dtype)
+        there = problem.keys.empty_rows(problem.m, problem.c, problem.dtype)  # type: ignore[attr-defined]
         run(problem, plan, progress, there, empty=empty, log_mass=log_mass, error=error)
         return (there.finished(flat), *extras)
     result = _output(out, (problem.m,) if flat else (problem.m, problem.c), problem.dtype)
@@ -219,8 +220,8 @@ def density(
     array([0.25])
     """
     restore = frameworks.restorer(queries, keys)
-    backend = frameworks.backend_for(backend, queries, keys)
-    queries, keys, sample_weight, key_scale = frameworks.taken_in(
+    backend = interop.backend_for(backend, queries, keys)
+    queries, keys, sample_weight, key_scale = interop.taken_in(
         backend, dataframes.matched(queries, keys), keys, sample_weight, key_scale
     )
     problem = build(
@@ -309,8 +310,8 @@ def plan(
     >>> fastnw.plan([[0.0]], [[0.0], [1.0]], [1.0, 2.0]).pairs
     2.0
     """
-    backend = frameworks.backend_for(backend, queries, keys, values)
-    *arrays, sample_weight, key_scale = frameworks.taken_in(
+    backend = interop.backend_for(backend, queries, keys, values)
+    *arrays, sample_weight, key_scale = interop.taken_in(
         backend, dataframes.matched(queries, keys), keys, values, sample_weight, key_scale
     )
     problem = build(
