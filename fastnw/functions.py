@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,7 @@ def pool(
     empty = check_empty(empty)
     if values is None:
         raise ValueError("values is required; fastnw.density needs none.")
-    problem, backend, restore = asked(
+    question = asked(
         queries,
         keys,
         values,
@@ -119,16 +119,16 @@ def pool(
         tol=tol,
     )
     results = pooled(
-        make_model(problem, method, backend, n_jobs),
-        problem,
-        flat=np.ndim(values) == 1,
+        make_model(question.problem, method, question.backend, n_jobs),
+        question.problem,
+        flat=question.flat,
         empty=empty,
         return_mass=return_mass,
         return_error=return_error,
         out=out,
         progress=progress,
     )
-    restored = tuple(result if result is out else restore(result) for result in results)
+    restored = tuple(result if result is out else question.restore(result) for result in results)
     return restored if len(restored) > 1 else restored[0]
 
 
@@ -207,7 +207,7 @@ def density(
     >>> fastnw.density([[0.0]], [[0.0]], kernel="boxcar", bandwidth=2.0)
     array([0.25])
     """
-    problem, backend, restore = asked(
+    question = asked(
         queries,
         keys,
         None,
@@ -219,8 +219,23 @@ def density(
         exclude_self=exclude_self,
         tol=tol,
     )
-    problem = by_volume(problem)
-    return restore(densities(make_model(problem, method, backend, n_jobs), problem, progress, log))
+    log_volume(question.problem)  # an error, if the kernel cannot be normalised
+    problem = by_volume(question.problem)
+    model = make_model(problem, method, question.backend, n_jobs)
+    return question.restore(densities(model, problem, progress, log))
+
+
+def log_volume(problem: Problem) -> float:
+    """log(C_d √det H): the integral of κ over ℝ^d at the problem's bandwidth.
+
+    Raises
+    ------
+    ValueError
+        The kernel cannot be normalised.
+    """
+    from fastnw.kernels.integrals import log_integral  # brings scipy.integrate
+
+    return log_integral(problem.kernel, problem.d) + problem.metric.log_volume
 
 
 def by_volume(problem: Problem) -> Problem:
@@ -230,13 +245,11 @@ def by_volume(problem: Problem) -> Problem:
 
 def densities(model: Model, problem: Problem, progress: bool | None, log: bool) -> Array:
     """(m,) Densities, or their logarithms, of a problem `by_volume` without values."""
-    from fastnw.kernels.integrals import log_integral
-
     log_total = _log_total(replace(problem, by_volume=False) if problem.by_volume else problem)
-    log_volume = log_integral(problem.kernel, problem.d) + problem.metric.log_volume
+    of_window = log_volume(problem)
     logs = np.empty(problem.m)
     predict(model, problem, progress, np.empty((problem.m, 0)), log_mass=logs)
-    np.subtract(logs, log_total + log_volume, out=logs, where=np.isfinite(logs))  # both are −inf for an only key's own
+    np.subtract(logs, log_total + of_window, out=logs, where=np.isfinite(logs))  # both are −inf for an only key's own
     if log:
         return finite_logs(logs, problem.dtype).astype(problem.dtype)
     with np.errstate(over="ignore", under="ignore"):  # a density beyond the type's range is infinite
@@ -295,7 +308,7 @@ def plan(
     >>> fastnw.plan([[0.0]], [[0.0], [1.0]], [1.0, 2.0]).pairs
     2.0
     """
-    problem, backend, _ = asked(
+    question = asked(
         queries,
         keys,
         values,
@@ -307,26 +320,48 @@ def plan(
         exclude_self=exclude_self,
         tol=tol,
     )
-    return make_plan(problem, method, backend, n_jobs)
+    return make_plan(question.problem, method, question.backend, n_jobs)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a public function was asked.
+
+    Attributes
+    ----------
+    problem : Problem
+        Checked.
+    backend : str
+        The one asked for, or CUDA for arrays that lie there.
+    restore : array -> array
+        Turns a result into an array of the caller's framework, on its device.
+    flat : bool
+        Whether each key has one value, not a row of them.
+    """
+
+    problem: Problem
+    backend: str
+    restore: Callable[[Any], Any]
+    flat: bool
 
 
 def asked(
     queries: Any, keys: Any, values: Any, backend: str, *, sample_weight: Any, key_scale: Any, **choices: Any
-) -> tuple[Problem, str, Callable[[Any], Any]]:
-    """What a public function was asked, as a checked problem; the backend; and what turns a result into an array of
-    the caller's framework. The preamble that all public functions share.
+) -> Question:
+    """Take in and check a public function's arguments: the preamble that all of them share.
 
     `choices` are kernel, bandwidth, exclude_self and tol, as `core.validate.build` takes them.
     """
     arrays = (queries, keys, values, sample_weight, key_scale)
     restore: Callable[[Any], Any] = _unchanged
-    if any(type(array) not in _PLAIN for array in arrays):  # a look at each costs 50 µs
+    if any(type(array) not in _PLAIN for array in arrays):  # a look at each takes 10 µs
         restore = frameworks.restorer(*(array for array in arrays[:3] if array is not None))
         backend = interop.backend_for(backend, *arrays[:3])
         arrays = interop.taken_in(backend, dataframes.matched(queries, keys), *arrays[1:])
     queries, keys, values, sample_weight, key_scale = arrays
     problem = build(queries, keys, values, sample_weight=sample_weight, key_scale=key_scale, **choices)
-    return problem, backend, restore
+    shape = getattr(values, "shape", None)
+    return Question(problem, backend, restore, np.ndim(values) == 1 if shape is None else len(shape) == 1)
 
 
 _PLAIN = (np.ndarray, list, tuple, float, int, type(None))  # neither a framework's array nor a data frame

@@ -14,8 +14,8 @@ from fastnw.runtime.threads import Meter
 
 def model_and_problem(queries, keys, values=None, *, method="auto", backend="auto", n_jobs=None, **choices):
     given = {"kernel": "gaussian", "bandwidth": 1.0, "sample_weight": None, "key_scale": None, "exclude_self": False}
-    problem, backend, _ = asked(queries, keys, values, backend, **{**given, "tol": None, **choices})
-    return make_model(problem, method, backend, n_jobs), problem
+    question = asked(queries, keys, values, backend, **{**given, "tol": None, **choices})
+    return make_model(question.problem, method, question.backend, n_jobs), question.problem
 
 
 def answered(*arrays, **options) -> Counter[str]:

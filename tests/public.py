@@ -20,7 +20,7 @@ def functions_and_classes():
             continue
         for attribute in getattr(thing, "__all__", [each for each in vars(thing) if each[0] != "_"]):
             part = getattr(thing, attribute)
-            ours = getattr(part, "__module__", None) == thing.__name__  # what a module imports is at home elsewhere
+            ours = f"{getattr(part, '__module__', None)}.".startswith(f"{thing.__name__}.")  # not what it imports
             if ours and (inspect.isroutine(part) or inspect.isclass(part)) and part not in found.values():
                 found[f"{name}.{attribute}"] = part
     return [(path, thing) for path, thing in found.items() if path not in INTERNAL]

@@ -13,9 +13,10 @@ from oracle import LONG, naive_log_density, naive_pool, naive_scaled
 
 import fastnw
 from fastnw.bandwidth.spectral import Spectrum
+from fastnw.core.model import Queries
 from fastnw.core.validate import build, metric
 from fastnw.methods.fourier import method as fourier
-from fastnw.planner import make_plan
+from fastnw.planner import make_model
 from fastnw.runtime.threads import Meter
 
 QUIET = Meter(False, 0, "")
@@ -119,9 +120,10 @@ def test_the_bound_of_every_sum(shape, d, tol):
     keys, weights, values = strengths_of(shape, 1500, d, rng)
     queries = keys[:100] + rng.normal(size=(100, d)) * rng.choice([0, 0.1, 2, 4], (100, 1))
     problem = build(queries, keys, values, kernel="gaussian", bandwidth=1.0, sample_weight=weights, tol=tol)
-    summary = fourier.summarise(problem, make_plan(problem, "fourier", "auto", 1))
-    rows = np.flatnonzero(fourier._inside(summary.box, problem, np.arange(100)))
-    sums, bound = fourier._sums(summary, rows, QUIET)
+    model = make_model(problem, "fourier", "auto", 1)
+    summary = model.summary(model.plan.ladder[0])
+    rows = np.flatnonzero(fourier._inside(summary.box, Queries(problem, np.arange(100))))
+    sums, bound = fourier._sums(summary, Queries(problem, rows), QUIET)
     kappa = np.exp(-np.square(naive_scaled(queries[rows], keys, "gaussian", 1.0)) / 2)
     right = kappa @ (weights[:, None] * np.stack([np.ones(1500), values], axis=1)).astype(LONG) / weights.max()
     error = np.abs(sums - right).max(axis=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from answered import answered
@@ -153,7 +155,7 @@ def test_bands_hold_each_key_once(kind, by_volume):
         sample_weight=weights,
         key_scale=scale,
     )
-    problem = problem.replace(problem, by_volume=by_volume)
+    problem = replace(problem, by_volume=by_volume)
     found = list(bands.split(problem))
     assert len(found) <= bands.most(problem) <= bands.MOST_BANDS
     positions = np.concatenate([band.positions for band in found])
