@@ -18,7 +18,7 @@ from fastnw.core.plan import Plan
 from fastnw.core.problem import Problem
 from fastnw.core.validate import Empty, build, check_empty
 from fastnw.interop import dataframes, frameworks
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.planner import make_model, make_plan
 
 Array = NDArray[Any]

@@ -7,7 +7,7 @@ from fastnw.backends.compiled import backend as compiled
 from fastnw.backends.cuda import backend as cuda
 from fastnw.backends.numba import backend as numba
 from fastnw.backends.reference import BACKEND as REFERENCE
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 NAMES = ("auto", "compiled", "numba", "cuda", "reference")
 # the fastest for arrays in the host's memory first

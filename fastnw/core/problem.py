@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fastnw.arithmetic.factor import MAX_EXACT_D, Factor, exact_factor
 from fastnw.core.array import DeviceArray, relative_weights
 from fastnw.core.classes import OneHot
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.cached import cached_property
 
 Array = NDArray[Any]
@@ -187,7 +187,12 @@ class Problem:
     def factor(self) -> Factor | None:
         """What whitens: for a kernel that jumps at its rim the most accurate factor, whatever the condition."""
         factor, kept = self.metric.factor, self.metric.kept
-        if factor is None or factor.whitening is not None or not self.kernel.jumps or self.d > MAX_EXACT_D:
+        if (
+            factor is None
+            or factor.whitening is not None
+            or not self.kernel.facts.discontinuous
+            or self.d > MAX_EXACT_D
+        ):
             return factor
         if "exact" not in kept:
             kept["exact"] = exact_factor(self.metric.bandwidth)

@@ -10,6 +10,8 @@
     The functions that users pass, checked on a grid, and whether they have changed since.
 """
 
-from fastnw.kernels.registry import Facts, Kernel, built_in, get, names
+from fastnw.kernels.facts import Facts
+from fastnw.kernels.kernel import Kernel, _again  # noqa: F401  pickles of version 0.1.0 refer to _again here
+from fastnw.kernels.registry import built_in, get, names
 
 __all__ = ["Facts", "Kernel", "built_in", "get", "names"]

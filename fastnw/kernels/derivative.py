@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 STEP = 1e-4  # of u², or of 1 below it: a user's profile is differentiated by differences of fourth order
 
 
-def slope(kernel: Kernel, u2: NDArray[Any]) -> NDArray[np.float64]:
+def derivative(kernel: Kernel, u2: NDArray[Any]) -> NDArray[np.float64]:
     """−2 dκ/du² at u², elementwise; −2 d log κ/du² for kernels that work on logs.
 
     So ∂κ/∂q_j = −slope · (q_j − k_j)/h_j² and ∂κ/∂log h_j = slope · ((q_j − k_j)/h_j)². 0 beyond the support, and at
@@ -20,7 +20,7 @@ def slope(kernel: Kernel, u2: NDArray[Any]) -> NDArray[np.float64]:
     Not for inner products, whose logarithm has slope 1 in the product.
     """
     u2 = np.asarray(u2, np.float64)
-    formula = _differences(kernel) if kernel.facts is None else kernel.facts.slope
+    formula = kernel.facts.derivative or _differences(kernel)
     assert formula is not None, f"{kernel} is no function of a distance"
     present = u2 > 0 if kernel.support is None else (u2 > 0) & (u2 <= kernel.support**2)
     with np.errstate(all="ignore"):

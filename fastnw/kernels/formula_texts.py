@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastnw.kernels import tracing
+from fastnw.kernels.facts import HasFormulas
 from fastnw.kernels.user_formulas import scalar
-
-if TYPE_CHECKING:
-    from fastnw.kernels.registry import Kernel
 
 CLOSE = 1e-9  # relative: far below what another formula would differ by, far above rounding
 PROBES = 1.0003 * np.concatenate([[0.0], np.linspace(0.0, 12.0, 61)[1:] ** 2, np.geomspace(1e-9, 1e9, 73)])
 
 
 @lru_cache(maxsize=512)
-def of(kernel: Kernel, log: bool = False, plain: bool = False) -> tracing.Traced | None:
+def of(kernel: HasFormulas, log: bool = False, plain: bool = False) -> tracing.Traced | None:
     """The text of κ, or of its logarithm; None if there is none, or if it is not what the formula computes: one that
     asks for the type of its argument takes another way with numbers than it took when it was traced."""
     formula = kernel.log_profile if log else kernel.profile
@@ -27,13 +25,13 @@ def of(kernel: Kernel, log: bool = False, plain: bool = False) -> tracing.Traced
         traced = tracing.trace(scalar(formula), plain)
     except tracing.Untraceable:
         return None
-    return traced if kernel.facts is not None or agrees(kernel, log, _evaluated(traced)) else None
+    return traced if kernel.facts.built_in or agrees(kernel, log, _evaluated(traced)) else None
 
 
-def agrees(kernel: Kernel, log: bool, computed: Any) -> bool:
+def agrees(kernel: HasFormulas, log: bool, computed: Any) -> bool:
     """Whether a function of one number gives the formula's own results."""
     formula = scalar(kernel.log_profile if log and kernel.log_profile else kernel.profile)
-    probes = PROBES if kernel.support is None else PROBES[kernel.support**2 > PROBES]
+    probes = PROBES if kernel.facts.support is None else PROBES[kernel.facts.support**2 > PROBES]
     with np.errstate(all="ignore"):
         for u2 in probes:
             try:

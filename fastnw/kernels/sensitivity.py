@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastnw.kernels import formula_texts, tracing
+from fastnw.kernels.facts import HasFormulas
 from fastnw.kernels.intervals import Arithmetic, Range
-
-if TYPE_CHECKING:
-    from fastnw.kernels.registry import Kernel
 
 Floats = NDArray[np.float64]
 
@@ -50,15 +48,15 @@ class Proof(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def proof(kernel: Kernel, dtype: str = "float64") -> Proof | None:
+def proof(kernel: HasFormulas, dtype: str = "float64") -> Proof | None:
     """What is proven of a user's kernel as it is computed in that type, or None."""
     text = formula_texts.of(kernel)
     if text is None:
         return None
     arithmetic = Arithmetic.of(dtype)
-    if kernel.support is not None:
-        return None if kernel.works_on_logs else _compact(text, arithmetic, float(kernel.support))
-    of_profile = _relative(text, dtype, NEGLIGIBLE if kernel.works_on_logs else 0.0)
+    if kernel.facts.support is not None:
+        return None if kernel.facts.works_on_logs else _compact(text, arithmetic, float(kernel.facts.support))
+    of_profile = _relative(text, dtype, NEGLIGIBLE if kernel.facts.works_on_logs else 0.0)
     if of_profile is None or kernel.log_profile is None:
         return of_profile
     text = formula_texts.of(kernel, log=True)
@@ -71,12 +69,12 @@ def proof(kernel: Kernel, dtype: str = "float64") -> Proof | None:
 
 
 @lru_cache(maxsize=256)
-def rounding(kernel: Kernel) -> tuple[float, float]:
+def rounding(kernel: HasFormulas) -> tuple[float, float]:
     """The formula's own rounding, as it is written, in float64: relative to κ, and absolute beside it."""
     text, arithmetic = formula_texts.of(kernel, plain=True), Arithmetic.as_numpy()
     if text is None:
         return 64 * arithmetic.unit, arithmetic.tiny
-    low, high = _octaves(np.log2(FARTHEST["float64"] if kernel.support is None else kernel.support**2))
+    low, high = _octaves(np.log2(FARTHEST["float64"] if kernel.facts.support is None else kernel.facts.support**2))
 
     def relative(x: Range) -> Floats:
         with np.errstate(all="ignore"):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw.kernels.facts import Formula
 from fastnw.kernels.fingerprint import Opaque, fingerprint
-
-Formula = Callable[..., Any]
 
 
 class OneByOne:
