@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw import backends
+from fastnw.backends.cuda import interop
 from fastnw.backends.reference import LARGEST
 from fastnw.core import certify
 from fastnw.core._top_k import merge_largest
@@ -90,7 +91,7 @@ def attention_weights(
     array([[0.67, 0.33, 0.  ]])
     """
     restore = frameworks.restorer(queries, keys)
-    backend = frameworks.backend_for(backend, queries, keys)
+    backend = interop.backend_for(backend, queries, keys)
     queries = dataframes.matched(queries, keys)
     queries, keys, sample_weight, key_scale = map(frameworks.to_numpy, (queries, keys, sample_weight, key_scale))
     empty = check_empty(empty)

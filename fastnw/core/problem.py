@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw.arithmetic.factor import MAX_EXACT_D, Factor, exact_factor
-from fastnw.core.array import DeviceArray, relative_weights
+from fastnw.core.array import DeviceArray
 from fastnw.core.classes import OneHot
 from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.cached import cached_property
@@ -222,7 +222,8 @@ class Problem:
 
     @cached_property
     def _weights_there(self) -> tuple[DeviceArray, float, float]:
-        return relative_weights(self.weights, self.key_scale, self.d if self.by_volume else 0)  # type: ignore[arg-type]
+        keys: Any = self.keys
+        return keys.relative_weights(self.weights, self.key_scale, self.d if self.by_volume else 0)
 
     @property
     def weights_on_device(self) -> DeviceArray:

@@ -15,10 +15,11 @@ from numba import cuda
 from numpy.typing import NDArray
 
 from fastnw.backends.cuda import arrays
+from fastnw.backends.cuda.device_array import CudaArray, CudaRows
 from fastnw.backends.cuda.functions import SIMULATED
 from fastnw.backends.cuda.kernels import Shape, fill, made, merge
 from fastnw.backends.cuda.source import TILE
-from fastnw.core.array import DeviceArray, DeviceRows
+from fastnw.core.array import DeviceArray
 from fastnw.core.pack import KeyBlock
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
@@ -216,7 +217,7 @@ def _pass(
     total: Any
     if isinstance(stream, Resident) and shape.c:  # then results belong there as well
         head, there = arrays.split(found, leading, shape.c, stream.summing)
-        total = DeviceRows(there)
+        total = CudaRows(there)
     else:
         head = _fetched(found, stream)
         total = np.ascontiguousarray(head[:, leading : leading + shape.c])
@@ -292,7 +293,7 @@ def _points(shape: Shape, queries: Queries) -> tuple[Any, Array]:
     if isinstance(points, DeviceArray):
         factors = np.square(exact) if norms else exact if shape.form == "dot" else np.ones(d)
         norm = queries.norm() if norms else None
-        return DeviceArray(arrays.columns_of(points.rows, factors, norm, shape.padded, width)), padded
+        return CudaArray(arrays.columns_of(points.rows, factors, norm, shape.padded, width)), padded
     wide = np.zeros((shape.padded + norms, width), points.dtype)
     if norms:
         wide[:d, :m] = (points * np.square(exact)).T
