@@ -165,7 +165,7 @@ def _with_kernel(text: str, kernel: Kernel, texts: dict[str, tracing.Traced | No
     profile = texts["profile"]
     profile, folded = _folded(profile) if logs and not compact and not rough else (profile, 1.0)
     if users:
-        cap = float(np.finfo(dtype).max) if rough else sensitivity.FARTHEST[dtype]
+        cap = float(np.finfo(dtype).max) if rough else sensitivity.MAX_U2[dtype]
     else:
         cap = 0.0 if folded != 1.0 or not logs else CAPS[dtype][0]
     least = -8 * float(np.finfo(dtype).eps) / 2 * float(kernel.profile(np.zeros(1))[0]) if users else 0.0
