@@ -439,6 +439,7 @@ def test_memory(kernel):
     import resource
     import numpy as np
     import fastnw
+from fastnw import kernels
     rng = np.random.default_rng(0)
     n = 4_000_000
     keys, values = rng.normal(size=(n, 1)), rng.normal(size=n)
