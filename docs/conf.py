@@ -2,6 +2,8 @@
 
 from importlib.util import find_spec
 
+from sphinx_gallery.sorting import ExplicitOrder
+
 import fastnw
 
 project = "fastnw"
@@ -20,3 +22,36 @@ autodoc_member_order = "bysource"
 autodoc_mock_imports = [name for name in ("torch", "jax") if not find_spec(name)]
 numpydoc_show_class_members = False  # each page names the members that it shows
 myst_heading_anchors = 3
+
+# The gallery: each docs/examples/plot_*.py runs and becomes a page of gallery/. `-D plot_gallery=0` makes the pages
+# without running the scripts.
+extensions += ["sphinx_gallery.gen_gallery"]
+exclude_patterns = ["examples"]  # the scripts' folder is read by the gallery alone
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "gallery",
+    "within_subsection_order": ExplicitOrder(
+        f"plot_{name}.py"
+        for name in (
+            "chapter",
+            "choosing_a_bandwidth",
+            "digits",
+            "diabetes",
+            "density",
+            "empty_windows",
+            "adaptive_widths",
+            "own_kernel",
+            "learning_a_metric",
+            "asif",
+            "certificates",
+            "plans",
+            "large_n",
+        )
+    ),
+    "capture_repr": (),  # a script prints what is to be read
+    "doc_module": ("fastnw",),
+    "download_all_examples": False,
+    "image_srcset": ["2x"],
+    "show_signature": False,
+    "write_computation_times": False,
+}

@@ -1,4 +1,4 @@
-"""The chapter's exercises, as the pages in docs/exercises/ show them: Parzen windows, the unit sphere, consistency, ASIF."""
+"""The exercises of the chapter, as docs/exercises/ shows them: Parzen windows, the unit sphere, consistency, ASIF."""
 
 from __future__ import annotations
 

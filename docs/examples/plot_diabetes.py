@@ -36,13 +36,13 @@ def one_for_each(X, y):
 
 
 # %%
-# Each patient is predicted by a model that has not seen them (ten-fold cross-validation; the bandwidths, too, are
+# Each patient is predicted by a model that has not seen them (five-fold cross-validation; the bandwidths, too, are
 # chosen without them). Ten bandwidths can follow the noise of so little data. The criterion ``"aicc"`` counts that
 # against them.
 
 ways = {"one bandwidth": one_bandwidth, "one for each": one_for_each, "linear regression": LinearRegression().fit}
 predicted = {name: np.empty(len(y)) for name in ways}
-for train, test in KFold(10, shuffle=True, random_state=0).split(X):
+for train, test in KFold(5, shuffle=True, random_state=0).split(X):
     for name, fit in ways.items():
         predicted[name][test] = fit(X[train], y[train]).predict(X[test])
 scores = {name: r2_score(y, values) for name, values in predicted.items()}

@@ -31,7 +31,7 @@ print(f"KNeighborsClassifier      {neighbours:.1%} right (five neighbours, its d
 # The bandwidth that was chosen lies on the plateau of the best accuracies. A bandwidth that is much too wide mixes
 # all digits.
 
-bandwidths = np.geomspace(1, 40, 25)
+bandwidths = np.geomspace(1, 40, 13)
 curve = [fastnw.NadarayaWatsonClassifier(bandwidth=h).fit(X_train, y_train).score(X_test, y_test) for h in bandwidths]
 figure, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
 ax.semilogx(bandwidths, curve, color="#0072B2", label="NadarayaWatsonClassifier")
