@@ -3,9 +3,10 @@ Attention pooling by similarity
 ===============================
 
 This example repeats the d2l.ai chapter `Attention Pooling by Similarity
-<https://d2l.ai/chapter_attention-mechanisms-and-transformers/attention-pooling.html>`_. Forty noisy points of the
-curve 2 sin x + x are the keys. At each query, Nadaraya-Watson regression predicts the weighted mean of the forty
-values, and a kernel turns the distance between query and key into the weight.
+<https://d2l.ai/chapter_attention-mechanisms-and-transformers/attention-pooling.html>`_.
+Forty noisy points of the curve 2 sin x + x are the keys. At each query, Nadaraya-Watson
+regression predicts the weighted mean of the forty values, and a kernel turns the distance
+between query and key into the weight.
 """
 
 import matplotlib.pyplot as plt
@@ -26,8 +27,8 @@ queries = np.arange(0, 5, 0.1)[:, None]
 # %%
 # Four kernels
 # ------------
-# The chapter calls the last kernel "Epanechikov". Most books call max(0, 1 − \|u\|) the triangular kernel, and so
-# does fastnw.
+# The chapter calls the last kernel "Epanechikov". Most books call max(0, 1 − \|u\|) the
+# triangular kernel, and so does fastnw.
 
 titles = {
     "gaussian": "Gaussian",
@@ -46,8 +47,9 @@ axes[0].set_ylabel("weight κ(u)")
 # %%
 # Predictions and attention weights
 # ---------------------------------
-# The constant kernel gives every key the same weight, so it predicts the mean of all values everywhere. The other
-# three follow the curve. In the lower row, bright squares are the keys that a query attends to.
+# The constant kernel gives every key the same weight, so it predicts the mean of all
+# values everywhere. The other three follow the curve. In the lower row, bright squares
+# are the keys that a query attends to.
 
 figure, axes = plt.subplots(2, 4, figsize=(11, 5.2), sharey="row", layout="constrained")
 rmse = {}
@@ -59,7 +61,9 @@ for (above, below), (kernel, title) in zip(axes.T, titles.items(), strict=True):
     above.plot(queries, predicted, color="#0072B2", linewidth=2, label="prediction")
     above.set(title=f"{title}\nRMSE {rmse[kernel]:.2f}", xlabel="x")
     weights = fastnw.attention_weights(queries, keys, kernel=kernel)
-    image = below.imshow(weights, cmap="cividis", vmin=0, vmax=0.2, aspect="auto", origin="lower")
+    image = below.imshow(
+        weights, cmap="cividis", vmin=0, vmax=0.2, aspect="auto", origin="lower"
+    )
     below.set_xlabel("key")
 axes[0, 0].set_ylabel("y")
 axes[0, 0].legend(frameon=False, fontsize=8)

@@ -2,10 +2,10 @@
 Diabetes: a bandwidth for each measurement
 ==========================================
 
-In this data set, 442 patients have ten measurements each and a score of how far their diabetes advanced within a
-year. A kernel regression with one bandwidth treats all ten measurements alike. With one bandwidth for each, the
-search widens those that do not help: if a bandwidth is much wider than the data, all keys look equal in that
-coordinate.
+In this data set, 442 patients have ten measurements each and a score of how far their
+diabetes advanced within a year. A kernel regression with one bandwidth treats all ten
+measurements alike. With one bandwidth for each, the search widens those that do not help:
+if a bandwidth is much wider than the data, all keys look equal in that coordinate.
 """
 
 import warnings
@@ -20,7 +20,9 @@ from sklearn.preprocessing import StandardScaler
 
 import fastnw
 
-warnings.simplefilter("ignore", fastnw.BandwidthWarning)  # it names the measurements that do not help
+warnings.simplefilter(
+    "ignore", fastnw.BandwidthWarning
+)  # it names the measurements that do not help
 data = load_diabetes()
 X, y = StandardScaler().fit_transform(data.data), data.target
 
@@ -36,11 +38,15 @@ def one_for_each(X, y):
 
 
 # %%
-# Each patient is predicted by a model that has not seen them (five-fold cross-validation; the bandwidths, too, are
-# chosen without them). Ten bandwidths can follow the noise of so little data. The criterion ``"aicc"`` counts that
-# against them.
+# Each patient is predicted by a model that has not seen them (five-fold cross-validation;
+# the bandwidths, too, are chosen without them). Ten bandwidths can follow the noise of so
+# little data. The criterion ``"aicc"`` counts that against them.
 
-ways = {"one bandwidth": one_bandwidth, "one for each": one_for_each, "linear regression": LinearRegression().fit}
+ways = {
+    "one bandwidth": one_bandwidth,
+    "one for each": one_for_each,
+    "linear regression": LinearRegression().fit,
+}
 predicted = {name: np.empty(len(y)) for name in ways}
 for train, test in KFold(5, shuffle=True, random_state=0).split(X):
     for name, fit in ways.items():
@@ -50,9 +56,11 @@ for name, score in scores.items():
     print(f"{name:18} R² = {score:.3f}")
 
 # %%
-# Measurements to the left of the dashed line count for more than with the common bandwidth, those to the right for
-# less. Open circles are measurements that the search leaves out. The body-mass index and s5, a measure of fat in the
-# blood, count most. On these data the relation is nearly linear, and linear regression predicts a little better.
+# Measurements to the left of the dashed line count for more than with the common
+# bandwidth, those to the right for less. Open circles are measurements that the search
+# leaves out. The body-mass index and s5, a measure of fat in the blood, count most. On
+# these data the relation is nearly linear, and linear regression predicts a little
+# better.
 
 one, each = one_bandwidth(X, y).bandwidth_, one_for_each(X, y).bandwidth_
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
@@ -68,8 +76,19 @@ left.legend(frameon=False, loc="center right")
 
 ends = [y.min(), y.max()]
 right.plot(ends, ends, color="#D55E00", label="prediction = observation")
-right.plot(y, predicted["one for each"], "o", markersize=3, color="#0072B2", label="patients, predicted unseen")
-right.set(xlabel="observed progression", ylabel="predicted progression", title=f"R² = {scores['one for each']:.3f}")
+right.plot(
+    y,
+    predicted["one for each"],
+    "o",
+    markersize=3,
+    color="#0072B2",
+    label="patients, predicted unseen",
+)
+right.set(
+    xlabel="observed progression",
+    ylabel="predicted progression",
+    title=f"R² = {scores['one for each']:.3f}",
+)
 right.legend(frameon=False)
 
 plt.show()

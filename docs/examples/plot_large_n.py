@@ -2,9 +2,10 @@
 A million keys
 ==============
 
-Summing every pair of n queries and n keys takes time like n². Two methods avoid that: ``tree`` skips keys that are
-too far away to count, and ``fourier`` sums the Gaussian by fast Fourier transforms, in time that grows like n. All of
-them keep the same promise of accuracy, and ``method="auto"`` takes the fastest.
+Summing every pair of n queries and n keys takes time like n². Two methods avoid that:
+``tree`` skips keys that are too far away to count, and ``fourier`` sums the Gaussian by
+fast Fourier transforms, in time that grows like n. All of them keep the same promise of
+accuracy, and ``method="auto"`` takes the fastest.
 """
 
 import time
@@ -25,8 +26,10 @@ values = np.cos(2 * keys[:, 0]) + rng.normal(size=len(keys))
 
 
 def pooled(n, method):
-    """Predictions at the first n keys from the first n keys, with Scott's bandwidth for n."""
-    return fastnw.pool(keys[:n], keys[:n], values[:n], bandwidth=n ** (-1 / 6), method=method, n_jobs=1)
+    """Predictions at the first n keys from these keys, with Scott's bandwidth for n."""
+    return fastnw.pool(
+        keys[:n], keys[:n], values[:n], bandwidth=n ** (-1 / 6), method=method, n_jobs=1
+    )
 
 
 pooled(1_000, "fourier")  # the first call of a process also loads libraries
@@ -45,18 +48,37 @@ styles = {"exact": ("#D55E00", "o"), "tree": ("#009E73", "s"), "fourier": ("#007
 slopes = {}
 for method, (colour, marker) in styles.items():
     times = [seconds[method, n] for n in SIZES[method]]
-    slopes[method] = np.log(times[-1] / times[-2]) / np.log(SIZES[method][-1] / SIZES[method][-2])
-    ax.loglog(SIZES[method], times, color=colour, marker=marker, label=f"{method}: last slope {slopes[method]:.2f}")
+    slopes[method] = np.log(times[-1] / times[-2]) / np.log(
+        SIZES[method][-1] / SIZES[method][-2]
+    )
+    ax.loglog(
+        SIZES[method],
+        times,
+        color=colour,
+        marker=marker,
+        label=f"{method}: last slope {slopes[method]:.2f}",
+    )
 reach = np.array([20_000, 1_000_000])
-ax.loglog(reach, seconds["exact", 20_000] * (reach / 20_000) ** 2, ":", color="#D55E00", label="exact, if it went on")
+ax.loglog(
+    reach,
+    seconds["exact", 20_000] * (reach / 20_000) ** 2,
+    ":",
+    color="#D55E00",
+    label="exact, if it went on",
+)
 ax.set(xlabel="queries and keys n", ylabel="processor time on one core (s)")
 ax.legend(frameon=False)
 
 # %%
-# They agree: the largest difference between two methods, in units of the values' range, is below the promised 1e-8.
+# They agree: the largest difference between two methods, in units of the values' range,
+# is below the promised 1e-8.
 
-difference = np.abs(pooled(10_000, "fourier") - pooled(10_000, "exact")).max() / np.ptp(values[:10_000])
-print(f"a million queries on a million keys: {seconds['fourier', 1_000_000]:.1f} s on one core")
-print(f"largest difference between fourier and exact: {difference:.1e} of the values' range")
+difference = np.abs(pooled(10_000, "fourier") - pooled(10_000, "exact")).max() / np.ptp(
+    values[:10_000]
+)
+print(f"a million queries and keys: {seconds['fourier', 1_000_000]:.1f} s on one core")
+print(
+    f"largest difference between fourier and exact: {difference:.1e} of the values' range"
+)
 
 plt.show()

@@ -2,12 +2,13 @@
 A kernel of your own
 ====================
 
-A kernel is a function of u², the squared distance in bandwidths. Pass a formula to :class:`fastnw.Kernel` and use it
-wherever a kernel's name can stand. fastnw compiles the formula for large problems, and derives the error bound from
-it.
+A kernel is a function of u², the squared distance in bandwidths. Pass a formula to
+:class:`fastnw.Kernel` and use it wherever a kernel's name can stand. fastnw compiles the
+formula for large problems, and derives the error bound from it.
 
-Here it is Student's kernel, (1 + u²/ν)^(−(ν+1)/2), which t-SNE made popular. Its tails are heavy: in a gap between
-the keys, the Gaussian copies the value of the nearest key, while Student's kernel still averages over many.
+Here it is Student's kernel, (1 + u²/ν)^(−(ν+1)/2), which t-SNE made popular. Its tails
+are heavy: in a gap between the keys, the Gaussian copies the value of the nearest key,
+while Student's kernel still averages over many.
 """
 
 import matplotlib.pyplot as plt
@@ -27,10 +28,15 @@ figure, (left, right) = plt.subplots(
     1, 2, figsize=(11, 3.8), gridspec_kw={"width_ratios": (1, 2)}, layout="constrained"
 )
 right.plot(keys, values, ".", color="0.7", label="data")
-for kernel, name, colour in (("gaussian", "Gaussian", "#D55E00"), (student, "Student's, ν = 3", "#0072B2")):
+for kernel, name, colour in (
+    ("gaussian", "Gaussian", "#D55E00"),
+    (student, "Student's, ν = 3", "#0072B2"),
+):
     weights = fastnw.pool(u[:, None], [[0.0]], [0.0], kernel=kernel, return_mass=True)[1]
     left.semilogy(u, np.exp(weights), color=colour, label=name)
-    predicted, error = fastnw.pool(queries, keys, values, kernel=kernel, bandwidth=0.3, return_error=True)
+    predicted, error = fastnw.pool(
+        queries, keys, values, kernel=kernel, bandwidth=0.3, return_error=True
+    )
     right.plot(queries, predicted, color=colour, label=name)
     print(f"{name:16}  certified error at most {error.max():.1e}")
 left.set(xlabel="distance u, in bandwidths", ylabel="weight κ(u)", ylim=(1e-6, 2))
