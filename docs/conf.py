@@ -19,10 +19,11 @@ extensions = [
 ]
 
 highlight_language = "none"  # blocks say when they are Python
+exclude_patterns = ["examples"]  # the gallery's sources
 html_theme = "pydata_sphinx_theme"
 html_title = f"fastnw {version}"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["layout.css"]
 html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "fastnw"},
