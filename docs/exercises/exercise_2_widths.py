@@ -1,6 +1,6 @@
 """Can the kernel's width be learnt? With every key left out of its own mean, yes; otherwise it collapses to zero.
 
-Run ``python docs/exercise_2_widths.py`` for the figures and the picture of exercise_2_widths.md.
+Run ``python docs/exercises/exercise_2_widths.py`` for the figures and the picture of exercise_2_widths.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Does the error of kernel regression vanish, and how fast? Measured against theory in one, two and three dimensions.
 
-Run ``python docs/exercise_4_consistency.py`` for the table and the picture of exercise_4_consistency.md.
+Run ``python docs/exercises/exercise_4_consistency.py`` for the table and the picture of exercise_4_consistency.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Digits told by their pixels, named by captions in another view, without training: ASIF on scikit-learn's digits.
 
-Run ``python docs/exercise_5_asif.py`` for the table in exercise_5_asif.md.
+Run ``python docs/exercises/exercise_5_asif.py`` for the table in exercise_5_asif.md.
 """
 
 from __future__ import annotations
