@@ -9,6 +9,7 @@ from pathlib import Path
 from bench import machine
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "performance.md"  # holds the generated tables, between markers
 
 
 class Progress:

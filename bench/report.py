@@ -30,10 +30,11 @@ from bench import cases, ceiling, checks, lowdim_report, machine, measure, recor
 from bench.cases import FASTNW, Case  # noqa: E402
 from bench.checks import Check  # noqa: E402
 from bench.measure import Effort, Timing  # noqa: E402
+from bench.latency import report as latency  # noqa: E402
 from bench.peers import PEERS  # noqa: E402
 from bench.record import Progress  # noqa: E402
 
-REPORTS = {"lowdim": lowdim_report, "bandwidth": selection_report, "steadiness": steadiness}  # of their own
+REPORTS = {"lowdim": lowdim_report, "bandwidth": selection_report, "steadiness": steadiness, "latency": latency}  # of their own
 FULL, QUICK, SWEEP = Effort(rounds=5, budget=0.5), Effort(rounds=3, budget=0.1), Effort(rounds=3, budget=0.1)
 
 
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lowdim", action="store_true", help="many keys and queries in few coordinates instead")
     parser.add_argument("--bandwidth", action="store_true", help="the choice of bandwidths instead")
     parser.add_argument("--steadiness", action="store_true", help="whether times depend on the data instead")
+    parser.add_argument("--latency", action="store_true", help="small calls instead")
     parser.add_argument("--only", metavar="NAME", help="cases whose name contains NAME; no README, no pictures")
     parser.add_argument("--redraw", action="store_true", help="measure nothing: tables and pictures of the last run")
     return parser
