@@ -34,7 +34,17 @@ from bench.latency import report as latency  # noqa: E402
 from bench.peers import PEERS  # noqa: E402
 from bench.record import Progress  # noqa: E402
 
-REPORTS = {"lowdim": lowdim_report, "bandwidth": selection_report, "steadiness": steadiness, "latency": latency}  # of their own
+REPORTS = {  # of their own
+    "lowdim": lowdim_report,
+    "bandwidth": selection_report,
+    "steadiness": steadiness,
+    "latency": latency,
+}
+    "lowdim": lowdim_report,
+    "bandwidth": selection_report,
+    "steadiness": steadiness,
+    "latency": latency,
+}  # of their own
 FULL, QUICK, SWEEP = Effort(rounds=5, budget=0.5), Effort(rounds=3, budget=0.1), Effort(rounds=3, budget=0.1)
 
 
