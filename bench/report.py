@@ -29,8 +29,8 @@ sys.path.append(str(ROOT))
 from bench import cases, ceiling, checks, lowdim_report, machine, measure, record, selection_report, steadiness, table  # noqa: E402
 from bench.cases import FASTNW, Case  # noqa: E402
 from bench.checks import Check  # noqa: E402
-from bench.measure import Effort, Timing  # noqa: E402
 from bench.latency import report as latency  # noqa: E402
+from bench.measure import Effort, Timing  # noqa: E402
 from bench.peers import PEERS  # noqa: E402
 from bench.record import Progress  # noqa: E402
 
@@ -40,11 +40,6 @@ REPORTS = {  # of their own
     "steadiness": steadiness,
     "latency": latency,
 }
-    "lowdim": lowdim_report,
-    "bandwidth": selection_report,
-    "steadiness": steadiness,
-    "latency": latency,
-}  # of their own
 FULL, QUICK, SWEEP = Effort(rounds=5, budget=0.5), Effort(rounds=3, budget=0.1), Effort(rounds=3, budget=0.1)
 
 
