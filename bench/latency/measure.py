@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from statistics import median, quantiles
 
 from bench.latency.works import Ask, FirstUse, Work, check, problem, systems
-from bench.measure import rotated
+from bench.lib.timing import rotated
 
 TURNS = {"quick": 8, "full": 40}
 CALLS = 20  # a turn

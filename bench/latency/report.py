@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench import record, table
 from bench.latency import measure
 from bench.latency.works import FASTNW, FIRST_USES, WORKS
-from bench.record import Progress
+from bench.lib import record
+from bench.lib.markdown import markdown, where, word, write_section
 
 START, END = "<!-- latency:start -->", "<!-- latency:end -->"
 
 
 def run(options: argparse.Namespace, facts: dict, path: Path, partial: bool) -> int:
-    """The table on the screen; in its full form also on the page. The exit status is 0: goals are in the table."""
+    """Print the table; the full form also writes it to the page. Returns 0: the table shows the goals."""
     if not options.redraw:
-        form, clock = ("quick" if options.quick else "full"), Progress()
+        form, clock = ("quick" if options.quick else "full"), record.Progress()
         rows = []
         for works, timed in ((WORKS, measure.measure), (FIRST_USES, measure.measure_first_use)):
             for work in works:
@@ -27,15 +27,14 @@ def run(options: argparse.Namespace, facts: dict, path: Path, partial: bool) -> 
     shown = text(record.load(path))
     print("\n" + shown + "\n", flush=True)
     if not partial:
-        table.write_readme(record.PAGE, shown, START, END)
-        print(f"wrote the table into {record.PAGE.name}")
+        write_section(record.PAGE, shown, START, END)
     return 0
 
 
 def text(content: dict) -> str:
-    """Where and how, then a row a work and system."""
+    """The machine and the method, then one row for each call and system."""
     heading = (
-        f"{table.where(content['machine'])} float64, d = 3; one row at a time on keys that `fit` has prepared, or "
+        f"{where(content['machine'])} float64, d = 3; one row at a time on keys that `fit` has prepared, or "
         "`pool` and scikit-learn's `fit` and answer together. Systems take turns; medians of the calls' times, the "
         "first and ninth decile beside them, and the median of the processor's time. Answers are checked against "
         "NumPy's."
@@ -47,7 +46,7 @@ def text(content: dict) -> str:
             title = getattr(work, "title", work.name) if position == 0 else ""
             rows.append([title, row["system"], *_times(row), *_judged(row, work.goal)])
     head = ["call", "system", "median", "deciles", "processor", "goal", "reached"]
-    return heading + "\n\n" + table.markdown(head, rows)
+    return heading + "\n\n" + markdown(head, rows)
 
 
 def _times(row: dict) -> list[str]:
@@ -58,7 +57,7 @@ def _times(row: dict) -> list[str]:
 def _judged(row: dict, goal: float) -> list[str]:
     if row["system"] != FASTNW:
         return ["", ""]
-    return [f"≤ {_short(goal)}", table.word(row["median"] <= goal)]
+    return [f"≤ {_short(goal)}", word(row["median"] <= goal)]
 
 
 def _said(row: dict) -> str:
