@@ -19,6 +19,7 @@ extensions = [
 ]
 
 highlight_language = "none"  # blocks say when they are Python
+exclude_patterns = ["examples"]  # the gallery's sources
 html_theme = "pydata_sphinx_theme"
 html_title = f"fastnw {version}"
 html_static_path = ["_static"]

@@ -12,14 +12,15 @@ from unittest import mock
 import numpy as np
 
 import fastnw
-from fastnw import functions, methods
 from fastnw.core import driver
 from fastnw.core.plan import Plan
 from fastnw.core.validate import build
+from fastnw.functions import asked
+from fastnw.methods import NAMES
 from fastnw.planner import make_model, make_plan
 from fastnw.runtime.threads import Meter
 
-METHODS = tuple(name for name in methods.NAMES if name != "auto")
+METHODS = tuple(name for name in NAMES if name != "auto")
 
 
 class PairCounter(Meter):
@@ -36,25 +37,22 @@ class PairCounter(Meter):
 
 
 @contextmanager
-def answered() -> Iterator[Counter[str]]:
-    """Count the queries that each method answers, while public functions are called."""
-    counts: Counter[str] = Counter()
-
-    def counting(*arguments: Any, **options: Any) -> Counter[str]:
-        found = driver.predict(*arguments, **options)
-        counts.update(found)
-        return found
-
-    with mock.patch.object(functions, "predict", counting):
-        yield counts
-
-
-@contextmanager
 def counted_pairs() -> Iterator[PairCounter]:
     """Count the pairs that calls report to their progress bar."""
     counter = PairCounter()
     with mock.patch.object(driver, "progress_meter", return_value=nullcontext(counter)):
         yield counter
+
+
+def answered(
+    queries: np.ndarray, keys: np.ndarray, values: np.ndarray | None = None, *, options: dict[str, Any]
+) -> Counter[str]:
+    """The number of queries that each method answers under the plan of `auto`."""
+    defaults = {"sample_weight": None, "key_scale": None, "exclude_self": False, "tol": None}
+    question = asked(queries, keys, values, "auto", **defaults | options)
+    problem = question.problem
+    model = make_model(problem, "auto", question.backend, None)
+    return driver.predict(model, problem, False, np.empty((problem.m, problem.c)))
 
 
 def density_bounds(queries: np.ndarray, keys: np.ndarray, options: dict[str, Any]) -> np.ndarray:

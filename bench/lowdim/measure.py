@@ -140,8 +140,9 @@ def measure(work: Work, form: Form, clock: Progress) -> Row:
     calls[FASTNW_EXACT] = call(work, arrays, exact_m, "exact")
     if any(goal.against == MLPACK for goal in work.case.goals):
         _add_mlpack(work.case, calls, sizes, row)
-    with internals.answered() as by_method, internals.counted_pairs() as counter:
+    with internals.counted_pairs() as counter:
         first = once(calls["auto"])
+    by_method = internals.answered(arrays[0][: row.m], *_arrays(work, arrays)[1:], options=work.options)
     row.answered = shares(chosen.method, row.m, by_method)
     row.visited = counter.pairs / (row.m * work.case.n)
     seconds, answers = in_turns(calls, form.rounds, {"auto": first})
