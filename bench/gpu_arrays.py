@@ -8,8 +8,8 @@ from typing import Any
 
 import fastnw
 from bench.gpu_peers import Problem
+from fastnw.backends.cuda.interop import taken_in
 from fastnw.core.array import DeviceArray
-from fastnw.interop.frameworks import taken_in
 
 SLACK = 1 << 20  # bytes, of reductions
 

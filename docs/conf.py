@@ -35,7 +35,7 @@ html_theme_options = {
     "footer_end": [],
 }
 # A page without pages below it has nothing to show in the sidebar on the left.
-html_sidebars = {page: [] for page in ("index", "extending", "performance", "limits", "trust")}
+html_sidebars = {page: [] for page in ("index", "how_it_works", "extending", "performance", "limits", "trust")}
 
 default_role = "py:obj"  # a name in single backticks is a link where there is something to link to
 autodoc_typehints = "none"  # docstrings say shapes, which types do not
@@ -48,7 +48,7 @@ myst_heading_anchors = 3
 # The gallery: each docs/examples/plot_*.py runs and becomes a page of gallery/. `-D plot_gallery=0` makes the pages
 # without running the scripts.
 extensions += ["sphinx_gallery.gen_gallery"]
-exclude_patterns = ["examples"]  # the scripts' folder is read by the gallery alone
+exclude_patterns = ["examples"]  # the folder of the scripts is read by the gallery alone
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",

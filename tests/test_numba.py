@@ -178,10 +178,10 @@ def test_what_numba_cannot_compile_names_the_users_line():
 
 
 @pytest.mark.parametrize("name", [*KERNELS, *USERS])
-def test_steepness_bounds_small_changes(name):
+def test_log_sensitivity_bounds_small_changes(name):
     """Random steps of u², much smaller than the grid's, never change κ by more than is claimed."""
     kernel = fastnw.Kernel(name, USERS[name][0], **USERS[name][1]) if name in USERS else fastnw.kernels.get(name)
-    if kernel.inner_product or kernel.is_rough:
+    if kernel.inner_product or kernel.needs_pair_bounds:
         assert name in ("dot", "box", "cut off", "sharp", "table", "not monotone")
         return
     rng = np.random.default_rng(9)
@@ -197,16 +197,16 @@ def test_steepness_bounds_small_changes(name):
     if kernel.support:
         assert np.all(change <= kernel.window_sensitivity * error + noise)
     else:
-        a, b, log_peak = kernel.steepness
+        a, b, log_peak = kernel.log_sensitivity
         depth = np.maximum(log_peak - np.log(before[seen]), 0)
         assert np.all(change <= before[seen] * error * (a + b * depth) + noise)
 
 
-def test_kernels_that_jump_have_no_steepness():
+def test_kernels_that_jump_have_no_sensitivity():
     assert sensitivity.proof(fastnw.Kernel("sharp", sharp)) is None
     assert sensitivity.proof(fastnw.Kernel("box", lambda u2: 1.0, support=1.0)) is None
-    assert fastnw.Kernel("step", lambda u2: np.where(u2 < 4, 1.0, 0.0)).is_rough
-    assert not fastnw.Kernel("student", lambda u2: 1 / (1 + u2) ** 2).is_rough
+    assert fastnw.Kernel("step", lambda u2: np.where(u2 < 4, 1.0, 0.0)).needs_pair_bounds
+    assert not fastnw.Kernel("student", lambda u2: 1 / (1 + u2) ** 2).needs_pair_bounds
 
 
 def test_exp2_and_sin():

@@ -34,7 +34,7 @@ captions = np.array(
 
 
 def accuracy(pairing, top_k):
-    """Share of the queries that get the right caption; `pairing`: anchors in the second view."""
+    """Share of queries with the right caption; `pairing`: anchors in the second view."""
     images = fastnw.relative_representation(
         pixels[queries], pixels[anchors], top_k=top_k, exponent=8
     )

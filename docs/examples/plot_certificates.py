@@ -2,11 +2,10 @@
 Certificates: the bound and the true error
 ==========================================
 
-With ``return_error=True``, each prediction comes with a bound on its arithmetic error
-that is never exceeded. The bound is computed, query by query, from what the method left
-out and from the rounding of the sums. Here the true error is known, because the same
-means are also computed in float64 from all pairs, with an error some ten thousand times
-smaller.
+With ``return_error=True``, each prediction comes with a bound on its arithmetic error that
+is never exceeded. The bound is computed, query by query, from what the method left out and
+from the rounding of the sums. Here the true error is known, because the same means are also
+computed in float64 from all pairs, which leaves an error of about 1e-15.
 """
 
 import matplotlib.pyplot as plt

@@ -15,7 +15,7 @@ from fastnw.core.row_weights import relative_weights
 from fastnw.core.validate import build, check_bandwidth, metric
 from fastnw.functions import pooled
 from fastnw.interop import frameworks
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.hardware import n_threads
 
 _BLOCK_ELEMENTS = 2**20  # neighbours found at a time: 16 MiB of distances and positions

@@ -70,7 +70,7 @@ class Part:
 def seconds(problem: Problem, h: Floats, with_gradient: bool) -> float:
     """Predicted, on one thread, for a loss at bandwidths h (d,), with the making of its level where that is likely to
     serve few; ∞ where there is none."""
-    if problem.d > fourier.MOST_D or problem.kernel.facts is None or problem.kernel.name != "gaussian":
+    if problem.d > fourier.MOST_D or not problem.kernel.facts.has_spectrum:
         return math.inf
     if problem.metric.cholesky is not None or problem.key_scale is not None or problem.classes is not None:
         return math.inf

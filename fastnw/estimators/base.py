@@ -25,7 +25,7 @@ from fastnw.core.problem import Problem
 from fastnw.core.validate import check_bandwidth, trusted
 from fastnw.core.warnings import VersionWarning, caller_level
 from fastnw.interop.dataframes import as_known
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.methods import NAMES
 from fastnw.planner import make_plan, model_of
 from fastnw.runtime.hardware import n_threads

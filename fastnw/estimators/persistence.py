@@ -24,7 +24,7 @@ from fastnw.bandwidth.result import BandwidthSelection, SearchPath
 from fastnw.core.validate import build
 from fastnw.estimators.base import VERSION, KernelEstimator
 from fastnw.estimators.regression import KernelDensity, NadarayaWatsonClassifier, NadarayaWatsonRegressor
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.tables import atomically
 from fastnw.tables.arrays import Archive
 
@@ -152,7 +152,7 @@ class _Writer:
         raise TypeError(f"fastnw.save cannot store {name}, of type {type(value).__name__}: files hold data, no code.")
 
     def _kernel(self, kernel: Kernel) -> Any:
-        if kernel.facts is None:
+        if not kernel.facts.built_in:
             raise TypeError(
                 f"fastnw.save cannot store kernel {kernel.name!r}, which is a function of your own: files hold data, "
                 "no code. Keep the data and the kernel's source, and fit again."

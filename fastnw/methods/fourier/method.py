@@ -192,7 +192,7 @@ def _memory(problem: Problem, box: Box, n_threads: int) -> float:
 def _refusal(problem: Problem, backend: Any) -> str | None:
     if problem.d > MOST_D:
         return f"takes up to {MOST_D} coordinates, not {problem.d}"
-    if problem.kernel.facts is None or problem.kernel.name != "gaussian":
+    if not problem.kernel.facts.has_spectrum:
         return f"needs a kernel whose transform decays fast: gaussian, not {problem.kernel.name}"
     if problem.key_scale is not None:
         return "needs one bandwidth for all keys"
