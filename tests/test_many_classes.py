@@ -364,7 +364,9 @@ def test_rows_of_indicators():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of a process's memory is Linux's")
-@pytest.mark.parametrize("method", ["exact", "tree", "auto"])
+@pytest.mark.parametrize(
+    "method", ["auto", *(pytest.param(name, marks=pytest.mark.slow) for name in ("exact", "tree"))]
+)
 def test_a_hundred_thousand_classes_on_as_many_rows(method):
     """Indicators would be 80 GB; predictions of all rows in one array, too."""
     program = f"""

@@ -41,8 +41,13 @@ FUSED = ["d3 long", "d3 long without self", "one key", "many keys"]
 KINDS = ["gaussian", "matern52", "boxcar", "cosine", "cauchy"]
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("case", GENERAL)
+@pytest.mark.parametrize(
+    ("kernel", "dtype"),
+    [(kernel, "float32") for kernel in KERNELS]
+    + [(kernel, "float64") for kernel in KINDS]
+    + [pytest.param(kernel, "float64", marks=pytest.mark.slow) for kernel in KERNELS if kernel not in KINDS],
+)
 def test_any_number_of_coordinates(kernel, case, dtype):
     check(kernel, BY_NAME[case], dtype, "numba", "exact")
 
@@ -111,10 +116,17 @@ USERS = {
     "sharp": (sharp, {}),
     "table": (table, {}),
 }
+FLOAT64_TOO = ("student", "cut off", "table")  # quickly: one without support, one with a jump, one that is not traced
 
 
-@pytest.mark.parametrize("name", USERS)
-@pytest.mark.parametrize(("case", "dtype"), [("d3 long", "float32"), ("d5 long weights columns", "float64")])
+@pytest.mark.parametrize(
+    ("name", "case", "dtype"),
+    [(name, "d3 long", "float32") for name in USERS]
+    + [
+        pytest.param(name, "d5 long weights columns", "float64", marks=() if name in FLOAT64_TOO else pytest.mark.slow)
+        for name in USERS
+    ],
+)
 def test_a_users_kernel(name, case, dtype):
     """Within the bound that it claims, and the promise; the oracle is the reference in float64."""
     profile, facts = USERS[name]
