@@ -5,7 +5,9 @@ Each check recomputes a number of the example by a formula or a library that sha
 
 from __future__ import annotations
 
+import re
 import runpy
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn.neighbors import KernelDensity
+
+import fastnw
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("plot_*.py"))
@@ -235,3 +239,24 @@ def test_drawings_are_drawn(script, tmp_path):
     committed = script.with_suffix(".svg").stat().st_size
     runpy.run_path(str(script))["draw"](tmp_path / "drawing.svg")
     assert (tmp_path / "drawing.svg").stat().st_size == pytest.approx(committed, rel=0.3)
+
+
+def test_a_call_goes_the_way_that_how_it_works_shows():
+    page = (EXAMPLES.parent / "how_it_works.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \d \| `(?:\w+\.)?(\w+)` \(`([\w/.]+)`\)", page, flags=re.MULTILINE)
+    assert len(rows) == 5
+    called = []
+
+    def note(frame, event, _):
+        if event == "call":
+            called.append((frame.f_code.co_name, frame.f_code.co_filename))
+
+    queries, keys = np.zeros((5, 2)), np.ones((50, 2))
+    sys.setprofile(note)
+    try:
+        fastnw.pool(queries, keys, keys[:, 0], method="exact", backend="reference", n_jobs=1)
+    finally:
+        sys.setprofile(None)
+    steps = iter(called)
+    for name, place in rows:  # in this order
+        assert any(name == step and f"fastnw/{place}" in Path(file).as_posix() for step, file in steps), name
