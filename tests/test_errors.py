@@ -352,6 +352,13 @@ def test_a_profile_that_turns_nan_is_no_empty_window(backend):
 ZERO = np.empty((0, 2))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kernel", fastnw.kernels.names())
+def test_no_queries_of_any_kernel(kernel, dtype):
+    for d in (1, 3, 64):
+        assert fastnw.pool(np.empty((0, d), dtype), np.ones((5, d), dtype), np.ones(5, dtype), kernel=kernel).size == 0
+
+
 @pytest.mark.parametrize("columns", [None, 1, 3])
 def test_no_queries_give_an_empty_result(columns, dtype, backend):
     values = VALUES if columns is None else np.ones((N, columns))

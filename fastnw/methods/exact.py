@@ -163,7 +163,7 @@ def narrow_is_enough(problem: Problem, tiles: Any) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
         sizes = products.norms(problem, problem.queries) * products.norms(problem, problem.keys).max()
         error = (problem.d + 4) * 2.0**-24 * np.sqrt(sizes) / float(problem.metric.inverse.min()) * factor
-        return bool((error <= problem.promise).mean() > 0.5)
+        return bool(2 * (error <= problem.promise).sum() > len(error))
 
 
 def _by_products(problem: Problem, tiles: Any, dtype: np.dtype[Any]) -> bool:
