@@ -49,7 +49,6 @@ myst_heading_anchors = 3
 # The gallery: each docs/examples/plot_*.py runs and becomes a page of gallery/. `-D plot_gallery=0` makes the pages
 # without running the scripts.
 extensions += ["sphinx_gallery.gen_gallery"]
-exclude_patterns = ["examples"]  # the folder of the scripts is read by the gallery alone
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
