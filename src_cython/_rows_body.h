@@ -2,7 +2,6 @@
  * it. Included once for float and once for double, with REAL, VEC and N(name) set. */
 
 #define LANES ((ptrdiff_t)(sizeof(VEC) / sizeof(REAL)))
-#define FOLD 2048 /* coordinates; methods/products.py */
 
 /* sum_j (row_j - q_j)^2 v_j
  *
@@ -29,14 +28,14 @@ static inline REAL N(fastnw_row_square)(const REAL *row, const REAL *q, const RE
     return N(sum)((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
 }
 
-/* out[b] = factor sum_j (row_b,j - q_j)^2 v_j, FOLD coordinates at a time, so that float32 keeps its digits */
+/* out[b] = factor sum_j (row_b,j - q_j)^2 v_j, COORDINATES_PER_NORM coordinates at a time, so that float32 keeps its digits */
 static void N(fastnw_row_squares)(const REAL *rows, ptrdiff_t stride, ptrdiff_t d, ptrdiff_t n, const REAL *q,
                                   const REAL *v, REAL factor, REAL *out)
 {
     for (ptrdiff_t b = 0; b < n; b++, rows += stride) {
         REAL sum = 0;
-        for (ptrdiff_t j = 0; j < d; j += FOLD)
-            sum += N(fastnw_row_square)(rows + j, q + j, v + j, d - j < FOLD ? d - j : FOLD);
+        for (ptrdiff_t j = 0; j < d; j += COORDINATES_PER_NORM)
+            sum += N(fastnw_row_square)(rows + j, q + j, v + j, d - j < COORDINATES_PER_NORM ? d - j : COORDINATES_PER_NORM);
         out[b] = factor * sum;
     }
 }
@@ -143,4 +142,3 @@ static void N(fastnw_weigh_group)(const REAL *g, ptrdiff_t g_stride, const REAL 
         N(weigh_chunk)(1, g, g_stride, rows + k, stride, n, out + k, out_stride);
 }
 #undef LANES
-#undef FOLD

@@ -1,22 +1,17 @@
-/* What Cython cannot say: exp and cos in arithmetic that every compiler vectorises, and sums whose order is free.
+/* Arithmetic that Cython cannot express: exp and cos that every compiler vectorises, and sums whose order is free.
  *
- * No file is compiled with a flag that lets the compiler reorder arithmetic: it would undo the two-step reduction in exp.
- * The reductions below are the only places with that freedom, each named by its pragma (-fopenmp-simd, which brings no
- * runtime). The lanes a level has fix the order, so results depend on the level, never on threads. */
+ * No file is compiled with a flag that lets the compiler reorder arithmetic: that would undo the two-step reduction in exp.
+ * Only the reductions below have that freedom, each by its own pragma (-fopenmp-simd, which links no runtime). The number
+ * of lanes of an instruction set fixes the order, so results depend on the instruction set and never on threads. */
 #ifndef FASTNW_SIMD_H
 #define FASTNW_SIMD_H
+
+#include "kernels.h"
 
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-
-/* Kernels, as in backends/compiled.py; those that decay exponentially come first, then the compact ones. */
-enum {
-    GAUSSIAN, LAPLACIAN, MATERN32, MATERN52, LOGISTIC, DOT,
-    BOXCAR, TRIANGULAR, EPANECHNIKOV, BIWEIGHT, TRIWEIGHT, TRICUBE, COSINE,
-    CAUCHY, CONSTANT
-};
 
 #if defined(_OPENMP) || defined(__GNUC__) || defined(__clang__)
 #define SIMD_LOOP(clause) _Pragma(clause)
@@ -31,7 +26,7 @@ enum {
  * v2. The test is written so that NaN passes through. */
 static inline float fastnw_exp_f32(float x)
 {
-    x = x < -80.0f ? -80.0f : x;
+    x = x < -(float)EXP_CLAMP_NATS_F32 ? -(float)EXP_CLAMP_NATS_F32 : x;
     float r = rintf(x * 1.44269504f);
     float f = (x - r * 0.693359375f) - r * -2.12194440e-4f;
     float q = 1.3926183587713495e-3f;
@@ -51,7 +46,7 @@ static inline float fastnw_exp_f32(float x)
 
 static inline double fastnw_exp_f64(double x)
 {
-    x = x < -690.0 ? -690.0 : x;
+    x = x < -(double)EXP_CLAMP_NATS_F64 ? -(double)EXP_CLAMP_NATS_F64 : x;
     double r = rint(x * 1.4426950408889634);
     double f = (x - r * 6.93145751953125e-1) - r * 1.42860682030941723212e-6;
     double q = 2.5100385495510319e-8;

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw.backends.backend import Backend
+from fastnw.core._constants import KERNEL_CODES, MAX_PROFILES
 from fastnw.core.pack import KeyBlock, RowBlock
 from fastnw.core.state import PoolState
 from fastnw.kernels.registry import Kernel
@@ -23,16 +24,6 @@ if TYPE_CHECKING:
     from fastnw.methods.tree.method import Tree
 
 Floats = NDArray[np.float64]
-
-SEVERAL = 16  # profiles in one pass at most; _fused.h
-
-# The order of the enum in _tiles.pxi.
-_ORDER = (
-    *("gaussian", "laplacian", "matern32", "matern52", "logistic", "dot"),
-    *("boxcar", "triangular", "epanechnikov", "biweight", "triweight", "tricube", "cosine"),
-    *("cauchy", "constant"),
-)
-CODES = {name: code for code, name in enumerate(_ORDER)}
 
 
 @lru_cache(maxsize=1)
@@ -72,7 +63,7 @@ def missing() -> str | None:
 
 def refusal(kernel: Kernel) -> str | None:
     """Why the kernel does not run here, or None."""
-    if kernel.facts is None or kernel.name not in CODES:
+    if kernel.facts is None or kernel.name not in KERNEL_CODES:
         return f"kernel {kernel.name!r} is not compiled in; backend='reference' runs it"
     return missing()
 
@@ -99,22 +90,7 @@ def sum_tile(
     """Add the block's sums to the state, in place; see `fastnw.backends`."""
     assert _active is not None
     _active.sum_tile(
-        CODES[kernel.name],
-        queries,
-        inverse,
-        keys.scale,
-        keys.coords,
-        keys.weights,
-        keys.weighted,
-        keys.values,
-        keys.codes,
-        own,
-        state.shift,
-        state.mass,
-        state.total,
-        state.mass_error,
-        error,
-        kernel.window_sensitivity,
+        KERNEL_CODES[kernel.name], kernel.window_sensitivity, queries, inverse, keys, own, state, error
     )
 
 
@@ -135,28 +111,18 @@ def sum_several(
         for (kernel, factor), state in zip(profiles, states, strict=True):
             sum_tile(kernel, queries, keys, inverse * inverse.dtype.type(factor), own, state, error)
         return
-    for first in range(0, len(profiles), SEVERAL):
-        part, mine = profiles[first : first + SEVERAL], states[first : first + SEVERAL]
+    for first in range(0, len(profiles), MAX_PROFILES):
+        part, their_states = profiles[first : first + MAX_PROFILES], states[first : first + MAX_PROFILES]
         factors = np.array([factor for _, factor in part])
-        joined = PoolState.stacked(mine)
-        _active.sum_several(
-            np.array([CODES[kernel.name] for kernel, _ in part], np.intc),
-            ((factors / factors[0]) ** 2).astype(inverse.dtype),
-            queries,
-            np.ascontiguousarray(np.outer(factors, inverse.astype(np.float64)), inverse.dtype),
-            keys.scale,
-            keys.coords,
-            keys.weights,
-            keys.values,
-            own,
-            joined.shift,
-            joined.mass,
-            joined.total,
-            joined.mass_error,
-            error,
+        joined = PoolState.stacked(their_states)
+        arrays = (
+            np.array([KERNEL_CODES[kernel.name] for kernel, _ in part], np.intc),
             np.array([kernel.window_sensitivity for kernel, _ in part]),
+            ((factors / factors[0]) ** 2).astype(inverse.dtype),
         )
-        for i, state in enumerate(mine):
+        inverses = np.ascontiguousarray(np.outer(factors, inverse.astype(np.float64)), inverse.dtype)
+        _active.sum_several(arrays, queries, inverses, keys, own, joined, error)
+        for i, state in enumerate(their_states):
             state.put(slice(None), joined.rows(slice(i * len(queries), (i + 1) * len(queries))))
 
 
@@ -185,30 +151,18 @@ def sum_leaves(
     """
     assert _active is not None
     done, pairs = _active.sum_leaves(
-        CODES[kernel.name],
+        KERNEL_CODES[kernel.name],
+        kernel.window_sensitivity,
         queries,
         inverse,
-        tree.block.scale,
-        tree.block.coords,
-        tree.block.weights,
-        tree.block.values,
-        tree.block.codes,
-        tree.low,
-        tree.high,
-        tree.node_weights,
-        tree.node_scales,
-        tree.levels,
+        tree,
         own,
-        state.shift,
-        state.mass,
-        state.total,
-        state.mass_error,
+        state,
         error,
-        kernel.window_sensitivity,
-        *weighing,
-        *moments,
+        weighing,
+        moments,
     )
-    return int(done), float(pairs)
+    return done, pairs
 
 
 def has_products() -> bool:
@@ -288,7 +242,7 @@ def add_to_queries(
     module = _gradients(isa())
     assert module is not None
     module.add_to_queries(
-        CODES[kernel.name],
+        KERNEL_CODES[kernel.name],
         inverse,
         np.ascontiguousarray(queries.coords.T),
         None if queries.positions is None else (queries.positions - keys.start).astype(np.int64),
@@ -319,7 +273,7 @@ def add_to_keys(
     module = _gradients(isa())
     assert module is not None
     module.add_to_keys(
-        CODES[kernel.name],
+        KERNEL_CODES[kernel.name],
         inverse,
         np.ascontiguousarray(keys.coords.T),
         keys.scale,
@@ -341,7 +295,7 @@ def score_tile(kernel: Kernel, queries: NDArray[Any], keys: KeyBlock, inverse: N
     """(m, B) u², or the scaled inner product; see `fastnw.backends`."""
     assert _active is not None
     out = np.empty((len(queries), keys.size), queries.dtype)
-    _active.score_tile(CODES[kernel.name], queries, inverse, keys.scale, keys.coords, out)
+    _active.score_tile(KERNEL_CODES[kernel.name], queries, inverse, keys, out)
     return np.negative(out, out=out) if kernel.inner_product else out
 
 

@@ -1,0 +1,179 @@
+# Structures of blocks.h filled from Python objects: blocks of fastnw/core/pack.py, sums of fastnw/core/state.py. Included
+# by every body that sums tiles.
+#
+# Arrays are read through the buffer protocol without typed memoryviews: those took half of the time of a call with one
+# query and few keys.
+
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
+from libc.stdint cimport int32_t, int64_t
+
+cdef extern from "kernels.h" nogil:
+    enum:
+        GAUSSIAN, LAPLACIAN, MATERN32, MATERN52, LOGISTIC, DOT
+        BOXCAR, TRIANGULAR, EPANECHNIKOV, BIWEIGHT, TRIWEIGHT, TRICUBE, COSINE
+        CAUCHY, CONSTANT
+        DECAYING_KERNELS, INNER_PRODUCT_KERNELS, LOGARITHMIC_KERNELS
+        MAX_PROFILES, KEYS_PER_LEAF, CHILDREN_PER_NODE, QUERIES_PER_WALK, MAX_VECTOR_ELEMENTS
+        MAX_DIRECT_QUERIES, COORDINATES_PER_PRODUCT, LOG2_NEARER_KEY
+        EXP_CLAMP_NATS_F32, EXP_CLAMP_NATS_F64
+    bint IS_ONE_OF(unsigned, int)
+
+cdef extern from "blocks.h" nogil:
+    ctypedef struct Kernel "fastnw_kernel":
+        int code
+        double sensitivity
+    ctypedef struct KeyBlock "fastnw_keys":
+        Py_ssize_t itemsize, size, d, c, stride, value_stride, outputs
+        const void* coords
+        const void* scale
+        const void* weights
+        bint weighted
+        const void* values
+        const int32_t* codes
+    ctypedef struct QueryBlock "fastnw_queries":
+        Py_ssize_t size
+        const void* coords
+        const void* inverse
+        bint one_bandwidth
+        const int64_t* own
+        const double* error
+    ctypedef struct Sums "fastnw_sums":
+        double* shift
+        double* mass
+        double* total
+        double* mass_error
+    ctypedef struct Pairs "fastnw_pairs":
+        int kernel, one_bandwidth, values
+        double edge
+        const void* inverse
+    ctypedef struct Group "fastnw_group":
+        int size
+        const void** queries
+        void* lift
+        void* out
+        Py_ssize_t out_stride
+
+cdef enum:
+    MAX_ARRAYS = 32
+
+cdef enum ElementKind:
+    FLOATS, INTEGERS
+
+# The arrays of a call, which stay locked until it ends.
+cdef struct Arrays:
+    int count
+    Py_buffer[MAX_ARRAYS] buffers
+
+
+cdef Py_buffer* _view(
+    Arrays* arrays, object array, ElementKind kind, Py_ssize_t itemsize, int ndim, int flags
+) except NULL:
+    cdef Py_buffer* view = &arrays.buffers[arrays.count]
+    cdef bint floats
+    PyObject_GetBuffer(array, view, flags | PyBUF_FORMAT)
+    arrays.count += 1
+    floats = view.format != NULL and view.format[1] == 0 and view.format[0] in b"fd"
+    if view.ndim != ndim or view.itemsize != itemsize or floats != (kind == FLOATS):
+        raise ValueError(f"Expected {ndim} dimensions of {itemsize} bytes an element, got {view.ndim} of {view.itemsize}.")
+    return view
+
+
+cdef void _release(Arrays* arrays) noexcept:
+    cdef int i
+    for i in range(arrays.count):
+        PyBuffer_Release(&arrays.buffers[i])
+
+
+cdef const void* _read(Arrays* arrays, object array, ElementKind kind, Py_ssize_t itemsize, int ndim) except? NULL:
+    """The data of a contiguous array, or NULL for None."""
+    if array is None:
+        return NULL
+    return _view(arrays, array, kind, itemsize, ndim, PyBUF_C_CONTIGUOUS).buf
+
+
+cdef double* _write(Arrays* arrays, object array, int ndim) except NULL:
+    """The data of a contiguous float64 array that is to be changed."""
+    return <double*>_view(arrays, array, FLOATS, sizeof(double), ndim, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE).buf
+
+
+cdef int _fill_keys(KeyBlock* keys, Arrays* arrays, object block, Py_ssize_t itemsize, Py_ssize_t c) except -1:
+    """Fill `keys` from a `KeyBlock` whose keys add to `c` totals."""
+    cdef Py_buffer* coords = _view(arrays, block.coords, FLOATS, itemsize, 2, PyBUF_STRIDES)
+    cdef Py_buffer* view
+    keys.itemsize, keys.d, keys.size, keys.c = itemsize, coords.shape[0], coords.shape[1], c
+    keys.coords, keys.stride = coords.buf, coords.strides[0] // itemsize
+    if keys.size > 1 and coords.strides[1] != itemsize:
+        raise ValueError("coordinates of keys must be in contiguous rows")
+    keys.scale = _read(arrays, block.scale, FLOATS, itemsize, 1)
+    keys.weights, keys.weighted = _read(arrays, block.weights, FLOATS, itemsize, 1), block.weighted
+    # without values the loops read the weights instead: there are fewer loops that way
+    keys.values, keys.value_stride, keys.codes, keys.outputs = keys.weights, 0, NULL, 0
+    if c > 0 and block.codes is not None:
+        view = _view(arrays, block.codes, INTEGERS, sizeof(int32_t), 2, PyBUF_C_CONTIGUOUS)
+        if c < 2 or view.shape[0] != keys.size or view.shape[1] < 1:
+            raise ValueError("there must be two classes at least, and every key must have one")
+        keys.codes, keys.outputs = <const int32_t*>view.buf, view.shape[1]
+    elif c > 0:
+        view = _view(arrays, block.values, FLOATS, itemsize, 2, PyBUF_STRIDES)
+        if keys.size > 1 and c == 1 and view.strides[1] != itemsize or c > 1 and view.strides[0] != itemsize:
+            raise ValueError("a single value must be a contiguous row, several values must be contiguous columns")
+        keys.values = view.buf
+        if c > 1:
+            keys.value_stride = view.strides[1] // itemsize
+    return 0
+
+
+cdef int _fill_queries(
+    QueryBlock* queries, Arrays* arrays, object coords, object inverse, object own, object error, Py_ssize_t itemsize
+) except -1:
+    cdef Py_buffer* view = _view(arrays, coords, FLOATS, itemsize, 2, PyBUF_C_CONTIGUOUS)
+    queries.size, queries.coords = view.shape[0], view.buf
+    queries.inverse = _read(arrays, inverse, FLOATS, itemsize, 1)
+    queries.own = <const int64_t*>_read(arrays, own, INTEGERS, sizeof(int64_t), 1)
+    queries.error = <const double*>_read(arrays, error, FLOATS, sizeof(double), 1)
+    if itemsize == sizeof(float):
+        queries.one_bandwidth = _is_one_bandwidth(<const float*>queries.inverse, view.shape[1])
+    else:
+        queries.one_bandwidth = _is_one_bandwidth(<const double*>queries.inverse, view.shape[1])
+    return 0
+
+
+cdef Py_ssize_t _fill_sums(Sums* sums, Arrays* arrays, object state) except -1:
+    """Fill `sums` from a state; returns its number of totals a query."""
+    cdef Py_buffer* total = _view(arrays, state.total, FLOATS, sizeof(double), 2, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)
+    sums.shift, sums.mass, sums.total = _write(arrays, state.shift, 1), _write(arrays, state.mass, 1), <double*>total.buf
+    sums.mass_error = _write(arrays, state.mass_error, 1)
+    return total.shape[1]
+
+
+cdef inline bint _is_one_bandwidth(const real* inverse, Py_ssize_t d) noexcept nogil:
+    """Whether all coordinates have one bandwidth, of a size that leaves the squares of raw differences within range."""
+    cdef Py_ssize_t j
+    for j in range(1, d):
+        if inverse[j] != inverse[0]:
+            return False
+    return 1e-10 < inverse[0] < 1e10
+
+
+cdef inline KeyBlock _keys_from(const KeyBlock* keys, Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    """So many keys of a block from `start` on."""
+    cdef KeyBlock part = keys[0]
+    part.size = size
+    part.coords = <const char*>keys.coords + start * keys.itemsize
+    part.weights = <const char*>keys.weights + start * keys.itemsize
+    part.values = <const char*>keys.values + start * keys.itemsize * (keys.value_stride if keys.c > 1 else 1)
+    if keys.scale != NULL:
+        part.scale = <const char*>keys.scale + start * keys.itemsize
+    if keys.codes != NULL:
+        part.codes = keys.codes + start * keys.outputs
+    return part
+
+
+cdef inline Sums _sums_at(const Sums* sums, Py_ssize_t row, Py_ssize_t c) noexcept nogil:
+    """The sums from that row on, of `c` totals each."""
+    cdef Sums at
+    at.shift, at.mass = sums.shift + row, sums.mass + row
+    at.total, at.mass_error = sums.total + row * c, sums.mass_error + row
+    return at
