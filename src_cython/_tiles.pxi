@@ -31,6 +31,7 @@ cdef extern from "_simd.h" nogil:
     double fastnw_smallest_f64(const double*, Py_ssize_t)
 
 include "_blocks.pxi"
+include "_key_blocks.pxi"
 
 cdef extern from "_fused.h" nogil:
     enum:

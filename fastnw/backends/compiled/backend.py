@@ -201,25 +201,9 @@ def product_tile(
     norm : float
         The largest Σ_j key_j² v_j, or 0 where there were so few queries that squared differences were summed instead.
     """
-    return float(
-        _products(isa()).product_tile(
-            kernel.inner_product,
-            queries,
-            scaled,
-            half,
-            keys.keys,
-            keys.values,
-            keys.weights,
-            inverse_squared,
-            own,
-            state.shift,
-            state.mass,
-            state.total,
-            keys.centre,
-            1.0 / keys.spread,
-            strip,
-        )
-    )
+    module, factor = _products(isa()), 1.0 / keys.spread
+    arrays = (queries, scaled, half)
+    return float(module.product_tile(kernel.inner_product, arrays, inverse_squared, keys, factor, own, state, strip))
 
 
 @lru_cache(maxsize=4)
@@ -241,22 +225,9 @@ def add_to_queries(
     """Add the block's part of the sums, in place; see `fastnw.backends.gradient_tiles`."""
     module = _gradients(isa())
     assert module is not None
-    module.add_to_queries(
-        KERNEL_CODES[kernel.name],
-        inverse,
-        np.ascontiguousarray(queries.coords.T),
-        None if queries.positions is None else (queries.positions - keys.start).astype(np.int64),
-        queries.log_mass,
-        np.ascontiguousarray(queries.alpha.T),
-        queries.gamma,
-        keys.coords,
-        keys.scale,
-        keys.log_weights,
-        keys.values,
-        moved,
-        squares,
-        outer,
-    )
+    points = np.ascontiguousarray(queries.coords.T), np.ascontiguousarray(queries.alpha.T)
+    own, sums = _positions_within(queries, keys), (moved, squares, outer)
+    module.add_to_queries(KERNEL_CODES[kernel.name], inverse, points, queries, keys, own, sums)
 
 
 def add_to_keys(
@@ -272,23 +243,14 @@ def add_to_keys(
     """Add the queries' part of the sums, in place; see `fastnw.backends.gradient_tiles`."""
     module = _gradients(isa())
     assert module is not None
-    module.add_to_keys(
-        KERNEL_CODES[kernel.name],
-        inverse,
-        np.ascontiguousarray(keys.coords.T),
-        keys.scale,
-        keys.log_weights,
-        np.ascontiguousarray(keys.values.T),
-        queries.coords,
-        None if queries.positions is None else (queries.positions - keys.start).astype(np.int64),
-        -queries.log_mass,
-        queries.alpha,
-        queries.gamma,
-        moved,
-        values,
-        weights,
-        squares,
-    )
+    points = np.ascontiguousarray(keys.coords.T), np.ascontiguousarray(keys.values.T)
+    own, sums = _positions_within(queries, keys), (moved, values, weights, squares)
+    module.add_to_keys(KERNEL_CODES[kernel.name], inverse, points, keys, queries, -queries.log_mass, own, sums)
+
+
+def _positions_within(queries: Queries, keys: Keys) -> NDArray[np.int64] | None:
+    """(p,) Positions within the block of the keys to leave out."""
+    return None if queries.positions is None else (queries.positions - keys.start).astype(np.int64)
 
 
 def score_tile(kernel: Kernel, queries: NDArray[Any], keys: KeyBlock, inverse: NDArray[Any]) -> NDArray[Any]:
