@@ -1,4 +1,5 @@
-"""The extension modules: tiles, gradients and products for each instruction set; the detection of the processor; constants
+"""The extension modules: tiles, gradients and products for each instruction set; the detection of the processor;
+constants
 that C and Python share; top-k; prefix sums; the order of keys in a tree. All else is in pyproject.toml."""
 
 import os
@@ -87,7 +88,7 @@ extensions = [
     Extension(name, [str(SOURCE / source)], depends=HEADERS, include_dirs=[str(SOURCE)])
     for name, source in (
         ("fastnw.runtime._cpu", "_cpu.pyx"),
-        ("fastnw.core._constants", "_constants.pyx"),
+        ("fastnw.runtime._constants", "_constants.pyx"),
         ("fastnw.core._top_k", "_top_k.pyx"),
         ("fastnw.methods._prefix_sums", "_prefix_sums.pyx"),
         ("fastnw.methods.tree._order", "_order.pyx"),

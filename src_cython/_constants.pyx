@@ -1,6 +1,9 @@
 # cython: language_level=3
 """The constants of kernels.h, for Python: each of them stands there alone, and says there what it means."""
 
+cdef extern from "_flush.h":
+    double FLUSHABLE_MIN_F32, FLUSHABLE_MAX_F32, FLUSHABLE_MIN_F64, FLUSHABLE_MAX_F64
+
 cdef extern from "kernels.h":
     """
     #define FASTNW_NAME(CODE, NAME) NAME,
@@ -17,6 +20,10 @@ cdef extern from "kernels.h":
     int _COORDINATES_PER_PRODUCT "COORDINATES_PER_PRODUCT"
     int _COORDINATES_PER_NORM "COORDINATES_PER_NORM"
     int _LOG2_NEARER_KEY "LOG2_NEARER_KEY"
+    int _FIRST_STRIP_KEYS "FIRST_STRIP_KEYS"
+    int _MAX_STRIP_KEYS "MAX_STRIP_KEYS"
+    int _MAX_SEQUENTIAL_KEYS "MAX_SEQUENTIAL_KEYS"
+    int _LOG2_MIN_UNSHIFTED_MASS "LOG2_MIN_UNSHIFTED_MASS"
     int _EXP_CLAMP_NATS_F32 "EXP_CLAMP_NATS_F32"
     int _EXP_CLAMP_NATS_F64 "EXP_CLAMP_NATS_F64"
 
@@ -30,4 +37,13 @@ MAX_DIRECT_QUERIES = _MAX_DIRECT_QUERIES
 COORDINATES_PER_PRODUCT = _COORDINATES_PER_PRODUCT
 COORDINATES_PER_NORM = _COORDINATES_PER_NORM
 LOG2_NEARER_KEY = _LOG2_NEARER_KEY
+FIRST_STRIP_KEYS = _FIRST_STRIP_KEYS
+MAX_STRIP_KEYS = _MAX_STRIP_KEYS
+MAX_SEQUENTIAL_KEYS = _MAX_SEQUENTIAL_KEYS
+MIN_UNSHIFTED_MASS = 2.0**_LOG2_MIN_UNSHIFTED_MASS
 EXP_CLAMP_NATS = {"float32": float(_EXP_CLAMP_NATS_F32), "float64": float(_EXP_CLAMP_NATS_F64)}
+# Factors of distances, least and largest, at which flushing subnormal numbers leaves u^2 its digits.
+FLUSHABLE_FACTORS = {
+    "float32": (FLUSHABLE_MIN_F32, FLUSHABLE_MAX_F32),
+    "float64": (FLUSHABLE_MIN_F64, FLUSHABLE_MAX_F64),
+}

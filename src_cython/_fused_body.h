@@ -25,7 +25,7 @@ typedef struct {
  * the sums are void. */
 typedef void (*N(fused_function))(const N(strip) *, double (*sums)[3]);
 
-/* u^2 -> kappa, in place; the Gaussian and the triangular kernel take it unscaled, and their own factor */
+/* Turns u^2 into kappa, in place. The Gaussian and the triangular kernel take unscaled squares, and their own factor. */
 INLINE void N(profile)(const int kernel, VEC *s, VEC factor)
 {
     const VEC one = N(set)(1), zero = N(set)(0);
@@ -91,9 +91,9 @@ INLINE void N(profile)(const int kernel, VEC *s, VEC factor)
     }
 }
 
-/* u^2 -> kappa exp(lift), in place, for kernels that decay exponentially; `factor` as in `profile`, `lift` has a place
- * for each query, `step` apart. The polynomials stop growing where exp is clamped. What comes out too large for the type
- * is infinite, or at least 2^125: callers look for it in the sum. */
+/* Turns u^2 into kappa exp(lift), in place, for decaying kernels. `factor` is that of `profile`; `lift` has one number a
+ * query, `step` apart. The polynomials stop growing where exp is clamped. Results too large for the type are infinite, or at
+ * least 2^125; callers look for them in the sum. */
 INLINE void N(lifted)(const int kernel, VEC *s, VEC factor, const REAL *lift, const int step)
 {
     const VEC one = N(set)(1), minus = N(set)((REAL)-1.4426950408889634);
@@ -121,11 +121,11 @@ INLINE void N(lifted)(const int kernel, VEC *s, VEC factor, const REAL *lift, co
     }
 }
 
-/* s[a] = sum_j ((k_j - q_j)/h_j)^2 of a vector of keys, without the division if `iso`. Sums go in parts of eight, which keeps
- * their rounding at 8 + d/8 units.
+/* s[a] = sum_j ((k_j - q_j)/h_j)^2 of a vector of keys, without the division if `iso`. Coordinates are added in parts of
+ * eight, which keeps the rounding of the sum at 8 + d/8 units.
  *
- * One vector of keys at a time: a query's coordinate then is an operand in memory, broadcast for nothing, where two would
- * load it into a register first (a third slower). */
+ * There is one vector of keys at a time, so that a query's coordinate is an operand in memory whose broadcast costs nothing;
+ * two would load it into a register first (a third slower). */
 INLINE void N(squares)(const int D, const int iso, const int queries, const REAL *k, ptrdiff_t stride, ptrdiff_t d,
                        const REAL *inverse, const REAL *const *q, VEC *s)
 {
@@ -245,8 +245,8 @@ GAUSSIAN_INSTANCES(4)
 #define GAUSSIAN_ROW(D)                                                                                                \
     {N(gaussian_##D##_mass), N(gaussian_##D##_value), N(gaussian_##D##_iso_mass), N(gaussian_##D##_iso_value)}
 
-/* Two groups at a time share the loads of keys: 10 % at d = 64, 25 % at d = 256, but at d = 5 to 32 they lose as much to
- * registers kept in memory. */
+/* Two groups at a time share the loads of keys: that saves 10 % at d = 64 and 25 % at d = 256, but at d = 5 to 32 as much is
+ * lost to registers that spill to memory. */
 #define WIDE_INSTANCE(NAME, ISO, VALUES)                                                                               \
     static void N(NAME)(ARGUMENTS) { N(fused)(GAUSSIAN, 0, ISO, 1, VALUES, 2, 0, strip, sums); }
 WIDE_INSTANCE(gaussian_wide, 0, 1)
@@ -381,7 +381,7 @@ static void N(fastnw_fused)(const fastnw_pairs *pairs, const fastnw_keys *keys, 
     one(&strip, sums + FASTNW_GROUP);
 }
 
-/* A kernel that is only known at run time: one branch for a group of vectors. */
+/* The profile of a kernel that is only known at run time, with one branch for a group of vectors. */
 INLINE void N(profile_of)(int kernel, VEC *s)
 {
 #define CASE(KERNEL, FACTOR)                                                                                           \

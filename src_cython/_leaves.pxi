@@ -63,7 +63,7 @@ cdef inline double _square_of_nats(int kernel, double nats) noexcept nogil:
 cdef inline void _stage_keys(
     const Tree* tree, const Query* q, Scratch* scratch, Py_ssize_t first, Py_ssize_t n
 ) noexcept nogil:
-    """Add n <= MAX_STRIP keys from `first` on by the staged loops."""
+    """Add n <= MAX_STRIP_KEYS keys from `first` on by the staged loops."""
     cdef Py_ssize_t left_out = q.own - first if 0 <= q.own - first < n else -1
     cdef KeyBlock strip = _keys_from(&tree.keys, first, n)
     _staged(&tree.kernel, &strip, q.coords, tree.inverse, left_out, q.error, scratch.row_sums, &q.sums)
@@ -128,7 +128,7 @@ cdef void _add_leaves(const Tree* tree, const Query* q, Scratch* scratch, int32_
 
 
 cdef Py_ssize_t _pick(const Scratch* scratch, double above, double limit) noexcept nogil:
-    """Write the leaves with above < u^2 <= limit into `chosen`; their number."""
+    """Write the leaves with above < u^2 <= limit into `chosen`; returns their number."""
     cdef Py_ssize_t i, k = 0
     for i in range(scratch.count):
         scratch.chosen[k] = scratch.leaves[i]
@@ -158,7 +158,7 @@ cdef void _approach(const Tree* tree, Query* q, Scratch* scratch) noexcept nogil
 
 
 cdef void _fill_bins(int kernel, Scratch* scratch, double z0) noexcept nogil:
-    """The nats of each found leaf beyond z0, as a number of a bin."""
+    """Sort the leaves into bins of one nat, counted from z0."""
     cdef double z, factor = _decay(kernel, <double>1)
     cdef Py_ssize_t i
     if kernel == GAUSSIAN:
@@ -173,9 +173,9 @@ cdef void _fill_bins(int kernel, Scratch* scratch, double z0) noexcept nogil:
             scratch.bins[i] = <int32_t>(z if z < BINS - 1 else <double>(BINS - 1))
 
 
-cdef Py_ssize_t _decaying(const Tree* tree, Query* q, Scratch* scratch) noexcept nogil:
-    """Sum what one query needs of the found leaves: first those whose keys count for sure, then as many as are needed
-    for what is left to be a small share of their mass. The number of leaves summed."""
+cdef Py_ssize_t _sum_decaying(const Tree* tree, Query* q, Scratch* scratch) noexcept nogil:
+    """Sum the leaves that one query needs: first those whose keys count for sure, then as many more as leave out only a
+    small share of the mass. Returns the number of leaves summed."""
     cdef double[4][BINS] weights
     cdef double near, z0, bound, dropped = 0, budget
     cdef Py_ssize_t i, k, bin, count
@@ -222,7 +222,7 @@ cdef void _begin(const Tree* tree, Query* q, Scratch* scratch, Py_ssize_t near_l
 
 
 cdef Py_ssize_t _block(const Tree* tree, Query* queries, Py_ssize_t n, Scratch* scratch) noexcept nogil:
-    """Sum a block of neighbouring queries: how many leaves they took, or -1 without memory."""
+    """Sum a block of neighbouring queries; returns how many leaves they took, or -1 without memory."""
     cdef double* q_low = scratch.query_low
     cdef double* q_high = scratch.query_high
     cdef Py_ssize_t i, j, near_leaf, visited = 0
@@ -254,7 +254,7 @@ cdef Py_ssize_t _block(const Tree* tree, Query* queries, Py_ssize_t n, Scratch* 
         _box_squares(tree, scratch.low, scratch.high, scratch.room, scratch.scales if tree.node_scales != NULL else NULL,
                      queries[i].coords, queries[i].coords, scratch.count, scratch.squares)
         if decays:
-            visited += _decaying(tree, queries + i, scratch)
+            visited += _sum_decaying(tree, queries + i, scratch)
         else:
             j = _pick(scratch, -1, 1 + 2 * queries[i].error)
             _add_leaves(tree, queries + i, scratch, scratch.chosen, j)
@@ -313,7 +313,7 @@ cdef void _free(Scratch* scratch) noexcept nogil:
 cdef Py_ssize_t _sum_leaves(
     const Tree* tree, const QueryBlock* queries, const Sums* sums, Scratch* scratch, double* pairs
 ) noexcept nogil:
-    """Sum blocks of neighbouring queries until there are enough pairs: the number of queries done, -1 without memory."""
+    """Sum blocks of neighbouring queries until there are enough pairs; returns the queries done, or -1 without memory."""
     cdef Query[QUERIES_PER_WALK] block
     cdef Py_ssize_t i, n, visited, done = 0
     while done < queries.size and pairs[0] < tree.most_pairs:

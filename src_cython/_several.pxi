@@ -68,7 +68,7 @@ cdef void _sum_profiles(
     cdef Sums row
     cdef Kernel kernel
     while start < n:
-        length = FIRST_STRIP if start == 0 else longest
+        length = FIRST_STRIP_KEYS if start == 0 else longest
         length = length if n - start > length else n - start
         strip = _keys_from(keys, start, length)
         count = 0

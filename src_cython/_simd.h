@@ -19,11 +19,11 @@
 #define SIMD_LOOP(clause)
 #endif
 
-/* e^x for x <= ~0: r = rint(x/ln 2), f = x - r ln 2 in two steps, 1 + f + f^2 q(f), q interpolated at Chebyshev nodes on
- * |f| <= ln(2)/2 (relative error 1e-8 and 2e-17 before rounding). 2^r is assembled from the low bits of r + 1.5*2^p, which
- * needs no conversion to 64-bit integers (not vectorised before AVX-512DQ). Below the clamp the result stays at 2e-35
- * (2e-300), which the error bound counts: products with values must stay normal, denormal ones ran 3 times slower on
- * v2. The test is written so that NaN passes through. */
+/* e^x for x <= ~0: r = rint(x/ln 2), f = x - r ln 2 in two steps, 1 + f + f^2 q(f), with q interpolated at Chebyshev nodes
+ * on |f| <= ln(2)/2 (relative error 1e-8 and 2e-17 before rounding). 2^r is assembled from the low bits of r + 1.5*2^p, which
+ * needs no conversion to 64-bit integers (that is not vectorised before AVX-512DQ). Below the clamp the result stays at
+ * 2e-35 (2e-300), which the error bound counts: products with values must stay normal, subnormal ones took 3 times as long
+ * on v2. The comparison lets NaN pass through. */
 static inline float fastnw_exp_f32(float x)
 {
     x = x < -(float)EXP_CLAMP_NATS_F32 ? -(float)EXP_CLAMP_NATS_F32 : x;
@@ -69,8 +69,9 @@ static inline double fastnw_exp_f64(double x)
     return power * p + power;
 }
 
-/* 2^x for x <= ~0, for the Gaussian, whose factor log2(e)/2 costs nothing: one step of reduction, the exponent added to
- * the bits of 1 + f p(f), |f| <= 1/2 (relative error 5e-9 and 8e-18 before rounding). A quarter fewer multiplications. */
+/* 2^x for x <= ~0, for the Gaussian, whose factor log2(e)/2 costs nothing: one step of reduction, and the exponent added to
+ * the bits of 1 + f p(f), |f| <= 1/2 (relative error 5e-9 and 8e-18 before rounding). It takes a quarter fewer
+ * multiplications than e^x. */
 static inline float fastnw_exp2_f32(float x)
 {
     x = x < -115.0f ? -115.0f : x;
@@ -116,7 +117,7 @@ static inline double fastnw_exp2_f64(double x)
     return power;
 }
 
-/* cos(pi u / 2) = (1 - u^2) P(u^2) on u <= 1: the factor keeps the relative accuracy where the kernel goes to 0. */
+/* cos(pi u / 2) = (1 - u^2) P(u^2) on u <= 1; the factor keeps the relative accuracy where the kernel goes to 0. */
 static inline float fastnw_cosine_f32(float s)
 {
     float p = 2.3600689581301924e-5f;

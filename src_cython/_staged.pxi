@@ -258,7 +258,7 @@ cdef inline Py_ssize_t _strip_length(Py_ssize_t bytes_per_key, Py_ssize_t c) noe
     """The number of keys in a strip. What a tile passes over again and again fits L2 (of 20, 40, 96 and 256 KiB, 96 was
     best at d = 8 to 768), and float32 may sum so many terms before they are added to float64."""
     cdef Py_ssize_t n = STRIP_BYTES // bytes_per_key // 32 * 32
-    cdef Py_ssize_t longest = MAX_STRIP if c < 2 else MAX_SEQUENTIAL_KEYS
+    cdef Py_ssize_t longest = MAX_STRIP_KEYS if c < 2 else MAX_SEQUENTIAL_KEYS
     return 64 if n < 64 else (longest if n > longest else n)
 
 
@@ -266,8 +266,8 @@ cdef inline void _staged(
     const Kernel* kernel, const KeyBlock* keys, const real* q, const real* inverse, Py_ssize_t left_out, double error,
     real* row_sums, const Sums* sums
 ) noexcept nogil:
-    """Add the sums of n <= MAX_STRIP keys to those of one query; key `left_out`, if it is not negative, does not count."""
-    cdef real s[MAX_STRIP]
+    """Add the sums of n <= MAX_STRIP_KEYS keys to those of one query; key `left_out`, if it is not negative, does not count."""
+    cdef real s[MAX_STRIP_KEYS]
     cdef real z, z0, inside
     cdef int code = kernel.code
     cdef Py_ssize_t n = keys.size

@@ -50,14 +50,11 @@ cdef extern from "_fused.h" nogil:
     void fastnw_vector_exp2_f64(const double*, double*, Py_ssize_t)
 
 cdef enum:
-    FIRST_STRIP = 128  # keys of the first strip of a block, which many queries need to meet a near key
-    MAX_STRIP = 1024  # keys
     STRIP_BYTES = 98304
-    MAX_SEQUENTIAL_KEYS = 256  # that are added one after another, where there are several values
     MAX_GROUP = 8  # queries; at least twice FASTNW_GROUP
     LANES = 32  # elements; a multiple of every instruction set's vector, and a divisor of every full strip
 
-cdef double MIN_UNSHIFTED_MASS = 2.0**-60  # what the clamp of exp adds or takes is far below such a mass
+cdef double MIN_UNSHIFTED_MASS = 2.0**LOG2_MIN_UNSHIFTED_MASS
 cdef double NEARER_KEY = 1 << LOG2_NEARER_KEY
 
 include "_flush.pxi"
@@ -67,7 +64,7 @@ include "_staged.pxi"
 cdef inline void _weigh_group_classes(
     const KeyBlock* keys, const real* kappa, Py_ssize_t n, double** totals, int count
 ) noexcept nogil:
-    """`_weigh_classes` of queries whose profiles lie MAX_STRIP apart. Four go at a time: where neighbouring keys have the
+    """`_weigh_classes` of queries whose profiles lie MAX_STRIP_KEYS apart. Four go at a time: where neighbouring keys have the
     same class, a total waits for its own last store, and the additions for the other queries fill that time."""
     cdef const real* weights = <const real*>keys.weights
     cdef const int32_t* codes = keys.codes
@@ -80,7 +77,7 @@ cdef inline void _weigh_group_classes(
     cdef int a
     if count < 4:
         for a in range(count):
-            _weigh_classes(kappa + a * MAX_STRIP, weights, codes, outputs, n, totals[a])
+            _weigh_classes(kappa + a * MAX_STRIP_KEYS, weights, codes, outputs, n, totals[a])
         return
     t0, t1, t2, t3 = totals[0], totals[1], totals[2], totals[3]
     for i in range(n):
@@ -88,16 +85,16 @@ cdef inline void _weigh_group_classes(
         for k in range(outputs):
             code = codes[i * outputs + k]
             t0[code] += x * <double>kappa[i]
-            t1[code] += x * <double>kappa[MAX_STRIP + i]
-            t2[code] += x * <double>kappa[2 * MAX_STRIP + i]
-            t3[code] += x * <double>kappa[3 * MAX_STRIP + i]
+            t1[code] += x * <double>kappa[MAX_STRIP_KEYS + i]
+            t2[code] += x * <double>kappa[2 * MAX_STRIP_KEYS + i]
+            t3[code] += x * <double>kappa[3 * MAX_STRIP_KEYS + i]
 
 
 cdef void _fused(
     const Kernel* kernel, const KeyBlock* strip, const QueryBlock* queries, const Sums* sums, const Py_ssize_t* members,
     int count, bint far, real* row_sums, real* kappa
 ) noexcept nogil:
-    """Add the sums of n <= MAX_STRIP keys to those of some queries (`members`), all near or all far. Keys at the end that
+    """Add the sums of n <= MAX_STRIP_KEYS keys to those of some queries (`members`), all near or all far. Keys at the end that
     fill no vector go through `_staged`."""
     cdef double found[MAX_GROUP][3]  # mass, total, and what bounds their errors: see _fused_body.h
     cdef const real* q[MAX_GROUP]
@@ -124,7 +121,7 @@ cdef void _fused(
         pairs.kernel, pairs.one_bandwidth, pairs.inverse = kernel.code, queries.one_bandwidth, queries.inverse
         pairs.values, pairs.edge = 2 if c > 1 else <int>c, edge
         group.size, group.queries, group.lift = count, <const void**>&q[0], &lifts[0] if far else NULL
-        group.out, group.out_stride = kappa, MAX_STRIP
+        group.out, group.out_stride = kappa, MAX_STRIP_KEYS
         if real is float:
             fastnw_fused_f32(&pairs, strip, &group, whole, found)
         else:
@@ -133,10 +130,10 @@ cdef void _fused(
             a = 0
             while a < count:
                 if real is float:
-                    fastnw_weigh_group_f32(kappa + a * MAX_STRIP, MAX_STRIP, <const real*>strip.values, strip.value_stride,
+                    fastnw_weigh_group_f32(kappa + a * MAX_STRIP_KEYS, MAX_STRIP_KEYS, <const real*>strip.values, strip.value_stride,
                                            c, whole, row_sums + a * width, width)
                 else:
-                    fastnw_weigh_group_f64(kappa + a * MAX_STRIP, MAX_STRIP, <const real*>strip.values, strip.value_stride,
+                    fastnw_weigh_group_f64(kappa + a * MAX_STRIP_KEYS, MAX_STRIP_KEYS, <const real*>strip.values, strip.value_stride,
                                            c, whole, row_sums + a * width, width)
                 a += FASTNW_GROUP
     for a in range(count):
@@ -163,7 +160,7 @@ cdef void _fused(
             while a < count and a < first + 4 and found[a][0] == found[a][0]:
                 totals[a - first] = total + members[a] * c
                 a += 1
-            _weigh_group_classes(strip, kappa + first * MAX_STRIP, whole, &totals[0], a - first)
+            _weigh_group_classes(strip, kappa + first * MAX_STRIP_KEYS, whole, &totals[0], a - first)
             if a == first:
                 a += 1
         for a in range(count):
@@ -193,12 +190,12 @@ cdef int _sum_tile(
     cdef bint fusable = FASTNW_GROUP > 0 and not IS_ONE_OF(INNER_PRODUCT_KERNELS, kernel.code)
     cdef KeyBlock strip
     cdef Sums own_sums
-    cdef real* kappa = <real*>malloc(MAX_GROUP * (MAX_STRIP + summed + LANES) * sizeof(real))
-    cdef real* row_sums = kappa + MAX_GROUP * MAX_STRIP
+    cdef real* kappa = <real*>malloc(MAX_GROUP * (MAX_STRIP_KEYS + summed + LANES) * sizeof(real))
+    cdef real* row_sums = kappa + MAX_GROUP * MAX_STRIP_KEYS
     if kappa == NULL:
         return -1
     while start < n:
-        length = FIRST_STRIP if start == 0 and decays and longest > FIRST_STRIP else longest
+        length = FIRST_STRIP_KEYS if start == 0 and decays and longest > FIRST_STRIP_KEYS else longest
         length = length if n - start > length else n - start
         strip = _keys_from(keys, start, length)
         count[0] = count[1] = 0

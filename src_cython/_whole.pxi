@@ -1,5 +1,5 @@
-# Nodes that lie wholly within the windows of a block of queries, for kernels (1 - u^2)^power: summed from their moments,
-# however many keys they hold. Included by _leaves.pxi.
+# Nodes that lie wholly within the windows of a block of queries are summed from their moments, however many keys they hold,
+# for kernels (1 - u^2)^power. Included by _leaves.pxi.
 #
 # With y the key and p the query from the node's centre, in bandwidths, 1 - u^2 = (1 - |p|^2) + 2 p·y - |y|^2: an inner
 # product z·Y of one vector for the query and one for the key. Moments are the sums over keys of w [1, t] times the

@@ -54,6 +54,10 @@ enum {
     /* Log2 of the profile, in units of exp(shift), from which a key counts as much nearer than all before. A query that
      * meets one is summed again with a new shift. */
     LOG2_NEARER_KEY = 20,
+    FIRST_STRIP_KEYS = 128,  /* of the first strip of a tile, which many queries need to meet a near key */
+    MAX_STRIP_KEYS = 1024, /* that are summed in the compute type before sums are added to float64 */
+    MAX_SEQUENTIAL_KEYS = 256, /* that are added one after another, where there are several values */
+    LOG2_MIN_UNSHIFTED_MASS = -60, /* the clamp of exp adds or takes far less than such a mass, which needs no shift */
     /* Where the exponential stops falling, in nats: exp(-EXP_CLAMP_NATS) is its least value. */
     EXP_CLAMP_NATS_F32 = 80,
     EXP_CLAMP_NATS_F64 = 690,
