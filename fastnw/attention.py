@@ -1,4 +1,4 @@
-"""attention_weights: the weights themselves, dense or the largest few, always computed in float64."""
+"""attention_weights: the weights themselves, dense or the top k, always computed in float64."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw import backends
+from fastnw.backends.cuda import interop
 from fastnw.backends.reference import LARGEST
+from fastnw.core import certify
 from fastnw.core._top_k import merge_largest
+from fastnw.core.driver import answers
 from fastnw.core.empties import Tally, report
+from fastnw.core.estimate import warn_of_accuracy
+from fastnw.core.judge import Judge
+from fastnw.core.model import Model, Queries
 from fastnw.core.pack import KeyBlock, pack_inverse, pack_keys, pack_queries
-from fastnw.core.plan import Plan
 from fastnw.core.problem import Problem
 from fastnw.core.validate import Empty, build, check_empty
-from fastnw.functions import warn_of_accuracy
 from fastnw.interop import dataframes, frameworks
-from fastnw.kernels.registry import Kernel
-from fastnw.methods import exact
+from fastnw.kernels.kernel import Kernel
 from fastnw.methods.nearest.search import nearest
+from fastnw.methods.scoring import Scoring
 from fastnw.methods.tails import method as tails
-from fastnw.planner import make_plan
+from fastnw.planner import ladder, make_plan, model_of
 from fastnw.runtime.threads import Meter, check_stop, run
 from fastnw.runtime.threads import progress as progress_meter
 
@@ -31,6 +36,7 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
 
+VANISHING_NATS = -680.0  # log mass below which κ, which is not much larger, may be no normal number
 ROWS, KEYS = 64, 2048  # queries and keys scored at a time: 1 MiB
 
 
@@ -85,7 +91,7 @@ def attention_weights(
     array([[0.67, 0.33, 0.  ]])
     """
     restore = frameworks.restorer(queries, keys)
-    backend = frameworks.backend_for(backend, queries, keys)
+    backend = interop.backend_for(backend, queries, keys)
     queries = dataframes.matched(queries, keys)
     queries, keys, sample_weight, key_scale = map(frameworks.to_numpy, (queries, keys, sample_weight, key_scale))
     empty = check_empty(empty)
@@ -102,11 +108,13 @@ def attention_weights(
     plan = make_plan(problem, "exact" if method == "auto" else method, backend, n_jobs)
     if plan.method != "exact":
         raise ValueError(f"method={method!r} cannot do this: each pair's weight is asked for.")
-    plan = replace(plan, dtype=np.dtype(np.float64))
+    dtype = np.dtype(np.float64)
+    plan = replace(plan, dtype=dtype, ladder=ladder(problem, "exact", backends.get(plan.backend), dtype))
+    model = model_of(problem, plan)
     with progress_meter(progress, plan.seconds, 2 * plan.pairs, "fastnw") as meter:  # masses, then weights
         if top_k is None:
-            return restore(_dense(problem, plan, empty, meter))
-        indices, weights = _largest(problem, plan, _check_top_k(top_k, problem.n), empty, meter)
+            return restore(_dense(model, empty, meter))
+        indices, weights = _top_k(model, _check_top_k(top_k, problem.n), empty, meter)
     return restore(indices), restore(weights)
 
 
@@ -118,9 +126,10 @@ def _check_top_k(top_k: Any, n: int) -> int:
     return int(top_k.__index__())
 
 
-def _dense(problem: Problem, plan: Plan, empty: Empty, meter: Meter) -> Array:
+def _dense(model: Model, empty: Empty, meter: Meter) -> Array:
+    problem = model.problem
     weights = np.empty((problem.m, problem.n), problem.dtype)
-    sweep = _Sweep.of(problem, plan, meter)
+    sweep = _Sweep.of(model, meter)
 
     def task(i: int) -> float:
         rows = sweep.rows(i)
@@ -128,16 +137,16 @@ def _dense(problem: Problem, plan: Plan, empty: Empty, meter: Meter) -> Array:
             with np.errstate(invalid="ignore"):
                 # a lone key's logarithm and its mass's may differ by a rounding
                 weights[rows, start : start + logs.shape[1]] = np.exp(np.minimum(logs - sweep.log_mass[rows, None], 0))
-        if problem.kernel.facts is None:  # logarithms so large that those of masses say nothing
+        if not problem.kernel.facts.built_in:  # logarithms so large that those of masses say nothing
             total = weights[rows].sum(axis=1, keepdims=True)
             np.divide(weights[rows], total, out=weights[rows], where=total > 1.5)
         for row in rows.start + np.flatnonzero(sweep.far[rows]):
-            positions, shares = tails.weights_of(sweep.summary, row)
+            positions, shares = tails.weights_of(sweep.scoring, row)
             weights[row] = 0
             weights[row, positions] = shares
         return sweep.pairs(rows)
 
-    run(task, sweep.n_tasks, plan.n_threads, meter)
+    run(task, sweep.n_tasks, model.plan.n_threads, meter)
     rows = np.flatnonzero(sweep.empty)
     bare = Tally()
     bare.add(rows)
@@ -146,7 +155,7 @@ def _dense(problem: Problem, plan: Plan, empty: Empty, meter: Meter) -> Array:
         if empty == "mean":
             weights[rows] = _own_weights(problem)
         elif empty == "nearest":
-            at = nearest(problem, plan, rows)
+            at = nearest(model, problem, rows)
             weights[rows] = 0
             weights[rows[at >= 0], at[at >= 0]] = 1
         else:
@@ -154,9 +163,10 @@ def _dense(problem: Problem, plan: Plan, empty: Empty, meter: Meter) -> Array:
     return weights
 
 
-def _largest(problem: Problem, plan: Plan, k: int, empty: Empty, meter: Meter) -> tuple[Positions, Array]:
+def _top_k(model: Model, k: int, empty: Empty, meter: Meter) -> tuple[Positions, Array]:
+    problem = model.problem
     indices, weights = np.full((problem.m, k), -1), np.zeros((problem.m, k), problem.dtype)
-    sweep = _Sweep.of(problem, plan, meter)
+    sweep = _Sweep.of(model, meter)
 
     def task(i: int) -> float:
         rows = sweep.rows(i)
@@ -168,11 +178,11 @@ def _largest(problem: Problem, plan: Plan, k: int, empty: Empty, meter: Meter) -
             log_mass = np.where(sweep.empty[rows], 0.0, sweep.log_mass[rows])
             shares = np.exp(np.minimum(best - log_mass[:, None], 0))
         for row in np.flatnonzero(sweep.far[rows]):
-            at[row], shares[row] = _far_largest(sweep.summary, int(rows.start + row), at[row])
+            at[row], shares[row] = _far_top_k(sweep.scoring, int(rows.start + row), at[row])
         indices[rows], weights[rows] = at, shares
         return sweep.pairs(rows)
 
-    run(task, sweep.n_tasks, plan.n_threads, meter)
+    run(task, sweep.n_tasks, model.plan.n_threads, meter)
     rows = np.flatnonzero(sweep.empty)
     bare = Tally()
     bare.add(rows)
@@ -183,54 +193,54 @@ def _largest(problem: Problem, plan: Plan, k: int, empty: Empty, meter: Meter) -
             order = np.argsort(-own, kind="stable")[:k]
             indices[rows], weights[rows] = np.where(own[order] > 0, order, -1), own[order]
         elif empty == "nearest":
-            indices[rows, 0] = nearest(problem, plan, rows)
+            indices[rows, 0] = nearest(model, problem, rows)
             weights[rows, 0] = indices[rows, 0] >= 0
     return indices, weights
 
 
-def _far_largest(summary: exact.Summary, row: int, at: Positions) -> tuple[Positions, Floats]:
+def _far_top_k(scoring: Scoring, row: int, at: Positions) -> tuple[Positions, Floats]:
     """The keys that `tails` finds to matter, then the others in their order, with less than 1e-19 each; of a compact
     kernel, none beyond its window."""
-    positions, shares = tails.weights_of(summary, row)
+    positions, shares = tails.weights_of(scoring, row)
     order = np.argsort(-shares, kind="stable")[: len(at)]
     positions, shares = positions[order], shares[order]
     others = at[~np.isin(at, positions)][: len(at) - len(positions)]
     at, shares = np.concatenate([positions, others]), np.concatenate([shares, np.zeros(len(others))])
-    return (at if summary.problem.kernel.support is None else np.where(shares > 0, at, -1)), shares
+    return (at if scoring.problem.kernel.support is None else np.where(shares > 0, at, -1)), shares
 
 
 @dataclass(frozen=True)
 class _Sweep:
     """Log weights of rows of queries against blocks of keys, and what normalises them."""
 
-    summary: exact.Summary
+    scoring: Scoring
     log_mass: Floats  # (m,) in units of the largest weight
     empty: NDArray[np.bool_]  # (m,)
     far: NDArray[np.bool_]  # (m,) exponents, or κ of keys on a rim, need `tails`
 
     @classmethod
-    def of(cls, problem: Problem, plan: Plan, meter: Meter) -> _Sweep:
+    def of(cls, model: Model, meter: Meter) -> _Sweep:
         """Sums all masses, in float64 by the plan's method."""
-        summary = exact.summarise(problem, plan)
+        problem, scoring = model.problem, Scoring.of(model.problem, model.plan, model.errors)
         log_mass, far, empty = np.empty(problem.m), np.empty(problem.m, bool), np.empty(problem.m, bool)
-        unsure = Tally()
-        for start in range(0, problem.m, step := exact.panel(problem)):
-            rows = slice(start, min(start + step, problem.m))
-            state, on_rims = exact.accumulate_and_tell(summary, np.arange(rows.start, rows.stop), meter)
-            log_mass[rows], empty[rows] = state.log_mass(), state.is_empty
-            error = exact.exponent_error(summary, rows, log_mass[rows])
-            far[rows] = error > exact.exponent_limit(summary, rows, log_mass[rows])
+        by_tails = np.array([rung.method == "tails" for rung in model.plan.ladder])
+        unsure, judge = Tally(), Judge(model)
+        for found in answers(model, problem, meter):
+            rows, sums = found.rows, found.sums
+            log_mass[rows], empty[rows] = sums.log_mass(), sums.is_empty
+            error = _exponent_error(scoring, rows, log_mass[rows])
+            far[rows] = error > (judge.limit(Queries(problem, rows), sums) if judge.has_tails else problem.promise)
             if problem.kernel.support is not None:
-                far[start + on_rims] = True
-            bound = state.relative_mass_error()
+                far[rows] |= by_tails[found.rungs]
+            bound = sums.relative_mass_error()
             late = np.flatnonzero(bound > problem.promise * (1 + 1e-9))
-            unsure.add(late + start, bound[late])
+            unsure.add(rows[late], bound[late])
         warn_of_accuracy(problem, unsure)
-        return cls(summary, log_mass, empty, far & ~empty)
+        return cls(scoring, log_mass, empty, far & ~empty)
 
     @property
     def problem(self) -> Problem:
-        return self.summary.problem
+        return self.scoring.problem
 
     @property
     def n_tasks(self) -> int:
@@ -249,17 +259,13 @@ class _Sweep:
         for start in range(0, self.problem.n, KEYS):
             check_stop()
             keys = pack_keys(self.problem, start, min(start + KEYS, self.problem.n), np.float64)
-            yield (
-                start,
-                self._log_weights(
-                    rows, keys, self.summary.plan.tiles.score_tile(self.problem.kernel, queries, keys, inverse)
-                ),
-            )
+            scores = self.scoring.backend.score_tile(self.problem.kernel, queries, keys, inverse)
+            yield start, self._log_weights(rows, keys, scores)
 
     def _log_weights(self, rows: slice, keys: KeyBlock, u2: Floats) -> Floats:
         """log w κ; −inf beyond the support, without weight, and for a left-out own key."""
         kernel = self.problem.kernel
-        if kernel.facts is None:
+        if not kernel.facts.built_in:
             u2 = np.fmin(u2, LARGEST)  # as where the masses are summed
         with np.errstate(all="ignore"):
             if kernel.support is not None:
@@ -281,6 +287,17 @@ class _Sweep:
             here = np.flatnonzero((own >= 0) & (own < keys.size))
             logs[here, own[here]] = -np.inf
         return logs
+
+
+def _exponent_error(scoring: Scoring, rows: Positions, log_mass: Floats) -> Floats:
+    """(rows,) Bound on the weights' mean relative error from float64 exponents, or, without them, where κ vanishes."""
+    problem = scoring.problem
+    if problem.kernel.facts.log_ratio is None:
+        return np.zeros(len(log_mass))
+    if not problem.kernel.works_on_logs:
+        return np.where(log_mass < VANISHING_NATS, np.inf, 0.0)
+    queries = pack_queries(problem, rows, np.float64)
+    return certify.exponent_error(problem, scoring.score_error(queries), log_mass)
 
 
 def _own_weights(problem: Problem) -> Floats:

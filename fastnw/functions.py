@@ -1,31 +1,27 @@
-"""pool, density, plan: validate -> plan -> method -> finalise; empty windows and clipping are resolved here."""
+"""`pool`, `density` and `plan`: signatures, documentation, and the preamble that the public functions share."""
 
 from __future__ import annotations
 
 import math
-import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw.core import empties
-from fastnw.core.array import DeviceRows
-from fastnw.core.empties import Tally
+from fastnw.backends.cuda import interop
+from fastnw.core.driver import predict
+from fastnw.core.estimate import finite_logs
+from fastnw.core.model import Model
 from fastnw.core.plan import Plan
 from fastnw.core.problem import Problem
-from fastnw.core.state import PoolState
 from fastnw.core.validate import Empty, build, check_empty
-from fastnw.core.warnings import AccuracyWarning, caller_level
 from fastnw.interop import dataframes, frameworks
-from fastnw.kernels.registry import Kernel
-from fastnw.planner import make_plan
-from fastnw.runtime.threads import progress as progress_meter
+from fastnw.kernels.kernel import Kernel
+from fastnw.planner import make_model, make_plan
 
 Array = NDArray[Any]
-
-SEARCHED = 0.5  # of the pairs summed: what a search for the nearest keys of all empty windows counts for in the bar
 
 
 def pool(
@@ -107,28 +103,24 @@ def pool(
     >>> fastnw.pool([[0.5]], [[0.0], [1.0], [5.0]], [1.0, 2.0, 9.0], kernel="epanechnikov", bandwidth=2.0)
     array([1.5])
     """
-    restore = frameworks.restorer(queries, keys, values)
-    backend = frameworks.backend_for(backend, queries, keys, values)
-    queries, keys, values, sample_weight, key_scale = frameworks.taken_in(
-        backend, dataframes.matched(queries, keys), keys, values, sample_weight, key_scale
-    )
     empty = check_empty(empty)
-    problem = build(
+    if values is None:
+        raise ValueError("values is required; fastnw.density needs none.")
+    problem, backend, restore = asked(
         queries,
         keys,
-        _required(values),
-        kernel=kernel,
-        bandwidth=bandwidth,
+        values,
+        backend,
         sample_weight=sample_weight,
         key_scale=key_scale,
+        kernel=kernel,
+        bandwidth=bandwidth,
         exclude_self=exclude_self,
         tol=tol,
     )
     results = pooled(
+        make_model(problem, method, backend, n_jobs),
         problem,
-        method,
-        backend,
-        n_jobs,
         flat=np.ndim(values) == 1,
         empty=empty,
         return_mass=return_mass,
@@ -141,10 +133,8 @@ def pool(
 
 
 def pooled(
+    model: Model,
     problem: Problem,
-    method: str,
-    backend: str,
-    n_jobs: int | None,
     *,
     flat: bool,
     empty: Empty,
@@ -153,22 +143,21 @@ def pooled(
     out: Array | None = None,
     progress: bool | None = None,
 ) -> tuple[Any, ...]:
-    """`pool` of a checked problem: the means, (m,) if `flat`, and what else was asked for. The means are the CUDA
+    """The model's answers to a problem: the means, (m,) if `flat`, and what else was asked for. The means are the CUDA
     device's array where the problem lies there."""
-    plan = make_plan(problem, method, backend, n_jobs)
     log_mass = np.empty(problem.m, problem.dtype) if return_mass else None
     error = np.empty(problem.m) if return_error else None
     extras = tuple(extra for extra in (log_mass, error) if extra is not None)
     if out is None and problem.on_device:
-        there = DeviceRows.empty(problem.m, problem.c, problem.dtype)
-        run(problem, plan, progress, there, empty=empty, log_mass=log_mass, error=error)
+        there = problem.keys.empty_rows(problem.m, problem.c, problem.dtype)  # type: ignore[attr-defined]
+        predict(model, problem, progress, there, empty=empty, log_mass=log_mass, error=error)
         return (there.finished(flat), *extras)
     result = _output(out, (problem.m,) if flat else (problem.m, problem.c), problem.dtype)
     # results are written while later ones are computed: never over what is still read
     read = (problem.queries, problem.keys, problem.values, problem.weights, problem.key_scale)
     overlaps = out is not None and any(isinstance(a, np.ndarray) and np.may_share_memory(out, a) for a in read)
     mean = result.copy() if overlaps else result
-    run(problem, plan, progress, mean.reshape(problem.m, problem.c), empty=empty, log_mass=log_mass, error=error)
+    predict(model, problem, progress, mean.reshape(problem.m, problem.c), empty=empty, log_mass=log_mass, error=error)
     if overlaps:
         result[...] = mean
     return (result, *extras)
@@ -218,41 +207,38 @@ def density(
     >>> fastnw.density([[0.0]], [[0.0]], kernel="boxcar", bandwidth=2.0)
     array([0.25])
     """
-    restore = frameworks.restorer(queries, keys)
-    backend = frameworks.backend_for(backend, queries, keys)
-    queries, keys, sample_weight, key_scale = frameworks.taken_in(
-        backend, dataframes.matched(queries, keys), keys, sample_weight, key_scale
-    )
-    problem = build(
+    problem, backend, restore = asked(
         queries,
         keys,
         None,
-        kernel=kernel,
-        bandwidth=bandwidth,
+        backend,
         sample_weight=sample_weight,
         key_scale=key_scale,
+        kernel=kernel,
+        bandwidth=bandwidth,
         exclude_self=exclude_self,
         tol=tol,
     )
-    return restore(log_density(problem, method, backend, n_jobs, progress, log))
+    problem = by_volume(problem)
+    return restore(densities(make_model(problem, method, backend, n_jobs), problem, progress, log))
 
 
-def log_density(
-    problem: Problem, method: str, backend: str, n_jobs: int | None, progress: bool | None, log: bool
-) -> Array:
-    """(m,) density of a checked problem without values, or its logarithm."""
+def by_volume(problem: Problem) -> Problem:
+    """The problem whose masses make a density: each key's share is spread over its own window."""
+    return problem if problem.key_scale is None else replace(problem, by_volume=True)
+
+
+def densities(model: Model, problem: Problem, progress: bool | None, log: bool) -> Array:
+    """(m,) Densities, or their logarithms, of a problem `by_volume` without values."""
     from fastnw.kernels.integrals import log_integral
 
     log_total = _log_total(replace(problem, by_volume=False) if problem.by_volume else problem)
     log_volume = log_integral(problem.kernel, problem.d) + problem.metric.log_volume
-    if problem.key_scale is not None and not problem.by_volume:
-        problem = replace(problem, by_volume=True)
-    plan = make_plan(problem, method, backend, n_jobs)
     logs = np.empty(problem.m)
-    run(problem, plan, progress, np.empty((problem.m, 0)), log_mass=logs)
+    predict(model, problem, progress, np.empty((problem.m, 0)), log_mass=logs)
     np.subtract(logs, log_total + log_volume, out=logs, where=np.isfinite(logs))  # both are −inf for an only key's own
     if log:
-        return _as_finite(logs, problem.dtype).astype(problem.dtype)
+        return finite_logs(logs, problem.dtype).astype(problem.dtype)
     with np.errstate(over="ignore", under="ignore"):  # a density beyond the type's range is infinite
         return np.exp(logs).astype(problem.dtype)
 
@@ -309,112 +295,45 @@ def plan(
     >>> fastnw.plan([[0.0]], [[0.0], [1.0]], [1.0, 2.0]).pairs
     2.0
     """
-    backend = frameworks.backend_for(backend, queries, keys, values)
-    *arrays, sample_weight, key_scale = frameworks.taken_in(
-        backend, dataframes.matched(queries, keys), keys, values, sample_weight, key_scale
-    )
-    problem = build(
-        *arrays,
-        kernel=kernel,
-        bandwidth=bandwidth,
+    problem, backend, _ = asked(
+        queries,
+        keys,
+        values,
+        backend,
         sample_weight=sample_weight,
         key_scale=key_scale,
+        kernel=kernel,
+        bandwidth=bandwidth,
         exclude_self=exclude_self,
         tol=tol,
     )
     return make_plan(problem, method, backend, n_jobs)
 
 
-def run(
-    problem: Problem,
-    plan: Plan,
-    progress: bool | None,
-    mean: Array | DeviceRows,
-    *,
-    empty: Empty | None = None,
-    log_mass: Array | None = None,
-    error: Array | None = None,
-) -> None:
-    """Sum, panel by panel, into `mean` (m, c), `log_mass` and `error` (m,): the way every result goes.
+def asked(
+    queries: Any, keys: Any, values: Any, backend: str, *, sample_weight: Any, key_scale: Any, **choices: Any
+) -> tuple[Problem, str, Callable[[Any], Any]]:
+    """What a public function was asked, as a checked problem; the backend; and what turns a result into an array of
+    the caller's framework. The preamble that all public functions share.
 
-    Nothing else is kept per query, so that memory does not grow with m. Empty windows are filled as `empty` asks.
+    `choices` are kernel, bandwidth, exclude_self and tol, as `core.validate.build` takes them.
     """
-    missed, bare = Tally(), Tally()
-    summary = plan.steps.summarise(problem, plan)
-    # the nearest keys of empty windows are looked for when their panel is summed: a part of the bar is theirs
-    reserved = SEARCHED * plan.pairs if empty == "nearest" and problem.kernel.support is not None else 0.0
-    with progress_meter(progress, plan.seconds, plan.pairs + reserved, "fastnw") as meter:
-        for start in range(0, problem.m, panel := plan.steps.panel(problem)):
-            rows = slice(start, min(start + panel, problem.m))
-            state = plan.steps.accumulate(summary, np.arange(rows.start, rows.stop), meter)
-            _check_masses(problem, state, start)
-            bound = _finalise(problem, state, mean[rows])
-            if error is not None:
-                error[rows] = bound
-            if log_mass is not None:
-                log_mass[rows] = _as_finite(state.log_mass() + problem.log_largest_weight, log_mass.dtype)
-            late = np.flatnonzero(bound > _promised(problem) * (1 + 1e-9))  # NaN, where empty, is not
-            missed.add(late + start, bound[late])
-            nothing = np.flatnonzero(state.is_empty) + start
-            bare.add(nothing)
-            if empty is not None and len(nothing):
-                empties.fill(problem, plan, mean, nothing, empty, meter, reserved * state.mass.size / problem.m)
-    warn_of_accuracy(problem, missed)
-    if empty is not None:
-        empties.report(problem, bare, empty)
+    arrays = (queries, keys, values, sample_weight, key_scale)
+    restore: Callable[[Any], Any] = _unchanged
+    if any(type(array) not in _PLAIN for array in arrays):  # a look at each costs 50 µs
+        restore = frameworks.restorer(*(array for array in arrays[:3] if array is not None))
+        backend = interop.backend_for(backend, *arrays[:3])
+        arrays = interop.taken_in(backend, dataframes.matched(queries, keys), *arrays[1:])
+    queries, keys, values, sample_weight, key_scale = arrays
+    problem = build(queries, keys, values, sample_weight=sample_weight, key_scale=key_scale, **choices)
+    return problem, backend, restore
 
 
-def _as_finite(logs: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.float64]:
-    """Logarithms within the range of `dtype`; −inf, which means empty, stays."""
-    largest = float(np.finfo(dtype).max)
-    return np.where(np.isfinite(logs), np.clip(logs, -largest, largest), logs)
+_PLAIN = (np.ndarray, list, tuple, float, int, type(None))  # neither a framework's array nor a data frame
 
 
-def _check_masses(problem: Problem, state: PoolState, start: int) -> None:
-    """A user's profile may turn NaN, infinite or negative at a distance that its first check did not try."""
-    bad = np.flatnonzero(~np.isfinite(state.mass))
-    if len(bad):
-        raise ValueError(
-            f"kernel {problem.kernel.name!r} is not finite and non-negative at every key of query {bad[0] + start}."
-        )
-
-
-def _finalise(problem: Problem, state: PoolState, out: Array | DeviceRows) -> NDArray[np.float64]:
-    """Means in the values' own units into `out`, clipped to their range; the bound (m,) on their error."""
-    bound = state.bound()
-    if problem.c == 0:
-        return np.where(np.isnan(bound), np.nan, state.relative_mass_error())
-    (low, high), (centre, half) = problem.values_range, problem.values_centre
-    if problem.dtype == np.float32 and problem.values.dtype.kind != "f":
-        low, high = low.astype(np.float32), high.astype(np.float32)
-    if isinstance(out, DeviceRows) and isinstance(state.total, DeviceRows):
-        out.put_means(state.total, state.mass, low, high, centre, half)
-    else:
-        out[:] = np.clip(centre + half * state.means(), low, high)
-    return bound * half.max()
-
-
-def _promised(problem: Problem) -> float:
-    """Largest error within the promise, in the units of `_finalise`'s bound."""
-    return problem.promise if problem.c == 0 else problem.promise * 2 * float(problem.values_centre[1].max())
-
-
-def warn_of_accuracy(problem: Problem, missed: Tally) -> None:
-    """Warn of queries whose bounds exceed the promise."""
-    if missed.count:
-        what = "in relative terms" if problem.c == 0 else "of the values' range (return_error=True gives each bound)"
-        warnings.warn(
-            f"{missed.count} of {problem.m} results are not certified to {problem.promise:g} {what}; the largest bound "
-            f"is {missed.largest:.3g} (first queries: {missed}).",
-            AccuracyWarning,
-            stacklevel=caller_level(),
-        )
-
-
-def _required(values: Any) -> Any:
-    if values is None:
-        raise ValueError("values is required; fastnw.density needs none.")
-    return values
+def _unchanged(result: Any) -> Any:
+    return result
 
 
 def _output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

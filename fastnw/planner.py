@@ -10,17 +10,22 @@ import numpy as np
 
 from fastnw import backends
 from fastnw.backends.backend import Backend
-from fastnw.core.plan import NOMINAL_THREADS, Cost, Plan, Refusal, Work
+from fastnw.core.model import Model, Summary
+from fastnw.core.plan import NOMINAL_THREADS, Cost, Plan, Refusal, Rung, Work
 from fastnw.core.problem import Problem
 from fastnw.methods import NAMES, exact, prefix_sums
 from fastnw.methods.fourier import method as fourier
+from fastnw.methods.nearest.search import nearest
+from fastnw.methods.tails import method as tails
 from fastnw.methods.tree import method as tree
 from fastnw.runtime.hardware import n_threads as threads_for
 
 _METHODS: dict[str, ModuleType] = {"exact": exact, "tree": tree, "moments": prefix_sums, "fourier": fourier}
+_MODULES: dict[str, Any] = {**_METHODS, "tails": tails}
 
 # Float32 sums are certified to about 2e-5 of the range at best; a smaller tol is float64's work.
 FLOAT32_TOL = 5e-5
+FEW_PAIRS = 1 << 15  # exact takes 50 µs for so many in few coordinates
 # Smaller weights, relative to the largest, leave float32's range once multiplied by κ.
 FLOAT32_WEIGHT = 1e-15
 # What every call does besides: its fixed part, and what a matrix adds to it, in seconds; nanoseconds to look through a
@@ -51,6 +56,9 @@ def make_plan(problem: Problem, method: str, backend: str, n_jobs: int | None) -
     tiles, n_threads = backends.choose(backend, problem.kernel, float(problem.m) * problem.n), threads_for(n_jobs)
     dtype = _compute_dtype(problem, tiles)
     candidates = _METHODS if method == "auto" else {method: _METHODS[method]}
+    few = method == "auto" and float(problem.m) * problem.n <= FEW_PAIRS and not problem.prepared
+    if few:  # every pair takes less time than a look at the other methods
+        candidates = {"exact": exact}
     offers = {name: steps.cost(problem, tiles, n_threads, dtype) for name, steps in candidates.items()}
     costs = {name: offer for name, offer in offers.items() if isinstance(offer, Cost)}
     if not costs:
@@ -61,7 +69,12 @@ def make_plan(problem: Problem, method: str, backend: str, n_jobs: int | None) -
     costs = {name: replace(cost, work=(besides, *cost.work)) for name, cost in costs.items()}
     best = min(costs, key=lambda name: costs[name].seconds(NOMINAL_THREADS))
     refusals = {name: offer.reason for name, offer in offers.items() if isinstance(offer, Refusal)}
-    reason = f"method={method!r} was asked for" if method != "auto" else _comparison(best, costs, refusals, n_threads)
+    if few:
+        reason = "every pair takes less time than a comparison of methods"
+    elif method != "auto":
+        reason = f"method={method!r} was asked for"
+    else:
+        reason = _comparison(best, costs, refusals, n_threads)
     cost = costs[best]
     return Plan(
         best,
@@ -75,9 +88,35 @@ def make_plan(problem: Problem, method: str, backend: str, n_jobs: int | None) -
         (problem.m, problem.n, problem.d, problem.c),
         problem.kernel.name,
         dtype,
-        candidates[best],
-        tiles,
+        ladder(problem, best, tiles, dtype),
     )
+
+
+def ladder(problem: Problem, method: str, backend: Backend, dtype: np.dtype[Any]) -> tuple[Rung, ...]:
+    """The rungs that queries go down, the method's own first."""
+    below = exact.rungs(problem, backend, dtype)
+    if method == "exact":
+        return below
+    # sums over a tree are as sure as differences in float64; without tails these are tried once more, with every pair
+    tree_rung = Rung("tree", rank=3.0 if tails.known(problem.kernel) else 2.5)
+    if method == "tree":
+        return (tree_rung, *below)
+    first = Rung(method)
+    return (first, *below) if tree.refusal(problem, backend) else (first, replace(tree_rung, form="if fast"), *below)
+
+
+def make_model(problem: Problem, method: str, backend: str, n_jobs: int | None) -> Model:
+    """The problem's keys under its plan; see `make_plan` for what is raised."""
+    return model_of(problem, make_plan(problem, method, backend, n_jobs))
+
+
+def model_of(problem: Problem, plan: Plan) -> Model:
+    """The problem's keys under a plan that was made before."""
+    return Model(problem, plan, _summarise, nearest)
+
+
+def _summarise(model: Model, rung: Rung) -> Summary:
+    return _MODULES[rung.method].summarise(model, rung)
 
 
 def _besides(problem: Problem) -> Work:
@@ -131,7 +170,7 @@ def _compute_dtype(problem: Problem, tiles: Backend) -> np.dtype[Any]:
         factors = np.append(factors, problem.key_scale_range)
     fits = np.all((factors < FLOAT32_RANGE) & (factors > 1 / FLOAT32_RANGE))
     # near its edge a boxcar jumps, so whitened coordinates, which are not exact, need their digits
-    jumps = problem.kernel.name == "boxcar" and problem.metric.cholesky is not None
+    jumps = problem.kernel.facts.discontinuous and problem.metric.cholesky is not None
     asked_for_more = problem.tol is not None and 0 < problem.tol < FLOAT32_TOL
     narrow = problem.dtype == np.float32 and fits and not jumps and not asked_for_more
     narrow = narrow and problem.least_weight >= FLOAT32_WEIGHT and problem.kernel.fits_float32

@@ -1,51 +1,70 @@
-"""Who listens learns how many queries were handed on, and to which method."""
+"""Queries go down the ladder until a bound keeps the promise: how many each method answers."""
 
-from concurrent.futures import ThreadPoolExecutor
+import pickle
 
 import numpy as np
+import pytest
+from answered import answered, methods_of, model_and_problem
 
 import fastnw
-from fastnw import methods
 
 
 def problem(m, n, far):
-    """Standard normal queries and keys, and `far` queries more where nothing but `exact` is sure of its digits."""
+    """Standard normal queries and keys, and `far` queries more where float64 sums have lost their digits."""
     rng = np.random.default_rng(0)
     keys = rng.normal(size=(n, 1))
     return np.concatenate([rng.normal(size=(m, 1)), np.full((far, 1), 40.0)]), keys, np.sin(3 * keys[:, 0])
 
 
-def test_fourier_says_what_it_hands_on():
-    with methods.answered() as counts:
-        fastnw.pool(*problem(500, 2000, 0), bandwidth=0.5, method="fourier")
-    few = counts["exact"]
-    assert few < 50
-    with methods.answered() as counts:
-        fastnw.pool(*problem(500, 2000, 7), bandwidth=0.5, method="fourier")
-    assert counts == {"exact": few + 7}
+def test_fourier_leaves_few():
+    few = answered(*problem(500, 2000, 0), bandwidth=0.5, method="fourier")
+    assert few["fourier"] > 450
+    more = answered(*problem(500, 2000, 7), bandwidth=0.5, method="fourier")
+    assert more["fourier"] == few["fourier"]
+    assert sum(more.values()) == sum(few.values()) + 7
 
 
-def test_moments_say_what_they_hand_on():
+def test_moments_leave_what_lies_on_the_rim_and_what_overflows():
     queries, keys, values = [[0.2], [1.5], [2 - 1e-9]], [[-1.0], [0.0], [0.5], [1.0]], [0.0, 1.0, 2.0, 5.0]
-    with methods.answered() as counts:
-        fastnw.pool(queries, keys, values, kernel="epanechnikov", method="moments")
-    assert counts == {"exact": 1}  # the last, whose only key is at the rim of its window
-    with methods.answered() as counts:
-        fastnw.pool(queries, [*keys, [1e200]], [*values, 9.0], kernel="laplacian", method="moments")
-    assert counts == {"exact": 3}  # squares overflow
+    found = methods_of(queries, keys, values, kernel="epanechnikov", method="moments")
+    assert found[0] == found[1] == "moments"
+    assert found[2] in ("exact", "tails")  # its only key is at the rim of its window
+    counts = answered(queries, [*keys, [1e200]], [*values, 9.0], kernel="laplacian", method="moments")
+    assert "moments" not in counts  # squares overflow
 
 
-def test_exact_hands_nothing_on_and_nobody_listens_afterwards():
-    with methods.answered() as outer, methods.answered() as inner:
-        fastnw.pool(*problem(50, 200, 7), bandwidth=0.5, method="exact")
-        methods.note("tree", 2)
-    assert outer == inner == {"tree": 2}
-    methods.note("tree", 2)
-    assert outer == inner == {"tree": 2}
-    assert not methods._listeners
+@pytest.mark.parametrize("method", ["exact", "tree"])
+@pytest.mark.parametrize("kernel", ["gaussian", "laplacian", "epanechnikov"])
+def test_ordinary_queries_are_answered_by_the_method_itself(method, kernel):
+    counts = answered(*problem(300, 2000, 0), kernel=kernel, bandwidth=0.5, method=method)
+    assert counts == {method: 300}
 
 
-def test_notes_of_many_threads_are_all_counted():
-    with methods.answered() as counts, ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: methods.note("exact", 1), range(4000)))
-    assert counts == {"exact": 4000}
+@pytest.mark.parametrize("method", ["exact", "tree", "moments", "fourier"])
+def test_plans_are_data(method):
+    """They compare, are pickled, and name no module; the ladder ends in the tails, in ever higher ranks but for float32
+    after a method of float64."""
+    kernel = "gaussian" if method == "fourier" else "laplacian"
+    arrays = problem(30, 500, 0)
+    plan = fastnw.plan(*arrays, kernel=kernel, method=method)
+    assert pickle.loads(pickle.dumps(plan)) == plan == fastnw.plan(*arrays, kernel=kernel, method=method)
+    assert plan.ladder[0].method == method
+    assert plan.ladder[-1].method == "tails"
+    assert {type(value).__name__ for value in vars(plan).values()} <= {
+        "str", "int", "float", "tuple", "Float64DType", "Float32DType"
+    }  # fmt: skip
+
+
+def test_a_model_answers_again_with_the_same_bits():
+    """What is kept between calls changes nothing."""
+    from fastnw.core.driver import predict
+
+    arrays = problem(200, 3000, 5)
+    for method in ("exact", "tree", "moments", "fourier"):
+        kernel = "gaussian" if method == "fourier" else "laplacian"
+        model, asked = model_and_problem(*arrays, kernel=kernel, bandwidth=0.2, method=method)
+        first, second = np.empty((asked.m, 1)), np.empty((asked.m, 1))
+        predict(model, asked, False, first)
+        predict(model, asked, False, second)
+        np.testing.assert_array_equal(first, second)
+        np.testing.assert_array_equal(first[:, 0], fastnw.pool(*arrays, kernel=kernel, bandwidth=0.2, method=method))

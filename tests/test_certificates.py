@@ -131,13 +131,13 @@ def density_holds(method: str, cloud: Cloud) -> None:
 def rows_handed_on(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """The queries that `exact` or `tails` are asked for, while the patch lasts."""
     handed: set[int] = set()
-    for steps in (exact, tails):
+    for summary in (exact.Differences, exact.Products, tails.Summary):
 
-        def counted(summary, rows, meter, accumulate=steps.accumulate):
-            handed.update(rows.tolist())
-            return accumulate(summary, rows, meter)
+        def counted(self, queries, meter, sums=summary.sums):
+            handed.update(queries.rows.tolist())
+            return sums(self, queries, meter)
 
-        monkeypatch.setattr(steps, "accumulate", counted)
+        monkeypatch.setattr(summary, "sums", counted)
     return handed
 
 

@@ -223,14 +223,15 @@ def test_choices_reach_the_sums_and_rows_add_up_whatever_comes_back(data, labels
     X, _, _, Q = data
     asked = []
 
-    run = regression.run
+    predict = regression.predict
 
-    def approximate(problem, plan, progress, means, **options):
+    def approximate(model, problem, progress, means, **options):
+        plan = model.plan
         asked.append({"method": plan.method, "backend": plan.backend, "tol": problem.tol, "n_jobs": plan.n_threads})
-        run(problem, plan, progress, means, **options)
+        predict(model, problem, progress, means, **options)
         means *= 1 + 1e-6
 
-    monkeypatch.setattr(regression, "run", approximate)
+    monkeypatch.setattr(regression, "predict", approximate)
     choices = {"method": "exact", "backend": "reference", "tol": 1e-3, "n_jobs": 1}
     p = NadarayaWatsonClassifier(**choices).fit(X, labels).predict_proba(Q)
     assert asked == [choices]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 from oracle import LONG, naive_log_density, naive_pool, naive_scaled
@@ -219,19 +218,21 @@ def test_the_bound_of_a_search(d, wider):
 
 
 PEAK = """
-import ctypes, sys
+import ctypes
+from pathlib import Path
 import numpy as np, fastnw
-d, n, m, c, jobs = map(int, sys.argv[1:6])
-h = float(sys.argv[6])
+d, n, m, c, jobs, h = {arguments}
 rng = np.random.default_rng(0)
 keys, queries, values = rng.normal(size=(n, d)), rng.normal(size=(m, d)), rng.normal(size=(n, c))
-options = {"bandwidth": h, "method": "fourier", "n_jobs": jobs}
-fastnw.pool(queries[:300], keys[:300], values[:300], **options | {"bandwidth": 0.5})
+options = dict(bandwidth=h, method="fourier", n_jobs=jobs)
+fastnw.pool(queries[:300], keys[:300], values[:300], **options | dict(bandwidth=0.5))
 out = np.zeros((m, c))
 ctypes.CDLL("libc.so.6").malloc_trim(0)
-open("/proc/self/clear_refs", "w").write("5")  # VmHWM starts anew
+with open("/proc/self/clear_refs", "w") as reset:
+    reset.write("5")  # VmHWM starts anew
 def now(name):
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) * 1024
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
 before = now("VmRSS")
 predicted = fastnw.plan(queries, keys, values, **options).bytes
 fastnw.pool(queries, keys, values, out=out, **options)
@@ -254,6 +255,5 @@ print(now("VmHWM") - before, predicted)
     ],
 )
 def test_the_predicted_bytes_are_the_peak(d, n, m, c, jobs, h):
-    arguments = [sys.executable, "-c", PEAK, *map(str, (d, n, m, c, jobs, h))]
-    peak, predicted = map(float, subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.split())
+    peak, predicted = map(float, fresh.run(PEAK.format(arguments=(d, n, m, c, jobs, h))).split())
     assert peak / 2 <= predicted <= 2 * peak

@@ -120,10 +120,8 @@ def test_tolerances_are_honoured(kernel, atol, rtol):
 @pytest.mark.parametrize("bandwidth", [0.3, np.array([0.3, 2.0]), np.array([[0.5, 0.2], [0.2, 1.0]])])
 def test_an_absolute_tolerance_becomes_relative_to_the_highest_density(monkeypatch, bandwidth):
     asked = []
-    real = density.log_density
-    monkeypatch.setattr(
-        density, "log_density", lambda problem, *a, **k: asked.append(problem.tol) or real(problem, *a, **k)
-    )
+    real = density.densities
+    monkeypatch.setattr(density, "densities", lambda *a, **k: asked.append(a[1].tol) or real(*a, **k))
     X, Q, _ = cloud(2)
     for atol, rtol in ((1e-6, 1e-3), (1e9, 0.0), (0, 0.25), (0, 0)):
         KernelDensity(bandwidth=bandwidth, atol=atol, rtol=rtol).fit(X).score_samples(Q)
@@ -134,12 +132,12 @@ def test_an_absolute_tolerance_becomes_relative_to_the_highest_density(monkeypat
 
 def test_choices_reach_the_sums(monkeypatch):
     asked = []
-    real = density.log_density
-    monkeypatch.setattr(density, "log_density", lambda *a, **k: asked.append(a[1:4]) or real(*a, **k))
+    real = density.densities
+    monkeypatch.setattr(density, "densities", lambda *a, **k: asked.append(a[0].plan) or real(*a, **k))
     X, Q, _ = cloud(2)
     choices = {"method": "exact", "backend": "reference", "n_jobs": 1}
     KernelDensity(**choices).fit(X).score_samples(Q)
-    assert asked == [tuple(choices.values())]
+    assert [(plan.method, plan.backend, plan.n_threads) for plan in asked] == [tuple(choices.values())]
 
 
 @pytest.mark.parametrize("weighted", [False, True])

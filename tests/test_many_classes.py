@@ -16,14 +16,14 @@ import fastnw
 from fastnw import NadarayaWatsonClassifier, kernels, planner
 from fastnw.bandwidth import own_classes, select
 from fastnw.core.classes import LEAST_CLASSES, MostProbable, OneHot
+from fastnw.core.driver import predict
 from fastnw.core.pack import pack_keys
 from fastnw.core.validate import trusted
 from fastnw.estimators import regression
-from fastnw.functions import run
 from fastnw.methods import exact
 from fastnw.methods.tails import method as tails
 from fastnw.methods.tree import method as tree
-from fastnw.planner import make_plan
+from fastnw.planner import make_model, make_plan
 
 CLASSES = LEAST_CLASSES + 7
 TOL = {"float64": 2e-8, "float32": 2e-4}  # twice the promise of probabilities, for the result's rounding
@@ -124,6 +124,7 @@ def test_methods_that_need_indicators_make_them_or_refuse(method, kernel, d, mon
     model.set_params(method=method)
     np.testing.assert_allclose(model.predict_proba(queries), expected, rtol=0, atol=2e-8)
     monkeypatch.setattr(planner._METHODS[method], "MOST_DENSE_BYTES", 1 << 10)
+    model.set_params(tol=2e-8)  # planned anew
     with pytest.raises(ValueError, match=f"method='{method}' cannot do this: would take .* {CLASSES} classes"):
         model.predict_proba(queries)
     model.set_params(method="auto").predict_proba(queries)
@@ -134,7 +135,7 @@ def test_many_coordinates_take_matrix_products_of_indicators():
     queries = keys[:400] + 0.01
     model = NadarayaWatsonClassifier(bandwidth=12.0, method="exact").fit(keys, labels, weights)
     problem = model._asked(queries)
-    assert exact.summarise(problem, make_plan(problem, "exact", "compiled", 2)).by_products
+    assert make_plan(problem, "exact", "compiled", 2).ladder[0].form == "products"
     norms = [np.square(points).sum(axis=1) for points in (queries, keys)]
     u2 = (norms[0][:, None] + norms[1] - 2 * queries @ keys.T) / 12.0**2
     kappa = np.exp(-(u2 - u2.min()) / 2) * weights
@@ -159,9 +160,8 @@ def test_certificates_hold(kernel, method, scale, spread, dtype):
     classes = OneHot.of(labels[:, None], [CLASSES], dtype)
     problem = trusted(keys, classes, kernels.get(kernel), 0.7, weights, None)
     problem = problem.asked(queries, kernel=problem.kernel, tol=None)
-    plan = make_plan(problem, method, "auto", 2)
     means, error = np.empty((len(queries), CLASSES), problem.dtype), np.empty(len(queries))
-    run(problem, plan, False, means, error=error)
+    predict(make_model(problem, method, "auto", 2), problem, False, means, error=error)
     indicators = np.equal.outer(labels, np.arange(CLASSES)).astype(float)
     expected, log_mass = oracle.naive_pool(queries, keys, indicators, kernel, 0.7, sample_weight=weights)
     there = np.isfinite(log_mass)
@@ -185,7 +185,7 @@ def test_the_bound_counts_additions_one_after_another():
 def test_far_tails_go_through_the_same_arithmetic(monkeypatch):
     called = []
     inner = tails.accumulate
-    monkeypatch.setattr(exact.tails, "accumulate", lambda *args: called.append(1) or inner(*args))
+    monkeypatch.setattr(tails, "accumulate", lambda *args: called.append(1) or inner(*args))
     queries, keys, labels, weights = cloud()
     far = queries * 1e6
     model = NadarayaWatsonClassifier(bandwidth=0.5, method="exact").fit(keys, labels, weights)
@@ -364,7 +364,9 @@ def test_rows_of_indicators():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of a process's memory is Linux's")
-@pytest.mark.parametrize("method", ["exact", "tree", "auto"])
+@pytest.mark.parametrize(
+    "method", ["auto", *(pytest.param(name, marks=pytest.mark.slow) for name in ("exact", "tree"))]
+)
 def test_a_hundred_thousand_classes_on_as_many_rows(method):
     """Indicators would be 80 GB; predictions of all rows in one array, too."""
     program = f"""

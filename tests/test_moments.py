@@ -9,18 +9,24 @@ from functools import cache
 import fresh
 import numpy as np
 import pytest
+from answered import answered
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import mp_pool, naive_pool
 
 import fastnw
+from fastnw import kernels
+from fastnw.core.driver import answers
+from fastnw.core.model import Queries
 from fastnw.core.validate import build
-from fastnw.methods import exact, prefix_sums
+from fastnw.methods import prefix_sums
+from fastnw.planner import make_model
 from fastnw.runtime.threads import Meter
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastnw.EmptyWindowWarning")
 
-WINDOWS, DECAYING = list(prefix_sums.WINDOWS), list(prefix_sums.DECAYING)
+WINDOWS = [name for name, kernel in kernels.built_in() if kernel.facts.window]
+DECAYING = [name for name, kernel in kernels.built_in() if kernel.facts.exponential_polynomial]
 KERNELS = WINDOWS + DECAYING
 EPS = np.finfo(np.float64).eps
 UNIT = 8 * np.finfo(np.longdouble).eps  # 16 roundings
@@ -231,9 +237,8 @@ def test_the_bound_on_a_mass_beside_the_rim(kernel):
     rng = np.random.default_rng(9)
     queries = 0.3 + 0.1 * (1 - 10.0 ** -rng.uniform(0.1, 9, 300))
     problem = build(queries[:, None], np.array([[0.3]]), None, kernel=kernel, bandwidth=0.1)
-    plan = fastnw.plan(queries[:, None], np.array([[0.3]]), kernel=kernel, bandwidth=0.1, method="moments")
-    state = prefix_sums.accumulate(prefix_sums.summarise(problem, plan), np.arange(300), Meter(False, 0, ""))
-    power, exponent = prefix_sums.WINDOWS[kernel]
+    state = next(answers(make_model(problem, "moments", "auto", None), problem, Meter(False, 0, ""))).sums
+    power, exponent = kernels.get(kernel).facts.window
     for query, mass, log, error in zip(queries, state.mass, state.shift, state.mass_error, strict=True):
         u = (Fraction(query) - Fraction(0.3)) / Fraction(0.1)
         assert abs(np.exp(log) * mass - (1 - u**power) ** exponent) <= np.exp(log) * error
@@ -329,16 +334,11 @@ def test_against_exact_at_length(kernel):
     np.testing.assert_allclose(log_mass[some], expected, rtol=0, atol=1e-11)
 
 
-def test_few_queries_reach_exact(monkeypatch):
-    handed = []
-    accumulate = exact.accumulate
-    monkeypatch.setattr(
-        exact, "accumulate", lambda s, rows, meter: handed.append(len(rows)) or accumulate(s, rows, meter)
-    )
+def test_few_queries_reach_exact():
     for kernel in KERNELS:
-        handed.clear()
         _, _, bound = pooled(*large(), kernel=kernel, bandwidth=0.05)
-        assert sum(handed) <= 1e-3 * 70_000
+        counts = answered(*large(), kernel=kernel, bandwidth=0.05, method="moments")
+        assert counts["moments"] >= (1 - 1e-3) * sum(counts.values())
         assert np.nanmax(bound) <= 1e-8 * np.ptp(large()[2])
 
 
@@ -416,11 +416,11 @@ def test_it_is_chosen_where_it_is_faster():
 def test_a_summary_answers_again():
     queries, keys, values = large()
     problem = build(queries, keys, values, kernel="epanechnikov", bandwidth=0.05)
-    plan = fastnw.plan(queries, keys, values, kernel="epanechnikov", bandwidth=0.05, method="moments")
-    summary, meter = prefix_sums.summarise(problem, plan), Meter(False, 0, "")
-    whole = prefix_sums.accumulate(summary, np.arange(len(queries)), meter)
+    model, meter = make_model(problem, "moments", "auto", None), Meter(False, 0, "")
+    summary = model.summary(model.plan.ladder[0])
+    whole = summary.sums(Queries(problem, np.arange(len(queries))), meter)
     rows = np.arange(100, 60_000, 7)
-    part = prefix_sums.accumulate(summary, rows, meter)
+    part = summary.sums(Queries(problem, rows), meter)
     np.testing.assert_array_equal(part.mass, whole.mass[rows])
     np.testing.assert_array_equal(part.total, whole.total[rows])
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastnw
+from fastnw import planner
 from fastnw.backends.compiled import backend as compiled
 from fastnw.core.plan import NOMINAL_THREADS, Refusal
 from fastnw.core.validate import build
@@ -136,8 +137,26 @@ def test_threads_shorten_all_but_what_is_serial():
                 assert max(cost.serial, alone / n_threads) * (1 - 1e-12) <= now <= last * (1 + 1e-12)
                 last = now
             if last < alone / 4:
-                shared.add(steps.__name__.rpartition(".")[2])
-    assert shared >= {"exact", "tree"}
+                shared.add(steps)
+    assert shared >= {exact, tree}
+
+
+def test_few_pairs_are_not_worth_a_comparison(monkeypatch):
+    """Where none is made, it would have chosen `exact`, too."""
+    rng, seen = np.random.default_rng(5), 0
+    for _ in range(300):
+        m, d = int(10 ** rng.uniform(0, 3)), int(rng.choice([1, 1, 2, 3, 8, 64]))
+        n = max(int(planner.FEW_PAIRS / m * rng.uniform(0.05, 1)), 1)
+        kernel = str(rng.choice(["gaussian", "epanechnikov", "laplacian", "tricube", "cauchy"]))
+        problem = build(rng.normal(size=(m, d)), rng.normal(size=(n, d)), rng.normal(size=n), kernel=kernel,
+                        bandwidth=10 ** rng.uniform(-3, 1))  # fmt: skip
+        assert make_plan(problem, "auto", "auto", None).method == "exact"
+        with monkeypatch.context() as patch:
+            patch.setattr(planner, "FEW_PAIRS", 0)
+            compared = make_plan(problem, "auto", "auto", None)
+        assert compared.method == "exact"
+        seen += "least time" in compared.reason
+    assert seen > 100
 
 
 def test_very_many_coordinates_have_a_plan():
@@ -157,7 +176,7 @@ def test_the_reason_states_times_that_agree_with_the_choice():
         n_jobs = (1, 2, 8, 16)[i % 4]
         plan = fastnw.plan(*arrays, **options, n_jobs=n_jobs)
         assert plan.reason in str(plan)
-        if "no other method can do it" in plan.reason:
+        if "no other method can do it" in plan.reason or "than a comparison of methods" in plan.reason:
             assert not times_in(plan.reason)
             continue
         compared += 1

@@ -275,7 +275,7 @@ def test_auto_takes_it_where_it_pays(monkeypatch):
     plan = fastnw.plan(queries, keys, keys[:, 0], kernel="epanechnikov", bandwidth=0.2)
     assert plan.pairs < 0.05 * 60_000 * 30_000
     assert ", exact " in plan.reason
-    monkeypatch.setattr(exact, "accumulate", None)
+    monkeypatch.setattr(exact, "sweep", None)
     f = fastnw.pool(queries, keys, keys[:, 0], kernel="epanechnikov", bandwidth=0.2, empty=0.0)
     assert np.all(np.abs(f) <= np.abs(keys[:, 0]).max())
 

@@ -207,10 +207,8 @@ def test_samples_of_a_matrix_are_as_wide_as_their_key():
 
 def test_an_absolute_tolerance_counts_the_narrowest_width(monkeypatch):
     asked = []
-    real = density.log_density
-    monkeypatch.setattr(
-        density, "log_density", lambda problem, *a, **k: asked.append(problem.tol) or real(problem, *a, **k)
-    )
+    real = density.densities
+    monkeypatch.setattr(density, "densities", lambda *a, **k: asked.append(a[1].tol) or real(*a, **k))
     X = np.array([[0.0, 0.0], [0.5, 0.0], [9.0, 0.0]])
     KernelDensity(bandwidth=NearestNeighbours(1), atol=1e-6).fit(X).score_samples(X)
     # a key of width ½ in the plane has a density of 4/2π

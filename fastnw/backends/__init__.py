@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from fastnw.backends.backend import Backend, GradientTiles
 from fastnw.backends.compiled.backend import BACKEND as COMPILED
+from fastnw.backends.cuda import interop as _interop  # noqa: F401  registers arrays on CUDA devices
 from fastnw.backends.cuda.backend import BACKEND as CUDA
 from fastnw.backends.numba.backend import BACKEND as NUMBA
 from fastnw.backends.reference import BACKEND as REFERENCE
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 NAMES = ("auto", "compiled", "numba", "cuda", "reference")
 # The fastest for arrays in the host's memory come first.

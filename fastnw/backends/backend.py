@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 
 @dataclass(frozen=True)

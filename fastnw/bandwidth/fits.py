@@ -6,8 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw.bandwidth.criteria import Fit
+from fastnw.core.driver import answers
 from fastnw.core.plan import Plan
 from fastnw.core.problem import Problem
+from fastnw.planner import model_of
 from fastnw.runtime.threads import Meter
 
 
@@ -18,20 +20,19 @@ def width(problem: Problem) -> int:
 
 def forward(problem: Problem, plan: Plan, positions: NDArray[np.intp] | None, meter: Meter) -> Fit:
     """Means in the values' own units and log masses, certified, at those keys or at all."""
-    positions = np.arange(problem.m) if positions is None else positions
-    summary = plan.steps.summarise(problem, plan)
+    count = problem.m if positions is None else len(positions)
     classes = problem.classes
-    mean, log_mass = np.empty((len(positions), width(problem))), np.empty(len(positions))
+    mean, log_mass = np.empty((count, width(problem))), np.empty(count)
     centre, half = problem.values_centre if classes is None else (0.5, 0.5)
-    step = plan.steps.panel(problem)
-    for start in range(0, len(positions), step):
-        rows = slice(start, min(start + step, len(positions)))
-        state = plan.steps.accumulate(summary, positions[rows], meter)
+    start = 0
+    for found in answers(model_of(problem, plan), problem, meter, positions):
+        state = found.sums
+        rows = slice(start, start := start + len(found.rows))
         if classes is not None:
-            totals = np.take_along_axis(state.total, classes.codes[positions[rows]].astype(np.intp), axis=1)
+            totals = np.take_along_axis(state.total, classes.codes[found.rows].astype(np.intp), axis=1)
             with np.errstate(divide="ignore", invalid="ignore"):  # NaN where empty
                 mean[rows] = 0.5 + 0.5 * (totals / state.mass[:, None])
         elif problem.c:
-            mean[rows] = centre + half * state.finalise()[0]
+            mean[rows] = centre + half * state.means()
         log_mass[rows] = state.log_mass() + problem.log_largest_weight
     return Fit(mean, log_mass)

@@ -26,7 +26,7 @@ from fastnw.core.validate import build, check_bandwidth, metric
 from fastnw.core.warnings import BandwidthWarning, caller_level
 from fastnw.gradients import sums as gradient_sums
 from fastnw.interop import frameworks
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.planner import make_plan
 from fastnw.runtime.threads import Meter, one_blas_thread
 

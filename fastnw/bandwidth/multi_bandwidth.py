@@ -7,15 +7,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fastnw import backends
 from fastnw.bandwidth.criteria import Fit
 from fastnw.bandwidth.fits import forward
 from fastnw.core import certify
-from fastnw.core.pack import KeyBlock, pack_inverse
+from fastnw.core.pack import KeyBlock, pack_inverse, pack_queries
 from fastnw.core.plan import Plan
 from fastnw.core.problem import Problem
+from fastnw.core.score_errors import ScoreErrors
 from fastnw.core.state import PoolState
 from fastnw.core.validate import metric
 from fastnw.methods import exact
+from fastnw.planner import model_of
 from fastnw.runtime.threads import Meter, check_stop, run
 
 FLOAT64 = np.dtype(np.float64)
@@ -29,12 +32,12 @@ def fits(problem: Problem, plan: Plan, factors: Sequence[float], meter: Meter) -
     states = [PoolState.empty(problem.n, problem.c) for _ in factors]
     for first in range(0, len(factors), MOST):
         _sum(problem, plan, factors[first : first + MOST], states[first : first + MOST], meter)
-    summary = exact.summarise(problem, plan)
-    error = summary.score_error(summary.queries(slice(None), FLOAT64), FLOAT64)
+    backend, error = backends.get(plan.backend), ScoreErrors(problem).of(pack_queries(problem, slice(None), FLOAT64))
     found = []
     for mine, state in zip(problems, states, strict=True):
-        sums = certify.certified(mine, state, certify.error_of_weights(mine, plan.tiles, error, state), FLOAT64)
-        mean, log_mass = sums.finalise()[0], sums.log_mass() + mine.log_largest_weight
+        of_weights = certify.error_of_weights(mine, backend, error, state)
+        sums = certify.Rounding(mine, FLOAT64).certified(state, of_weights)
+        mean, log_mass = sums.means(), sums.log_mass() + mine.log_largest_weight
         centre, half = mine.values_centre
         fit = Fit(centre + half * mean if mine.c else mean, log_mass)
         again = np.flatnonzero(~certify.accurate(mine, sums, mine.promise))
@@ -49,15 +52,14 @@ def _sum(problem: Problem, plan: Plan, factors: Sequence[float], states: Sequenc
     """Add all keys' sums to the states, panel by panel of queries."""
     profiles = [(problem.kernel, 1.0 / factor) for factor in factors]
     shape, inverse = exact.layout(problem, problem.n, FLOAT64), pack_inverse(problem, FLOAT64)
-    summary = exact.summarise(problem, plan)
-    queries = summary.queries(slice(None), FLOAT64)
-    error = summary.score_error(queries, FLOAT64)
+    keys, queries = exact.keys_of(model_of(problem, plan)), pack_queries(problem, slice(None), FLOAT64)
+    error = keys.errors.of(queries)
     if not problem.kernel.works_on_logs:
         for state in states:
             state.shift[:] = 0.0
-    room = summary.room(shape, FLOAT64)
+    buffer = keys.buffer(shape, FLOAT64)
     for start in range(0, problem.n, shape.span * shape.block):
-        blocks = summary.span(shape, start, FLOAT64, room)
+        blocks = keys.span(shape, start, FLOAT64, buffer)
 
         def task(i: int, blocks: list[KeyBlock] = blocks) -> float:
             rows = slice(i * TILE, min((i + 1) * TILE, problem.n))
@@ -65,7 +67,7 @@ def _sum(problem: Problem, plan: Plan, factors: Sequence[float], states: Sequenc
             for block in blocks:
                 check_stop()
                 own = np.arange(rows.start, rows.stop) - block.start if problem.exclude_self else None
-                plan.tiles.sum_several(profiles, queries[rows], block, inverse, own, mine, error[rows])
+                keys.backend.sum_several(profiles, queries[rows], block, inverse, own, mine, error[rows])
             return 0.0
 
         threads = plan.n_threads if problem.n**2 > exact.SERIAL_PAIRS else 1

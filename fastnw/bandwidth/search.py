@@ -12,7 +12,7 @@ import numpy as np
 from scipy import optimize
 
 from fastnw.bandwidth.criteria import INFINITE, Criterion, Floats, Loss, Sample
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.threads import one_blas_thread
 
 STEP = 1.6  # of the scan's bandwidths
@@ -159,7 +159,9 @@ def line(objective: Objective, unit: Floats) -> list[tuple[float, float]]:
 
 def has_kinks(objective: Objective) -> bool:
     """Whether the line has to be looked at closely."""
-    return len(objective.sample.values) <= FEW and (objective.kernel.support is not None or objective.kernel.is_rough)
+    return len(objective.sample.values) <= FEW and (
+        objective.kernel.support is not None or objective.kernel.needs_pair_bounds
+    )
 
 
 def closely(objective: Objective, unit: Floats, places: list[tuple[float, float]]) -> tuple[list[float], float]:
@@ -247,7 +249,7 @@ def zoom(objective: Objective, directions: Directions, start: Floats, width: flo
 
 def is_smooth(kernel: Kernel) -> bool:
     """Whether the loss has a derivative to go by: not where κ is flat but for a jump."""
-    return not kernel.is_rough and kernel.name != "boxcar"
+    return not kernel.needs_pair_bounds and not kernel.facts.discontinuous
 
 
 def minima(places: list[tuple[float, float]]) -> list[tuple[float, float]]:

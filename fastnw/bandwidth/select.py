@@ -28,7 +28,7 @@ from fastnw.core.validate import build, check_bandwidth
 from fastnw.core.warnings import BandwidthWarning, caller_level
 from fastnw.interop import dataframes, frameworks
 from fastnw.kernels import integrals
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.threads import PROGRESS_AFTER, Meter
 
 CRITERIA = ("loo", "aicc", "log_loss", *RULES)

@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw import backends
 from fastnw.bandwidth.criteria import Fit, Floats, Loss
+from fastnw.bandwidth.fits import forward
 from fastnw.bandwidth.sums import Summed, cotangents, mass_cotangents
 from fastnw.core.pack import normalised_values
 from fastnw.core.plan import Plan
@@ -29,8 +31,7 @@ from fastnw.core.validate import metric
 from fastnw.gradients import sums as gradient_sums
 from fastnw.methods.fourier import method as fourier
 from fastnw.methods.fourier import nufft_error
-from fastnw.methods.tree import method as tree
-from fastnw.planner import make_plan
+from fastnw.planner import ladder, make_plan
 from fastnw.runtime.threads import Meter, run
 
 Modes = NDArray[np.complex128]
@@ -69,7 +70,7 @@ class Part:
 def seconds(problem: Problem, h: Floats, with_gradient: bool) -> float:
     """Predicted, on one thread, for a loss at bandwidths h (d,), with the making of its level where that is likely to
     serve few; ∞ where there is none."""
-    if problem.d > fourier.MOST_D or problem.kernel.facts is None or problem.kernel.name != "gaussian":
+    if problem.d > fourier.MOST_D or not problem.kernel.facts.has_spectrum:
         return math.inf
     if problem.metric.cholesky is not None or problem.key_scale is not None or problem.classes is not None:
         return math.inf
@@ -346,10 +347,10 @@ class Spectrum:
     def _directly(self, problem: Problem, positions: NDArray[np.intp]) -> Fit:
         """Means and log masses at some keys from single pairs."""
         if len(positions) * problem.n > FEW_PAIRS:
-            state = tree.Next(problem, self.plan).accumulate(positions, self.meter)
-            centre, half = problem.values_centre
-            mean = centre + half * state.finalise()[0] if problem.c else np.empty((len(positions), 0))
-            return Fit(mean, state.log_mass() + problem.log_largest_weight)
+            plan = replace(
+                self.plan, ladder=ladder(problem, "fourier", backends.get(self.plan.backend), np.dtype(np.float64))[1:]
+            )
+            return forward(problem, plan, positions, self.meter)
         return _by_numpy(problem, positions)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fastnw import backends
 from fastnw.bandwidth import multi_bandwidth
 from fastnw.bandwidth.criteria import Fit, Floats, Loss
 from fastnw.bandwidth.fits import forward
@@ -85,7 +86,7 @@ class Sums:
             not self._has_slopes
             or problem.c > 1
             or any(plan.method != "exact" for plan in plans)
-            or plans[0].tiles.sweep is not None
+            or backends.get(plans[0].backend).sweep is not None
         ):
             return None
         factors = [float(h[0] / bandwidths[-1][0]) for h in bandwidths]

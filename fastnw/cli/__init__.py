@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fastnw import __version__
+from fastnw._version import __version__
 
 COMMANDS = {
     "demo": ("fastnw.demo", "what fastnw does, on four tasks: a table, CSV files, pictures"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
 from fastnw.runtime._constants import EXP_CLAMP_NATS, LOG2_NEARER_KEY, MAX_STRIP_KEYS
-
-if TYPE_CHECKING:
-    from fastnw.methods.tree.bands import Band
 
 FLOAT64 = np.dtype(np.float64)
 LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and κ may vanish
@@ -25,47 +22,71 @@ SEQUENTIAL = {np.dtype(np.float32): MAX_STRIP_KEYS // 4 + 8, np.dtype(np.float64
 CLAMP = {np.dtype(name): nats for name, nats in EXP_CLAMP_NATS.items()}  # exp stops at e^-CLAMP
 
 
-def certified(
-    problem: Problem,
-    state: PoolState,
-    error: NDArray[np.float64],
-    dtype: np.dtype[Any],
-    spread: float = 1.0,
-    as_written: bool = False,
-    band: Band | None = None,
-) -> PoolState:
-    """The state with bounds on the rounding of its sums.
+class Rounding:
+    """What rounding may do to the sums over all keys of a problem in one compute type, or over some of them.
 
-    `error` (m,) is that of κ where tiles do not bound it; values lie within [−spread, spread]; `as_written`: see
-    `Kernel.rounding`; `band`: the keys that were summed, if not all, and the units of their weights.
+    Parameters
+    ----------
+    problem : Problem
+    dtype : dtype
+    as_written : bool
+        Whether NumPy computes the kernel's formula: see `Kernel.rounding`.
+    least_weight, total_weight : float, optional
+        Smallest and summed weight of the keys that were summed, if those are not all, in the units of their state.
     """
-    least_weight = problem.least_weight if band is None else band.least
-    total_weight = problem.total_weight if band is None else band.total
-    unit = float(np.finfo(dtype).eps) / 2
-    own_relative, own_absolute = problem.kernel.rounding(dtype, as_written)
-    relative = (SEQUENTIAL[dtype] + 12) * unit + own_relative + error
-    with np.errstate(all="ignore"):
-        if problem.kernel.works_on_logs:
-            # what exp adds below its clamp, with the polynomials of the Matérn kernels
-            clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2 * (1 + np.abs(state.shift)) ** 2
-            relative += clamped / state.mass
-        lost: Any = _vanished(problem, dtype, least_weight)
-        if lost and problem.kernel.facts is None and problem.kernel.works_on_logs:
-            # the shift is that of keys whose weights are left, and a lost one may be much nearer
-            lost = lost * np.exp(np.maximum(problem.kernel.steepness[2] - state.shift, 0.0))
-        mass_error = state.mass_error + relative * state.mass + lost
-        if own_absolute:
-            counted = True if problem.kernel.support is None else state.mass > 0  # an empty window stays empty
-            mass_error = mass_error + np.where(counted, own_absolute * total_weight, 0.0)
-        total_error = mass_error + ((spread - 1) * (SEQUENTIAL[dtype] + 12) + 4 * spread) * unit * state.mass
-        total_error += state.total_error  # that of classes
-    return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
+
+    def __init__(
+        self,
+        problem: Problem,
+        dtype: np.dtype[Any],
+        *,
+        as_written: bool = False,
+        least_weight: float | None = None,
+        total_weight: float | None = None,
+    ) -> None:
+        kernel, unit = problem.kernel, float(np.finfo(dtype).eps) / 2
+        own_relative, own_absolute = kernel.rounding(dtype, as_written)
+        self.kernel, self.unit = kernel, unit
+        self.of_sums = (SEQUENTIAL[dtype] + 12) * unit
+        self.relative = self.of_sums + own_relative
+        self.absolute = own_absolute * (problem.total_weight if total_weight is None else total_weight)
+        # what exp adds below its clamp, with the polynomials of the Matérn kernels
+        self.clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2
+        self.lost = _vanished(problem, dtype, problem.least_weight if least_weight is None else least_weight)
+        users = not kernel.facts.built_in
+        self.log_peak = kernel.log_sensitivity[2] if self.lost and users and kernel.works_on_logs else None
+
+    def certified(self, state: PoolState, error: Any, spread: float = 1.0) -> PoolState:
+        """The state with bounds on the rounding of its sums.
+
+        Parameters
+        ----------
+        state : PoolState
+        error : (m,) float64
+            Bound on the relative error of κ where tiles do not bound it themselves.
+        spread : float
+            Values lie within [−spread, spread].
+        """
+        relative: Any = self.relative + error
+        lost: Any = self.lost
+        with np.errstate(all="ignore"):
+            if self.kernel.works_on_logs:
+                relative = relative + self.clamped * (1 + np.abs(state.shift)) ** 2 / state.mass
+            if self.log_peak is not None:
+                # the shift is that of keys whose weights are left, and a lost one may be much nearer
+                lost = lost * np.exp(np.maximum(self.log_peak - state.shift, 0.0))
+            mass_error = state.mass_error + relative * state.mass + lost
+            if self.absolute:
+                counted = True if self.kernel.support is None else state.mass > 0  # an empty window stays empty
+                mass_error = mass_error + np.where(counted, self.absolute, 0.0)
+            total_error = mass_error + ((spread - 1) * self.of_sums + 4 * spread * self.unit) * state.mass
+            total_error += state.total_error  # that of classes
+        return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
 
 
 def _vanished(problem: Problem, dtype: np.dtype[Any], least_weight: float) -> float:
     """Bound on terms that are lost, or lose digits, below the smallest normal number."""
-    facts = problem.kernel.facts
-    slow = facts is not None and facts.log_ratio is not None and not problem.kernel.works_on_logs  # κ ~ 1/u²
+    slow = problem.kernel.facts.heavy_tailed
     lost = float(np.finfo(dtype).tiny) if slow or least_weight < LEAST_WEIGHT else 0.0
     if slow and dtype == np.float64:
         lost = LOST_SLOWLY
@@ -74,11 +95,17 @@ def _vanished(problem: Problem, dtype: np.dtype[Any], least_weight: float) -> fl
     return problem.n * lost
 
 
-def accurate(problem: Problem, state: PoolState, limit: Any) -> NDArray[np.bool_]:
-    bound = np.where(state.is_empty, 0.0, state.bound() / 2) if problem.c else 0.0
+def accurate(
+    problem: Problem, state: PoolState, limit: Any, bound: NDArray[np.float64] | None = None
+) -> NDArray[np.bool_]:
+    """(m,) Whether masses and means keep the limit, a number or (m,); `bound`: the state's, if it is known."""
+    relative = state.relative_mass_error()
+    if problem.c:
+        bound = state.bound() if bound is None else bound
+        relative = np.fmax(relative, bound / 2)  # NaN where empty
     # No mass: certainly empty only if no key of a compact kernel is near its edge. Else it may have underflowed.
     lost = state.is_empty & ((problem.kernel.support is None) | ~(state.mass_error <= 0))
-    return (np.maximum(state.relative_mass_error(), bound) <= limit) & ~lost
+    return (relative <= limit) & ~lost
 
 
 def error_of_weights(
@@ -95,7 +122,7 @@ def exponent_error(
 ) -> NDArray[np.float64]:
     """(rows,) Bound on the weights' mean relative error, from the error of u².
 
-    The relative error of κ is at most a + b·(−log κ) times that of u² (`Kernel.steepness`), and since the
+    The relative error of κ is at most a + b·(−log κ) times that of u² (`Kernel.log_sensitivity`), and since the
     Kullback–Leibler divergence of the weights from w/W, W = Σ w, is not negative, the mean of −log κ over the weights
     is at most log(W/mass). So the bound needs no further sum. An absolute error of u, as of whitened coordinates, is
     multiplied by |d log κ/du|: of the built-in kernels at most √5 or, of the Gaussian, u, whose mean square over the
@@ -103,7 +130,7 @@ def exponent_error(
     """
     if problem.kernel.inner_product:
         return error
-    log_peak = problem.kernel.steepness[2]
+    log_peak = problem.kernel.log_sensitivity[2]
     depth = np.maximum(math.log(problem.total_weight or 1.0) + log_peak - log_mass, 0.0)
     return nats(problem, error, depth, dtype)
 
@@ -112,9 +139,9 @@ def nats(
     problem: Problem, error: NDArray[np.float64], depth: NDArray[np.float64], dtype: np.dtype[Any] = FLOAT64
 ) -> NDArray[np.float64]:
     """(rows,) Bound on the error of log κ of keys that lie, in the mean, so deep below the kernel's peak."""
-    facts, (a, b, _) = problem.kernel.facts, problem.kernel.steepness
+    facts, (a, b, _) = problem.kernel.facts, problem.kernel.log_sensitivity
     with np.errstate(over="ignore", invalid="ignore"):  # such a query goes to `tails`
-        if problem.metric.factor is not None and facts is not None and b:
+        if problem.metric.factor is not None and facts.built_in and b:
             relative = relative_error(problem, dtype)
             apart = np.maximum(error - relative, 0.0) / 2
             return relative * (a + b * depth) + apart * (math.sqrt(5.0) + np.sqrt(2 * depth))

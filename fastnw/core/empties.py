@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +12,9 @@ from numpy.typing import NDArray
 
 from fastnw.core.array import DeviceRows
 from fastnw.core.pack import normalised_values
-from fastnw.core.plan import Plan
 from fastnw.core.problem import Problem, row_blocks
 from fastnw.core.validate import Empty
 from fastnw.core.warnings import EmptyWindowWarning, caller_level
-from fastnw.methods.nearest.search import nearest
-from fastnw.runtime.threads import Meter
 
 
 @dataclass
@@ -39,19 +37,17 @@ class Tally:
 
 def fill(
     problem: Problem,
-    plan: Plan,
     mean: NDArray[Any] | DeviceRows,
     rows: NDArray[np.intp],
     empty: Empty,
-    meter: Meter,
-    pairs: float,
+    nearest: Callable[[NDArray[np.intp]], NDArray[np.intp]],
 ) -> None:
-    """Put what `empty` asks for into those rows of `mean` (m, c); `pairs` is what a search for keys adds to the
-    meter."""
+    """Put what `empty` asks for into those rows of `mean` (m, c); `nearest` finds the positions of their nearest keys,
+    −1 where there is none."""
     if empty == "mean":
         mean[rows] = _overall_mean(problem)
     elif empty == "nearest":
-        at = nearest(problem, plan, rows, meter, pairs)
+        at = nearest(rows)
         mean[rows] = np.where((at >= 0)[:, None], problem.values[at], np.nan)
     else:
         mean[rows] = empty if isinstance(empty, float) else np.nan

@@ -117,6 +117,8 @@ def pack_queries(problem: Problem, rows: Rows, dtype: Any) -> Array:
 
 def readable(array: Array, dtype: Any) -> Array:
     """The array if compiled code can read it, else a copy: `ascontiguousarray` lets unaligned ones pass; C does not."""
+    if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
+        return array
     return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
 
 
@@ -201,9 +203,9 @@ def keys_there(problem: Problem) -> DeviceArray:
     assert isinstance(problem.keys, DeviceArray)
     if problem.metric.cholesky is None:
         return problem.keys
-    if "whitened" not in problem.kept:
-        problem.kept["whitened"] = _whitened_there(problem, problem.keys)
-    return problem.kept["whitened"]
+    if problem.of_metric.whitened is None:
+        problem.of_metric.whitened = _whitened_there(problem, problem.keys)
+    return problem.of_metric.whitened
 
 
 def _whitened_there(problem: Problem, points: DeviceArray) -> DeviceArray:

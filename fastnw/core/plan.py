@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -60,6 +59,31 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Rung:
+    """A method in a precision: one step of the ladder that queries go down until a bound keeps the promise.
+
+    Attributes
+    ----------
+    method : str
+    form : str
+        How the method sums, where it can do so in more than one way: for "exact", "differences", "products",
+        "reference" or "presence"; for "tree", "if fast" leaves few queries to other rungs.
+    precision : str
+        "float32", "float64" or "double-double".
+    rank : float
+        A query that a rung leaves uncertified goes on to the next rung of a higher rank.
+    """
+
+    method: str
+    form: str = ""
+    precision: str = "float64"
+    rank: float = 0.0
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.method, self.form, f"({self.precision})") if part)
+
+
+@dataclass(frozen=True)
 class Plan:
     """What will be done; ``str()`` explains it.
 
@@ -87,8 +111,7 @@ class Plan:
     shape: tuple[int, int, int, int]  # m, n, d, c
     kernel: str
     dtype: np.dtype[Any]  # compute type of the first pass
-    steps: ModuleType = field(repr=False)  # of the method
-    tiles: Any = field(repr=False)  # of the backend
+    ladder: tuple[Rung, ...] = field(default=(), repr=False)  # in the order in which rungs are tried
 
     def __str__(self) -> str:
         m, n, d, c = self.shape

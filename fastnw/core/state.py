@@ -83,8 +83,8 @@ class PoolState:
 
     def log_mass(self) -> Floats:
         """(m,) log Σ w κ; −inf where empty."""
-        with np.errstate(divide="ignore"):
-            return np.where(self.mass > 0, self.shift + np.log(np.maximum(self.mass, 0.0)), -np.inf)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.shift + np.log(np.maximum(self.mass, 0.0))
 
     def relative_mass_error(self) -> Floats:
         """(m,) Bound on the relative error of the mass: 0 where empty, inf where the bound says nothing."""

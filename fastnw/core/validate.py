@@ -14,10 +14,11 @@ from fastnw.core.classes import OneHot
 from fastnw.core.precision import check_losses
 from fastnw.core.problem import Array, Floats, Metric, Problem, result_dtype, row_blocks
 from fastnw.interop import dataframes, frameworks
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 Empty = str | float
 
+SMALL_SIZE = 1 << 13  # numbers of which a mask is made at once
 EMPTY_POLICIES = ("nan", "raise", "nearest", "mean")
 
 
@@ -222,6 +223,8 @@ def _numeric(array: Any, name: str) -> Any:
 
 def _check_finite(array: Array, name: str) -> None:
     if array.dtype.kind != "f":
+        return
+    if isinstance(array, np.ndarray) and array.size <= SMALL_SIZE and np.isfinite(array).all():
         return
     if isinstance(array, DeviceArray):
         extremes = [array.extremes] if len(array) else []

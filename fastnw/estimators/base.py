@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Hashable
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -12,21 +14,29 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, check_non_negative, validate_data
 
-import fastnw
 from fastnw import bandwidth, kernels
+from fastnw._version import __version__
 from fastnw.bandwidth.adaptive import Abramson, NearestNeighbours
 from fastnw.core.classes import OneHot
+from fastnw.core.model import Model
+from fastnw.core.plan import Plan
 from fastnw.core.precision import check_losses
+from fastnw.core.problem import Problem
 from fastnw.core.validate import check_bandwidth, trusted
 from fastnw.core.warnings import VersionWarning, caller_level
 from fastnw.interop.dataframes import as_known
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.methods import NAMES
-from fastnw.planner import make_plan
+from fastnw.planner import make_plan, model_of
+from fastnw.runtime.hardware import n_threads
 from fastnw.runtime.threads import Meter
 
 FLOATS = [np.float64, np.float32]
 VERSION = "_fastnw_version"  # in a pickle's state; scikit-learn keeps its own for its own classes only
+
+MOST_PLANNED = 10**6  # queries up to which a plan serves all calls of the same order of magnitude
+SMALL_SIZE = 1 << 16  # numbers in queries up to which one look at them is faster than the checks of scikit-learn
+MOST_MODELS = 8  # kept at a time: one for each kernel, tolerance, type and backend that predictions have asked for
 
 # Names of kernels, methods and backends are left to the functions that know them: their errors say more.
 COMMON_CONSTRAINTS: dict[str, Any] = {
@@ -111,8 +121,8 @@ class KernelEstimator(BaseEstimator):
             by_volume=self._by_volume and self.key_scale_ is not None,
         )
         problem = self._problem
-        _ = problem.values_centre, problem.least_weight, problem.total_weight, problem.key_scale_range
-        self._problem = problem.prepared_for(frozenset(getattr(self, "_prepared", ())))
+        _ = problem.largest_half, problem.least_weight, problem.total_weight, problem.key_scale_range
+        self._keep(problem.prepared_for(frozenset(getattr(self, "_prepared", ()))))
 
     def _prepare(self, tol: float | None) -> None:
         """Make what two methods keep of the keys, which may be the same: the one for as many queries, and the one for a
@@ -122,22 +132,57 @@ class KernelEstimator(BaseEstimator):
         single = self._problem.prepared_for(frozenset(NAMES)).asked(self._keys[:1], kernel=kernel, tol=tol)
         plans = [make_plan(problem, self.method, self.backend, self.n_jobs) for problem in (many, single)]
         self._prepared = sorted({plan.method for plan in plans})
-        self._problem = self._problem.prepared_for(frozenset(self._prepared))
+        self._keep(self._problem.prepared_for(frozenset(self._prepared)))
+        problem = self._problem.asked(self._keys, kernel=kernel, tol=tol)
         for plan in plans:
-            problem = self._problem.asked(self._keys, kernel=kernel, tol=tol)
-            plan.steps.summarise(problem, plan).prepare(Meter(False, 0, ""))
+            model = self._kept_model(problem, plan)
+            model.summary(plan.ladder[0]).prepare(Meter(False, 0, ""))
+
+    def _keep(self, problem: Problem) -> None:
+        self._problem = problem
+        self._plans: dict[Hashable, Plan] = {}
+        self._models: dict[Hashable, Model] = {}
+
+    def _model(self, problem: Problem) -> Model:
+        """The kept model for a problem with this estimator's keys, planned once for each order of magnitude of m.
+
+        Parameters are read now, as scikit-learn's are.
+        """
+        size = 10 ** math.ceil(math.log10(max(problem.m, 1)))
+        if size > MOST_PLANNED:
+            return self._kept_model(problem, make_plan(problem, self.method, self.backend, self.n_jobs))
+        call = (problem.kernel, problem.tol, problem.dtype, self.method, self.backend, n_threads(self.n_jobs), size)
+        if call not in self._plans:
+            keys = self._keys[np.arange(size) % len(self._keys)].astype(problem.queries.dtype, copy=False)
+            like = problem.asked(keys, kernel=problem.kernel, tol=problem.tol)
+            self._plans[call] = make_plan(like, self.method, self.backend, self.n_jobs)
+        return self._kept_model(problem, self._plans[call])
+
+    def _kept_model(self, problem: Problem, plan: Plan) -> Model:
+        key = (problem.kernel, problem.tol, problem.dtype, plan.backend, plan.dtype, plan.n_threads)
+        if key not in self._models:
+            if len(self._models) >= MOST_MODELS:  # of parameters that have been set since
+                self._models.clear()
+            none = np.empty((0, problem.d), problem.queries.dtype)  # a view would keep the queries
+            alone = problem.asked(none, kernel=problem.kernel, tol=problem.tol)
+            self._models[key] = model_of(alone, plan)
+        return self._models[key].with_plan(plan)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in super().__getstate__().items() if name != "_problem"}
-        return {**state, VERSION: fastnw.__version__}
+        state = {
+            name: value
+            for name, value in super().__getstate__().items()
+            if name not in ("_problem", "_models", "_plans")
+        }
+        return {**state, VERSION: __version__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         written = state.pop(VERSION, "without a number")
-        if written != fastnw.__version__:
+        if written != __version__:
             warnings.warn(
                 f"This {type(self).__name__} was pickled by version {written} of fastnw and is read by version "
-                f"{fastnw.__version__}: it may fail, or predict something else. Fit it again, or keep models with "
+                f"{__version__}: it may fail, or predict something else. Fit it again, or keep models with "
                 "fastnw.save, whose files later versions read.",
                 VersionWarning,
                 stacklevel=caller_level(),
@@ -147,6 +192,8 @@ class KernelEstimator(BaseEstimator):
             self._remember()
 
     def _check_queries(self, X: Any) -> np.ndarray:
+        if _is_checked(X, self.__dict__):
+            return X
         check_is_fitted(self)
         check_losses(X=X)
         X = as_known(X)
@@ -160,3 +207,18 @@ def _checked_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray:
     if not np.any(weights):  # scikit-learn checks this itself from 1.8 on
         raise ValueError("Sample weights must contain at least one non-zero number.")
     return weights
+
+
+def _is_checked(X: Any, fitted: dict[str, Any]) -> bool:
+    """Whether there is nothing that scikit-learn's checks, which take 60 µs and more, could complain of or convert."""
+    return (
+        type(X) is np.ndarray
+        and X.ndim == 2
+        and X.dtype.char in "fd"
+        and X.dtype.isnative
+        and 0 < X.size <= SMALL_SIZE
+        and X.shape[1] == fitted.get("n_features_in_")
+        and "feature_names_in_" not in fitted
+        and "_problem" in fitted
+        and bool(np.isfinite(X).all())
+    )

@@ -17,10 +17,10 @@ from fastnw.bandwidth.rules import RULES
 from fastnw.core.precision import check_losses
 from fastnw.core.validate import check_tol
 from fastnw.estimators.base import COMMON_CONSTRAINTS, FLOATS, KernelEstimator
-from fastnw.functions import log_density
+from fastnw.functions import densities
 from fastnw.interop.dataframes import as_known
 from fastnw.kernels import integrals
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 
 class KernelDensity(KernelEstimator):
@@ -165,7 +165,7 @@ class KernelDensity(KernelEstimator):
         X = self._check_queries(X)
         tol = check_tol(self._relative_tolerance())
         problem = self._problem.asked(X, kernel=kernels.get(self.kernel), tol=tol)
-        return log_density(problem, self.method, self.backend, self.n_jobs, progress=None, log=True)
+        return densities(self._model(problem), problem, progress=None, log=True)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Total log-likelihood.

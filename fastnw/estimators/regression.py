@@ -15,16 +15,16 @@ from sklearn.utils.validation import validate_data
 
 from fastnw import kernels
 from fastnw.core.classes import LEAST_CLASSES, MostProbable, OneHot, shares
+from fastnw.core.driver import predict
 from fastnw.core.precision import check_losses
 from fastnw.core.problem import Problem
 from fastnw.core.validate import check_empty, check_tol
 from fastnw.core.warnings import EmptyWindowWarning
 from fastnw.estimators.base import COMMON_CONSTRAINTS, FLOATS, KernelEstimator
 from fastnw.estimators.density import KernelDensity
-from fastnw.functions import pooled, run
+from fastnw.functions import pooled
 from fastnw.interop.dataframes import as_known
-from fastnw.kernels.registry import Kernel
-from fastnw.planner import make_plan
+from fastnw.kernels.kernel import Kernel
 
 __all__ = ["KernelDensity", "NadarayaWatsonClassifier", "NadarayaWatsonRegressor"]
 
@@ -69,7 +69,7 @@ class _NadarayaWatson(MultiOutputMixin, KernelEstimator):
         """Results of `pooled` at checked queries; parameters are read now, as scikit-learn's are."""
         problem = self._asked(X)
         empty = check_empty(self.empty if empty is None else empty)
-        return pooled(problem, self.method, self.backend, self.n_jobs, flat=flat, empty=empty, return_mass=return_mass)
+        return pooled(self._model(problem), problem, flat=flat, empty=empty, return_mass=return_mass)
 
 
 class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
@@ -301,9 +301,15 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
 
     def _put_probabilities(self, problem: Problem, means: Any) -> None:
         """Put the classes' shares of all outputs, side by side, into `means` (m, c)."""
-        plan = make_plan(problem, self.method, self.backend, self.n_jobs)
         log_mass = np.empty(problem.m, problem.dtype)
-        run(problem, plan, None, means, empty="mean" if self.empty == "nan" else self.empty, log_mass=log_mass)
+        predict(
+            self._model(problem),
+            problem,
+            None,
+            means,
+            empty="mean" if self.empty == "nan" else self.empty,
+            log_mass=log_mass,
+        )
         if self.empty == "nan":
             _warn_of_priors(np.flatnonzero(np.isneginf(log_mass)), problem.m)
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw import functions
+from fastnw.core.driver import predict
 from fastnw.core.problem import Metric, Problem
 from fastnw.core.validate import build
 from fastnw.gradients.sums import QuerySums, by_key, by_query
-from fastnw.kernels.registry import Kernel
-from fastnw.planner import make_plan
+from fastnw.kernels.kernel import Kernel
+from fastnw.planner import make_model
 from fastnw.runtime.hardware import n_threads as threads_for
 from fastnw.runtime.threads import Meter
 
@@ -52,9 +52,9 @@ class Choices:
 def forward(choices: Choices, inputs: Sequence[Any]) -> tuple[Array, Floats]:
     """Means as `fastnw.pool` gives them, and log Σ w κ (m,) in float64; `inputs` as in `INPUTS`."""
     problem = choices.problem(inputs)
-    plan = make_plan(problem, choices.method, choices.backend, choices.n_jobs)
+    model = make_model(problem, choices.method, choices.backend, choices.n_jobs)
     mean, log_mass = np.empty((problem.m, problem.c), problem.dtype), np.empty(problem.m)
-    functions.run(problem, plan, None, mean, empty="nan", log_mass=log_mass)
+    predict(model, problem, None, mean, empty="nan", log_mass=log_mass)
     return mean.reshape(problem.m, *np.shape(inputs[2])[1:]), log_mass
 
 

@@ -26,7 +26,7 @@ from fastnw.arithmetic import doubledouble as dd
 from fastnw.core.pack import pack_queries
 from fastnw.core.problem import Problem
 from fastnw.gradients.forces import Forces, forces, power_of_slope
-from fastnw.methods import exact
+from fastnw.methods.scoring import Scoring
 from fastnw.methods.tails import method as tails
 from fastnw.methods.tails.leading_key import LOWEST, SLICE, View, edge_distances, lead, log_weights
 from fastnw.planner import make_plan
@@ -42,8 +42,7 @@ REACH = 760.0  # nats below the leading key from which on a weight is 0 in float
 FAR = 1e-8  # bound on the relative error of a weight from which on float64 exponents do not do
 # −log of the mean κ from which on they do not do either: gradients cancel to 1/u² of their terms, of which those that
 # decay like e^−u leave eight digits at u = 2,000.
-DEPTHS = {"gaussian": 2e4, "dot": 2e4, "cauchy": 23.0}
-DEPTH = 2e3
+DEPTH, DEPTH_OF_QUADRATIC_FORMS, DEPTH_OF_HEAVY_TAILS = 2e3, 2e4, 23.0
 BATCH = 1 << 22  # pairs scored at a time, or one query's
 NEAR_EDGE = 1e-6  # 1 − u² below which less than ten of its digits are left
 
@@ -51,26 +50,27 @@ NEAR_EDGE = 1e-6  # 1 − u² below which less than ten of its digits are left
 def are_far(problem: Problem, positions: Rows, log_mass: Floats) -> NDArray[np.bool_]:
     """(p,) Which of the queries at `positions` are to be summed here."""
     kernel = problem.kernel
-    if kernel.facts is None or not tails.known(kernel):
+    if not tails.known(kernel):
         return np.zeros(len(positions), bool)
     relative = log_mass - problem.log_largest_weight
     if kernel.facts.log_ratio is None:
         assert kernel.facts.edge is not None
         return np.exp(relative) < 8 * float(kernel.facts.edge(np.full(1, NEAR_EDGE))[0])
-    nats, limit = depth(problem, log_mass), DEPTHS.get(kernel.name, DEPTH)
+    limit = DEPTH_OF_QUADRATIC_FORMS if kernel.facts.quadratic_form else DEPTH
+    nats, limit = depth(problem, log_mass), DEPTH_OF_HEAVY_TAILS if kernel.facts.heavy_tailed else limit
     if not kernel.inner_product and problem.metric.cholesky is None:
         return nats > limit
-    queries, summary = pack_queries(problem, positions, np.float64), _summary(problem)
-    error = summary.score_error(queries, np.dtype(np.float64))
+    queries, scoring = pack_queries(problem, positions, np.float64), _scoring(problem)
+    error = scoring.score_error(queries, np.dtype(np.float64))
     if kernel.inner_product:  # its terms may be large where their sum is not
         return ~((error <= FAR) & (error <= limit * (problem.d + 4) * 2.0**-53))
     if kernel.works_on_logs:
-        error = summary.nats(queries, np.maximum(nats, 0.0))
+        error = scoring.nats(queries, np.maximum(nats, 0.0))
     return (nats > limit) | ~(error <= FAR)
 
 
-def _summary(problem: Problem) -> exact.Summary:
-    return exact.Summary(problem, make_plan(problem, "exact", "auto", 1))
+def _scoring(problem: Problem) -> Scoring:
+    return Scoring.of(problem, make_plan(problem, "exact", "auto", 1))
 
 
 def depth(problem: Problem, log_mass: Floats) -> Floats:
@@ -203,16 +203,16 @@ def _difference(one: dd.Pair, other: dd.Pair) -> Floats:
 def _pairs(problem: Problem, positions: Rows, rows: Rows, without_weights: bool) -> Iterator[Pairs]:
     """The pairs of one query after another; none for an empty window."""
     bare = replace(problem, weights=None, by_volume=False)  # κ by itself
-    summary = _summary(bare)
+    scoring = _scoring(bare)
     view, weights = View.of(bare), log_weights(problem, slice(None))
     batch = max(BATCH // problem.n, 1)
     for start in range(0, len(rows), batch):
         some = rows[start : start + batch]
-        for i, scores in zip(some, _scored(summary, view, positions[some]), strict=True):
+        for i, scores in zip(some, _scored(scoring, view, positions[some]), strict=True):
             check_stop()
             query = int(positions[i])
-            found = (_within if bare.kernel.facts.log_ratio is None else _decaying)(  # type: ignore[union-attr]
-                summary, view, query, scores, weights, without_weights
+            found = (_within if bare.kernel.facts.log_ratio is None else _decaying)(
+                scoring, view, query, scores, weights, without_weights
             )
             if found is None:
                 continue
@@ -224,23 +224,23 @@ def _pairs(problem: Problem, positions: Rows, rows: Rows, without_weights: bool)
             yield Pairs(int(i), query, used, keys, logs - top - np.log(total), share / total)
 
 
-def _scored(summary: exact.Summary, view: View, queries: Rows) -> Floats:
+def _scored(scoring: Scoring, view: View, queries: Rows) -> Floats:
     """(queries, n) log κ in plain float64, NaN for a key to be left out; u² for a compact kernel."""
-    facts = summary.problem.kernel.facts
+    facts = scoring.problem.kernel.facts
     assert facts is not None
     if facts.log_ratio is not None:
-        blocks = [logs for _, logs in tails._plain_logs(summary, view, queries)]
+        blocks = [logs for _, logs in tails._plain_logs(scoring, view, queries)]
         scores = np.concatenate(blocks, axis=1)
         scores[scores == -np.inf] = np.nan
         return scores
-    return np.concatenate([squares for _, squares in tails._scores(summary, view, queries)], axis=1)
+    return np.concatenate([squares for _, squares in tails._scores(scoring, view, queries)], axis=1)
 
 
 def _decaying(
-    summary: exact.Summary, view: View, query: int, plain: Floats, weights: Floats, without_weights: bool
+    scoring: Scoring, view: View, query: int, plain: Floats, weights: Floats, without_weights: bool
 ) -> tuple[View, Rows, Floats] | None:
     """The view used, the keys that can matter, and their log κ less one key's."""
-    problem, row = summary.problem, np.array([query])
+    problem, row = scoring.problem, np.array([query])
     weighted = plain + weights
     weighted[np.isnan(weighted)] = -np.inf
     top = int(weighted.argmax())
@@ -251,8 +251,8 @@ def _decaying(
     if view.beyond(leader):
         present = replace(problem, weights=(weights > -np.inf).astype(np.float64))
         scaled = view.scaled(tails._power(replace(view, problem=present), query, leader))
-        return _decaying(summary, scaled, query, _scored(summary, scaled, row)[0], weights, without_weights)
-    lowest = best - REACH - 2 * _error_of_logs(summary, view, row, 2.0 + REACH - max(best, LOWEST))
+        return _decaying(scoring, scaled, query, _scored(scoring, scaled, row)[0], weights, without_weights)
+    lowest = best - REACH - 2 * _error_of_logs(scoring, view, row, 2.0 + REACH - max(best, LOWEST))
     counted = plain if without_weights else weighted
     kept = np.flatnonzero(~(counted < lowest) & (counted > -np.inf))  # an error that is not known: all may matter
     for _ in range(tails.MOST_LEADERS):
@@ -264,30 +264,30 @@ def _decaying(
     return view, kept, logs
 
 
-def _error_of_logs(summary: exact.Summary, view: View, row: Rows, depth: float) -> float:
+def _error_of_logs(scoring: Scoring, view: View, row: Rows, depth: float) -> float:
     """Bound on the error of a query's plain logarithms down to that depth."""
-    problem, queries = summary.problem, pack_queries(summary.problem, row, np.float64)
+    problem, queries = scoring.problem, pack_queries(scoring.problem, row, np.float64)
     if view.power:
         return view.square_error * depth
     if problem.kernel.works_on_logs and not problem.kernel.inner_product:
-        return float(summary.nats(queries, np.array([depth]))[0])
-    error = float(summary.score_error(queries, np.dtype(np.float64))[0])
+        return float(scoring.nats(queries, np.array([depth]))[0])
+    error = float(scoring.score_error(queries, np.dtype(np.float64))[0])
     return error if problem.kernel.inner_product else error * depth
 
 
 def _within(
-    summary: exact.Summary, view: View, query: int, squares: Floats, weights: Floats, without_weights: bool
+    scoring: Scoring, view: View, query: int, squares: Floats, weights: Floats, without_weights: bool
 ) -> tuple[View, Rows, Floats] | None:
     """The same for a compact kernel: log κ of the keys in the window."""
-    queries = pack_queries(summary.problem, np.array([query]), np.float64)
-    outside = 1.0 + 1e-6 + 2 * summary.score_error(queries, np.dtype(np.float64))[0]
+    queries = pack_queries(scoring.problem, np.array([query]), np.float64)
+    outside = 1.0 + 1e-6 + 2 * scoring.score_error(queries, np.dtype(np.float64))[0]
     near = np.flatnonzero(~(squares > outside) & (without_weights | (weights > -np.inf)))
-    if summary.problem.exclude_self:
+    if scoring.problem.exclude_self:
         near = near[near != query]
     y, error, square = edge_distances(view, query, near)
     inside = y > tails.RIM
     near = near[inside]
     if not np.any(weights[near] > -np.inf):
         return None
-    kappa, _ = tails._bounded_kappa(summary.problem.kernel, y[inside], error[inside], square[inside])
+    kappa, _ = tails._bounded_kappa(scoring.problem.kernel, y[inside], error[inside], square[inside])
     return view, near, np.log(kappa)

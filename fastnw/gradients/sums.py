@@ -32,12 +32,13 @@ from numpy.typing import NDArray
 from fastnw.backends import gradients as gradient_tiles
 from fastnw.backends.gradient_tiles import Keys, Queries
 from fastnw.core import certify
+from fastnw.core.model import Queries as SomeQueries
 from fastnw.core.pack import aligned_rows, coordinates, pack_inverse, pack_scale, readable
 from fastnw.core.problem import Problem
 from fastnw.gradients import far_queries
 from fastnw.methods import exact
 from fastnw.methods.tails import method as tails
-from fastnw.planner import make_plan
+from fastnw.planner import make_model
 from fastnw.runtime.threads import Meter, run
 
 Floats = NDArray[np.float64]
@@ -255,8 +256,8 @@ def _asked(
         near = present & ~far & (np.any(centre != 0) | (far_queries.depth(problem, log_mass) > NEAR))
     rows = np.flatnonzero(near)
     if len(rows):
-        gamma, summary = gamma.copy(), exact.Summary(problem, make_plan(problem, "exact", backend, 1))
-        state = exact.sweep(summary, positions[rows], np.dtype(np.float64), meter)
+        gamma, keys = gamma.copy(), exact.keys_of(make_model(problem, "exact", backend, 1))
+        state = exact.sweep(keys, SomeQueries(problem, positions[rows]), np.dtype(np.float64), meter)
         means, logs = middle - centre + half * state.means(), state.log_mass() + problem.log_largest_weight
         lost = ~certify.accurate(problem, state, ACCURATE)
         if tails.known(problem.kernel):

@@ -10,19 +10,6 @@ from fastnw.arithmetic.factor import MAX_EXACT_D
 from fastnw.core.pack import VECTOR
 from fastnw.core.problem import Problem
 
-# How much longer than the Gaussian, or than polynomials of u², the formulas of some kernels take.
-LONGER = {
-    "laplacian": 1.6,
-    "matern32": 2.0,
-    "matern52": 2.5,
-    "logistic": 3.2,
-    "triangular": 2.5,
-    "tricube": 2.5,
-    "cosine": 2.5,
-    "cauchy": 3.0,
-    "constant": 0.5,
-    "dot": 3.0,
-}
 ALONE = 1.3  # how much longer pairs take where own keys are left out
 WEIGHT_NS = 10.0  # more to pack a key with a weight
 SEVERAL_NS = (60.0, 8.0)  # to pack a row of several values, and each of them
@@ -39,11 +26,11 @@ CODE_NS, STATE_NS = 0.6, 8.0
 def nanoseconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[float, float, float, float]:
     """Of a pair: what its kernel takes, a coordinate and a value; and of an element of keys and values to pack it."""
     kernel, times = problem.kernel, backend.pair_times(dtype)
-    base = (times.exponential if kernel.works_on_logs else times.plain) * LONGER.get(kernel.name, 1.0)
+    base = (times.exponential if kernel.works_on_logs else times.plain) * kernel.facts.relative_cost
     per_coordinate, per_value = times.coordinate, times.value
     if kernel.inner_product:
         per_coordinate, per_value = times.inner_product[0] * per_coordinate, times.inner_product[1] * per_value
-    elif kernel.facts is not None and kernel.support is None and kernel.facts.sensitivity == 0:  # it is constant
+    elif kernel.facts.constant:
         per_coordinate *= times.constant_coordinate
     return base, per_coordinate, per_value, times.packed_element
 
@@ -70,7 +57,7 @@ def whitening(problem: Problem, points: int) -> float:
     factor, d = problem.metric.factor, problem.d
     if factor is None:
         return 0.0
-    if factor.whitening is None and not (problem.kernel.jumps and d <= MAX_EXACT_D):
+    if factor.whitening is None and not (problem.kernel.facts.discontinuous and d <= MAX_EXACT_D):
         return 1e-9 * points * (WHITEN_NS[0] + WHITEN_NS[1] * d)
     once = 0.0 if problem.prepared else EXACT_FACTOR_NS * d**3
     return 1e-9 * (once + points * (WHITEN_EXACTLY_NS[0] + WHITEN_EXACTLY_NS[1] * d))

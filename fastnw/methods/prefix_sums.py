@@ -16,35 +16,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw import kernels
 from fastnw.core.classes import MOST_DENSE_BYTES
+from fastnw.core.judge import TAIL_FLOOR, TAIL_LIMIT
+from fastnw.core.model import Model, Queries
 from fastnw.core.pack import normalised_values
-from fastnw.core.plan import Cost, Refusal, Work
+from fastnw.core.plan import Cost, Plan, Refusal, Rung, Work
 from fastnw.core.problem import Problem, row_blocks
 from fastnw.core.state import PoolState
-from fastnw.methods import exact
 from fastnw.methods._prefix_sums import Sums, block, find_cells
-from fastnw.methods.tree import method as tree
 from fastnw.runtime.cached import cached_property
 from fastnw.runtime.threads import Meter, check_stop, run
 
-if TYPE_CHECKING:
-    from fastnw.core.plan import Plan
-
 Floats = NDArray[np.float64]
-
-# (p, r) of κ = (1 − u^p)^r; and κ·exp(s·u) as a polynomial in s·u, and s.
-WINDOWS = {name: kernel.facts.window for name, kernel in kernels.built_in() if kernel.facts and kernel.facts.window}
-DECAYING = {
-    "laplacian": ((1.0,), 1.0),
-    "matern32": ((1.0, 1.0), math.sqrt(3.0)),
-    "matern52": ((1.0, 1.0, 1 / 3), math.sqrt(5.0)),
-}
 
 UNIT, TINY = 2.0**-53, float(np.finfo(np.float64).tiny)
 # u² has seven roundings: keys this far beyond the rim are summed, too, so that none within is missed, and a window
@@ -95,7 +83,7 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
 def _refusal(problem: Problem, backend: Any) -> str | None:
     if problem.d != 1:
         return f"it works in one coordinate, not in {problem.d}"
-    if problem.kernel.facts is None or problem.kernel.name not in WINDOWS.keys() | DECAYING.keys():
+    if problem.kernel.facts.window is None and problem.kernel.facts.exponential_polynomial is None:
         return f"it has no moments for the kernel {problem.kernel.name}"
     if problem.key_scale is not None:
         return "its moments need one bandwidth for all keys, not key_scale"
@@ -111,10 +99,11 @@ def _refusal(problem: Problem, backend: Any) -> str | None:
 
 
 def _polynomial(problem: Problem) -> tuple[float, ...]:
-    name = problem.kernel.name
-    if name in DECAYING:
-        return DECAYING[name][0]
-    power, exponent = WINDOWS[name]
+    facts = problem.kernel.facts
+    if facts.exponential_polynomial is not None:
+        return facts.exponential_polynomial[0]
+    assert facts.window is not None
+    power, exponent = facts.window
     terms = [0.0] * (power * exponent + 1)
     terms[::power] = [(-1.0) ** i * math.comb(exponent, i) for i in range(exponent + 1)]
     return tuple(terms)
@@ -123,7 +112,7 @@ def _polynomial(problem: Problem) -> tuple[float, ...]:
 def _unit_error(problem: Problem, reach: float = 2.0) -> float:
     """Bound on the error of sums, in units of the weight in the window; of a mass of nats 20 deep, if it decays."""
     polynomial = _polynomial(problem)
-    if problem.kernel.name in DECAYING:
+    if problem.kernel.facts.exponential_polynomial is not None:
         error, slope = DECAY[len(polynomial)]
         return error + 20 * slope
     size = sum(abs(a) * reach**j for j, a in enumerate(polynomial))
@@ -145,10 +134,11 @@ class SortedKeys:
     """The keys with positive weight, sorted, and their moments: made once for the same keys and kernel."""
 
     def __init__(self, problem: Problem, n_threads: int) -> None:
-        name = problem.kernel.name
-        self.polynomial, self.decays = _polynomial(problem), name in DECAYING
-        self.inverse = (DECAYING[name][1] if self.decays else 1.0) / _bandwidth(problem)
-        self.edge = 1.0 if name == "boxcar" or self.decays else 1.0 + RIM
+        facts = problem.kernel.facts
+        exponential = facts.exponential_polynomial
+        self.polynomial, self.decays = _polynomial(problem), exponential is not None
+        self.inverse = (exponential[1] if exponential else 1.0) / _bandwidth(problem)
+        self.edge = 1.0 if facts.discontinuous or self.decays else 1.0 + RIM
         self.order, self.x = _sorted(problem, n_threads)
         far = max(-float(self.x[0]), float(self.x[-1])) if len(self.x) else 0.0
         # otherwise all queries are handed on
@@ -187,7 +177,7 @@ class SortedKeys:
             (starts, anchors),
             edges,
             factors,
-            (self.polynomial, WINDOWS.get(problem.kernel.name, (1, 0)), self.decays),
+            (self.polynomial, problem.kernel.facts.window or (1, 0), self.decays),
             (self.inverse, self.edge),
         )
         if self.decays:
@@ -256,17 +246,24 @@ def _rows(problem: Problem, order: NDArray[np.intp], n_threads: int) -> Floats:
 
 @dataclass
 class Summary:
-    """The sorted keys, and what is handed on, and how."""
+    """The sorted keys, and what sums them."""
 
     problem: Problem
     plan: Plan
 
+    @property
+    def panel(self) -> int:
+        """How many queries to sum at a time."""
+        return panel(self.problem)
+
     @cached_property
     def keys(self) -> SortedKeys:
-        kept, key = self.problem.kept, ("sorted keys", self.problem.kernel.name)
-        if key not in kept:
-            kept[key] = SortedKeys(self.problem, self.plan.n_threads)
-        return kept[key]
+        """Made once."""
+        return SortedKeys(self.problem, self.plan.n_threads)
+
+    def wanted(self, queries: Queries, mass: Floats | None) -> NDArray[np.bool_] | None:
+        """All queries, or none where the keys leave the range of what moments are for."""
+        return None if self.keys.usable else np.zeros(len(queries), bool)
 
     def prepare(self, meter: Meter) -> None:
         """Make what is kept of the keys."""
@@ -279,43 +276,33 @@ class Summary:
         ranks[self.keys.order] = np.arange(len(self.keys.order))
         return ranks
 
-    @cached_property
-    def next(self) -> tree.Next:
-        """For queries handed on."""
-        return tree.Next(self.problem, self.plan)
+    def sums(self, queries: Queries, meter: Meter) -> PoolState:
+        """Sums with bounds on their errors; infinite ones where no window of moments is near enough."""
+        problem, m, positions = self.problem, len(queries), queries.rows
+        state = PoolState.empty(m, problem.c)
+        if not len(self.keys.x):
+            return state
+        pairs = float(min(problem.n, 2 * block))
+        points = queries.problem.queries[positions, 0].astype(np.float64)
+        order = sorted_order(points, self.plan.n_threads)
+        ranks = self.ranks if problem.exclude_self else np.empty(0, np.int64)
 
+        def task(i: int) -> float:
+            mine = order[i * QUERIES : (i + 1) * QUERIES]
+            own = ranks[positions[mine]] if problem.exclude_self else ranks
+            found = _sum(self, points[mine], own)
+            # straight from the loop over queries, writes to scattered places cost 90 ns a query, here 10
+            state.shift[mine], state.mass[mine], state.total[mine] = found[:, 0], found[:, 2], found[:, 3:]
+            state.mass_error[mine] = state.total_error[mine] = found[:, 1]
+            return pairs * len(mine)
 
-def summarise(problem: Problem, plan: Plan) -> Summary:
-    return Summary(problem, plan)
-
-
-def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
-    """The sums of those queries, each with a certified bound; those of too large a bound by `exact`."""
-    if not summary.keys.usable:
-        return summary.next.accumulate(positions, meter)
-    problem, m = summary.problem, len(positions)
-    state = PoolState.empty(m, problem.c)
-    if not len(summary.keys.x):
+        run(task, math.ceil(m / QUERIES), self.plan.n_threads, meter)
         return state
-    pairs = float(min(problem.n, 2 * block))
-    queries = problem.queries[positions, 0].astype(np.float64)
-    order = sorted_order(queries, summary.plan.n_threads)
-    ranks = summary.ranks if problem.exclude_self else np.empty(0, np.int64)
 
-    def task(i: int) -> float:
-        mine = order[i * QUERIES : (i + 1) * QUERIES]
-        own = ranks[positions[mine]] if problem.exclude_self else ranks
-        found = _sum(summary, queries[mine], own)
-        # straight from the loop over queries, writes to scattered places cost 90 ns a query, here 10
-        state.shift[mine], state.mass[mine], state.total[mine] = found[:, 0], found[:, 2], found[:, 3:]
-        state.mass_error[mine] = state.total_error[mine] = found[:, 1]
-        return pairs * len(mine)
 
-    run(task, math.ceil(m / QUERIES), summary.plan.n_threads, meter)
-    left = np.flatnonzero(np.isinf(state.mass_error))
-    if len(left):
-        state.put(left, summary.next.accumulate(positions[left], meter))
-    return state
+def summarise(model: Model, rung: Rung) -> Summary:
+    """The sorted keys of a model."""
+    return Summary(model.problem, model.plan)
 
 
 def sorted_order(numbers: Floats, n_threads: int) -> NDArray[np.intp]:
@@ -357,7 +344,7 @@ def _sum(summary: Summary, queries: Floats, own: Any) -> Floats:
     problem, found = summary.problem, np.empty((len(queries), 3 + summary.problem.c))
     if summary.keys.decays:
         # far tails are promised more digits than plain sums; the same limit serves all, since nearly all meet it
-        limit = max(problem.tol, exact.FLOOR) if problem.tol else min(problem.promise, exact.LIMIT)
+        limit = max(problem.tol, TAIL_FLOOR) if problem.tol else min(problem.promise, TAIL_LIMIT)
         summary.keys.sums.decaying(
             queries, own, problem.total_weight, *DECAY[len(summary.keys.polynomial)], limit, found
         )

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw.backends.backend import Backend
 from fastnw.core.array import DeviceArray
+from fastnw.core.model import Queries
 from fastnw.core.pack import RAW_VALUES, RowBlock, are_rows, coordinates, keeps_values, pack_rows
-from fastnw.core.plan import Work
+from fastnw.core.plan import Plan, Work
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
 from fastnw.runtime._constants import COORDINATES_PER_NORM as FOLD
@@ -26,9 +28,6 @@ from fastnw.runtime._constants import COORDINATES_PER_PRODUCT as PANEL
 from fastnw.runtime._constants import MAX_DIRECT_QUERIES as FEW
 from fastnw.runtime.hardware import vendor
 from fastnw.runtime.threads import Meter, one_blas_thread, run
-
-if TYPE_CHECKING:
-    from fastnw.core.plan import Plan
 
 Floats = NDArray[np.float64]
 
@@ -54,9 +53,8 @@ PACKERS = 4  # threads that copy keys
 
 def can(problem: Problem, tiles: Any) -> bool:
     """Whether the kernel and the bandwidth are a quadratic form of raw coordinates."""
-    exponential = problem.kernel.facts is not None and problem.kernel.name in ("gaussian", "dot")
     plain = problem.key_scale is None and problem.metric.cholesky is None and problem.squares_in_range
-    return exponential and plain and problem.d >= LEAST_D and tiles.has_products()
+    return problem.kernel.facts.quadratic_form and plain and problem.d >= LEAST_D and tiles.has_products()
 
 
 def seconds(problem: Problem, dtype: np.dtype[Any]) -> float:
@@ -131,9 +129,10 @@ def norms(problem: Problem, points: Any) -> Floats:
         return np.asarray(np.square(some * problem.metric.inverse).sum(axis=1))
 
 
-def sweep(problem: Problem, plan: Plan, positions: NDArray[np.intp], dtype: np.dtype[Any], meter: Meter) -> Any:
+def sweep(queries: Queries, plan: Plan, backend: Backend, dtype: np.dtype[Any], meter: Meter) -> Any:
     """The state of those queries, and (m,) the largest squared norm of a key, 0 where differences were taken."""
-    queries = _Queries.of(problem, positions, dtype)
+    problem, positions = queries.problem, queries.rows
+    points = _Queries.of(problem, positions, dtype)
     inverse_squared = np.square(problem.metric.inverse).astype(dtype)
     m, width = len(positions), problem.d + problem.c
     strip = STRIP if width <= 1024 else max(STRIP * 1024 // width // 32 * 32, 32)
@@ -147,7 +146,10 @@ def sweep(problem: Problem, plan: Plan, positions: NDArray[np.intp], dtype: np.d
     span = max(copied // groups, 1) * groups if in_place else copied
     states = [PoolState.empty(m, problem.c) for _ in range(groups)]
     norms = np.zeros((groups, len(tiles)))
-    plan.tiles.load_products()
+    product_tile = backend.product_tile
+    assert product_tile is not None
+    assert backend.load_products is not None
+    backend.load_products()
     for first in range(0, problem.n, span * block):
         starts = range(first, min(first + span * block, problem.n), block)
         blocks = _blocks(problem, plan, starts, block, dtype)
@@ -159,11 +161,11 @@ def sweep(problem: Problem, plan: Plan, positions: NDArray[np.intp], dtype: np.d
             state = states[group].rows(rows)
             for keys in blocks[group * per_group : (group + 1) * per_group]:
                 own = (positions[rows] - keys.start).astype(np.int64) if problem.exclude_self else None
-                norm = plan.tiles.product_tile(
+                norm = product_tile(
                     problem.kernel,
-                    queries.plain[rows],
-                    queries.scaled[rows],
-                    queries.half[rows],
+                    points.plain[rows],
+                    points.scaled[rows],
+                    points.half[rows],
                     keys,
                     inverse_squared,
                     own,
@@ -178,7 +180,7 @@ def sweep(problem: Problem, plan: Plan, positions: NDArray[np.intp], dtype: np.d
         with one_blas_thread:
             run(tile, len(tiles) * groups, plan.n_threads, meter)
     largest = np.repeat(norms.max(axis=0), size)[:m]
-    return PoolState.merged(states), largest, queries.norm
+    return PoolState.merged(states), largest, points.norm
 
 
 def _blocks(problem: Problem, plan: Plan, starts: range, block: int, dtype: np.dtype[Any]) -> list[RowBlock]:

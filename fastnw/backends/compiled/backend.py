@@ -11,7 +11,7 @@ from fastnw.backends.compiled import gradients
 from fastnw.backends.compiled.levels import active, levels, use_level
 from fastnw.backends.compiled.products import has_products, load_products, product_tile
 from fastnw.backends.compiled.tiles import score_tile, sum_leaves, sum_several, sum_tile
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime._constants import KERNEL_CODES
 from fastnw.runtime.hardware import vendor
 
@@ -46,7 +46,7 @@ def missing() -> str | None:
 
 def refusal(kernel: Kernel) -> str | None:
     """Why the kernel does not run here, or None."""
-    if kernel.facts is None or kernel.name not in KERNEL_CODES:
+    if not kernel.facts.built_in or kernel.name not in KERNEL_CODES:
         return f"kernel {kernel.name!r} is not compiled in; backend='reference' runs it"
     return missing()
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fastnw.backends.backend import GradientTiles
 from fastnw.backends.compiled.levels import active, active_module, module
 from fastnw.backends.gradient_tiles import Keys, Queries
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime._constants import KERNEL_CODES
 
 Floats = NDArray[np.float64]
@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 def runs(kernel: Kernel) -> bool:
     """Whether these tiles run the kernel: built-in ones of distances."""
-    built_in, level = kernel.facts is not None and kernel.name in KERNEL_CODES, active()
+    built_in, level = kernel.facts.built_in and kernel.name in KERNEL_CODES, active()
     return built_in and not kernel.inner_product and level is not None and module("gradients", level) is not None
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastnw.backends.compiled import levels
 from fastnw.core.pack import RowBlock
 from fastnw.core.state import PoolState
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 
 def has_products() -> bool:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastnw.backends.compiled.levels import active_module
 from fastnw.core.pack import KeyBlock
 from fastnw.core.state import PoolState
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime._constants import KERNEL_CODES, MAX_PROFILES
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from fastnw.backends.backend import Backend, PairTimes
 from fastnw.core.pack import KeyBlock, pack_keys
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.threads import Meter
 
 if TYPE_CHECKING:
-    from fastnw.methods.exact import Summary
+    from fastnw.methods.exact import Keys
 
 Array = NDArray[Any]
 
@@ -59,7 +59,7 @@ def refusal(kernel: Kernel) -> str | None:
 
 def bounds(kernel: Kernel) -> bool:
     """Whether `sum_tile` bounds the effect of errors of u² in `mass_error`."""
-    return kernel.facts is None or kernel.window_sensitivity > 0
+    return not kernel.facts.built_in or kernel.window_sensitivity > 0
 
 
 def isa() -> str:
@@ -129,13 +129,13 @@ def by_products(problem: Problem, dtype: np.dtype[Any]) -> bool:
     """Whether a first sweep takes u² from matrix products, whose error is absolute."""
     from fastnw.methods import products
 
-    plain = problem.kernel.facts is not None and problem.kernel.name == "gaussian" and problem.key_scale is None
+    plain = problem.kernel.facts.quadratic_form and not problem.kernel.inner_product and problem.key_scale is None
     plain = plain and problem.metric.cholesky is None and problem.d >= MIN_PRODUCT_D
     return plain and products.promising(problem, dtype, 0.75 * problem.promise)
 
 
 def sweep(
-    summary: Summary,
+    summary: Keys,
     positions: NDArray[np.intp],
     queries: Any,
     inverse: Array,
@@ -171,7 +171,7 @@ def _blocks(problem: Problem, size: int, dtype: np.dtype[Any]) -> Iterator[KeyBl
         yield pack_keys(problem, start, min(start + size, problem.n), dtype, codes=False)
 
 
-def _exponent_error(problem: Problem, summary: Summary, queries: Any) -> NDArray[np.float64]:
+def _exponent_error(problem: Problem, summary: Keys, queries: Any) -> NDArray[np.float64]:
     """Bound on the error of exponents of e from |q|² + |k|² − 2 q·k: products of d terms one after another, norms, and
     the sum of the three."""
     unit = float(np.finfo(queries.points.dtype).eps) / 2

@@ -7,8 +7,8 @@ total in one complex transform.
 
 What truncation and images of the box add is bounded, and so is what the rounding of places does in a box of many
 bandwidths. What the library's own tolerance means follows from its error for single keys and from the weight of the
-keys around a query (`nufft_error`). Queries whose mass is too small for that, or that lie outside the box, are handed
-on. At a few of the others, those nearest to the limit among them, sums are taken directly: none may be off by more.
+keys around a query (`nufft_error`). Queries whose mass is too small for that, or that lie outside the box, get no bound
+here. At a few of the others, those nearest to the limit among them, sums are taken directly: none may be off by more.
 
 An own key that is to be left out is in the transforms, and is subtracted; the bound is that of the sums before.
 """
@@ -17,25 +17,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastnw.core import certify
 from fastnw.core.classes import MOST_DENSE_BYTES
+from fastnw.core.model import Model, Queries
 from fastnw.core.pack import coordinates, normalised_values
-from fastnw.core.plan import Cost, Refusal, Work
+from fastnw.core.plan import Cost, Plan, Refusal, Rung, Work
 from fastnw.core.problem import Problem, row_blocks
 from fastnw.core.state import PoolState
 from fastnw.methods import exact
 from fastnw.methods.fourier import nufft_error
-from fastnw.methods.tree import method as tree
 from fastnw.runtime.cached import cached_property
 from fastnw.runtime.threads import Meter, run
-
-if TYPE_CHECKING:
-    from fastnw.core.plan import Plan
 
 Floats = NDArray[np.float64]
 Modes = NDArray[np.complex128]
@@ -128,13 +125,13 @@ def _place_error(problem: Problem, period: Floats) -> float:
 
 def _extent(problem: Problem) -> tuple[Floats, Floats]:
     """Least and largest coordinate (d,) of the keys."""
-    if "extent" not in problem.kept_of_keys:
+    if problem.of_keys.extent is None:
         low, high = np.full(problem.d, np.inf), np.full(problem.d, -np.inf)
         for rows in row_blocks(problem.keys):
             block = coordinates(problem, problem.keys[rows])
             low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
-        problem.kept_of_keys["extent"] = low.astype(np.float64), high.astype(np.float64)
-    return problem.kept_of_keys["extent"]
+        problem.of_keys.extent = low.astype(np.float64), high.astype(np.float64)
+    return problem.of_keys.extent
 
 
 def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost | Refusal:
@@ -195,7 +192,7 @@ def _memory(problem: Problem, box: Box, n_threads: int) -> float:
 def _refusal(problem: Problem, backend: Any) -> str | None:
     if problem.d > MOST_D:
         return f"takes up to {MOST_D} coordinates, not {problem.d}"
-    if problem.kernel.facts is None or problem.kernel.name != "gaussian":
+    if not problem.kernel.facts.has_spectrum:
         return f"needs a kernel whose transform decays fast: gaussian, not {problem.kernel.name}"
     if problem.key_scale is not None:
         return "needs one bandwidth for all keys"
@@ -214,17 +211,24 @@ def _refusal(problem: Problem, backend: Any) -> str | None:
 class Summary:
     """The keys' Fourier coefficients times those of κ; what is handed on, and how."""
 
-    problem: Problem
-    plan: Plan
+    model: Model
+    _coefficients: Coefficients | None = None
+
+    def __post_init__(self) -> None:
+        self.problem, self.plan = self.model.problem, self.model.plan
 
     @cached_property
     def box(self) -> Box:
         return box_of(self.problem)
 
-    @cached_property
-    def next(self) -> tree.Next:
-        """For queries handed on, and probes."""
-        return tree.Next(self.problem, self.plan)
+    @property
+    def panel(self) -> int:
+        """How many queries to sum at a time."""
+        return PANEL
+
+    def wanted(self, queries: Queries, mass: Floats | None) -> NDArray[np.bool_] | None:
+        """All queries."""
+        return None
 
     def prepare(self, meter: Meter) -> None:
         """Make what is kept of the keys."""
@@ -232,10 +236,24 @@ class Summary:
 
     def coefficients(self, meter: Meter) -> Coefficients:
         """What is kept of the keys."""
-        kept, key = self.problem.kept, ("coefficients", self.box.modes, self.box.epsilon)
-        if key not in kept:
-            kept[key] = _coefficients(self.problem, self.plan, self.box, meter)
-        return kept[key]
+        if self._coefficients is None:
+            self._coefficients = _coefficients(self.problem, self.plan, self.box, meter)
+        return self._coefficients
+
+    def sums(self, queries: Queries, meter: Meter) -> PoolState:
+        """Sums with bounds on their errors; infinite ones outside the box, and where no mass is left."""
+        problem, m = self.problem, len(queries)
+        state = PoolState.empty(m, problem.c)
+        state.mass_error[:] = np.inf
+        inside = np.flatnonzero(_inside(self.box, queries))
+        if len(inside):
+            there = queries.at(inside)
+            sums, error = _sums(self, there, meter)
+            found = PoolState(np.zeros(len(inside)), sums[:, 0], sums[:, 1:], error, error)
+            error = error * _worse_than_bound(self, there, found, meter)
+            error = np.where(found.mass > 0, error, np.inf)
+            state.put(inside, replace(found, mass_error=error, total_error=error))
+        return state
 
 
 @dataclass(frozen=True)
@@ -246,31 +264,10 @@ class Coefficients:
     surroundings: nufft_error.Surroundings
 
 
-def summarise(problem: Problem, plan: Plan) -> Summary:
+def summarise(model: Model, rung: Rung) -> Summary:
+    """The keys of a model in Fourier space."""
     transforms()  # before threads begin
-    return Summary(problem, plan)
-
-
-def panel(problem: Problem) -> int:
-    """Queries to accumulate at a time."""
-    return PANEL
-
-
-def accumulate(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> PoolState:
-    """The sums of those queries, each with a bound; from the next method where this one's does not keep the promise."""
-    problem, m = summary.problem, len(positions)
-    state = PoolState.empty(m, problem.c)
-    inside = np.flatnonzero(_inside(summary.box, problem, positions))
-    if len(inside):
-        sums, error = _sums(summary, positions[inside], meter)
-        found = PoolState(np.zeros(len(inside)), sums[:, 0], sums[:, 1:], error, error)
-        error = error * _worse_than_bound(summary, positions[inside], found, meter)
-        state.put(inside, replace(found, mass_error=error, total_error=error))
-    certified = certify.accurate(problem, state, problem.promise) & (state.mass > 0)
-    again = np.flatnonzero(~certified)
-    if len(again):
-        state.put(again, summary.next.accumulate(positions[again], meter))
-    return state
+    return Summary(model)
 
 
 def _scaled(problem: Problem, box: Box, points: NDArray[Any]) -> Floats:
@@ -278,10 +275,10 @@ def _scaled(problem: Problem, box: Box, points: NDArray[Any]) -> Floats:
     return (coordinates(problem, points).astype(np.float64) - box.centre) * problem.metric.inverse
 
 
-def _inside(box: Box, problem: Problem, positions: NDArray[np.intp]) -> NDArray[np.bool_]:
-    found = np.empty(len(positions), bool)
-    for rows in row_blocks(positions):
-        x = _scaled(problem, box, problem.queries[positions[rows]])
+def _inside(box: Box, queries: Queries) -> NDArray[np.bool_]:
+    problem, found = queries.problem, np.empty(len(queries), bool)
+    for rows in row_blocks(queries.rows):
+        x = _scaled(problem, box, problem.queries[queries.rows[rows]])
         found[rows] = np.all(np.abs(x) <= box.half + MARGIN, axis=1)
     return found
 
@@ -362,9 +359,9 @@ def _strengths(problem: Problem, rows: slice) -> list[Modes]:
     return pairs
 
 
-def _sums(summary: Summary, positions: NDArray[np.intp], meter: Meter) -> tuple[Floats, Floats]:
+def _sums(summary: Summary, queries: Queries, meter: Meter) -> tuple[Floats, Floats]:
     """(rows, 1 + c) mass and totals, from type 2 of blocks of queries, and the bound (rows,) on the error of each."""
-    problem, box = summary.problem, summary.box
+    problem, box, positions = queries.problem, summary.box, queries.rows
     keys = summary.coefficients(meter)
     sums, error = np.empty((len(positions), problem.c + 1)), np.empty(len(positions))
     size = BLOCK[problem.d]
@@ -415,7 +412,7 @@ def _moved(problem: Problem, box: Box, mass: Floats) -> Floats:
     return (1 + problem.exclude_self) * box.place * np.maximum(far, 1.0) * mass
 
 
-def _worse_than_bound(summary: Summary, positions: NDArray[np.intp], found: PoolState, meter: Meter) -> float:
+def _worse_than_bound(summary: Summary, queries: Queries, found: PoolState, meter: Meter) -> float:
     """Factor on all bounds: 1, unless sums that are taken directly at some queries show more than their bounds.
 
     Half of them are those that come nearest to not being certified.
@@ -425,9 +422,9 @@ def _worse_than_bound(summary: Summary, positions: NDArray[np.intp], found: Pool
         ratio = np.where(found.mass > found.mass_error, found.mass_error / found.mass, 0.0)
     ratio[~certify.accurate(problem, found, problem.promise)] = 0.0
     nearest = np.argpartition(-ratio, min(PROBES // 2, len(ratio)) - 1)[: PROBES // 2]
-    some = np.linspace(0, len(positions) - 1, PROBES // 2).astype(np.intp)
+    some = np.linspace(0, len(queries) - 1, PROBES // 2).astype(np.intp)
     probes = np.unique(np.concatenate([some, nearest]))
-    direct = exact.sweep(summary.next.exact, positions[probes], np.dtype(np.float64), meter)
+    direct = exact.sweep(exact.keys_of(summary.model), queries.at(probes), np.dtype(np.float64), meter)
     factor = np.exp(direct.shift)[:, None]
     right = np.concatenate([direct.mass[:, None], direct.total], axis=1) * factor
     sums = np.concatenate([found.mass[probes, None], found.total[probes]], axis=1)

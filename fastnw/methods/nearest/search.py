@@ -1,4 +1,4 @@
-"""The nearest key of a query whose window is empty: candidates by a k-d tree or tile by tile, then `_settle`.
+"""The nearest key of a query whose window is empty: candidates by a k-d tree or tile by tile, then `settle`.
 
 Float64 distances leave candidates, all keys that may be the nearest within rounding: one for nearly every query, two on
 a lattice, and all keys for a query at 1e9 bandwidths, where u² has no digits left for what tells them apart.
@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw.core.model import Model
 from fastnw.core.pack import coordinates, pack_inverse, pack_keys, pack_queries
+from fastnw.core.plan import Plan
 from fastnw.core.problem import Problem, row_blocks
-from fastnw.methods import exact
 from fastnw.methods.nearest.settle import LISTED, UNIT, settled
+from fastnw.methods.scoring import Scoring
 from fastnw.methods.tails.leading_key import View
 from fastnw.runtime.threads import Meter, check_stop, run
-
-if TYPE_CHECKING:
-    from fastnw.core.plan import Plan
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.intp]
@@ -37,20 +36,22 @@ FAR = 1e100  # of the keys' extent: from there the k-d tree tells nothing
 VANISHING = 1e-150  # of the keys' extent: squares of smaller distances vanish
 
 
-def nearest(problem: Problem, plan: Plan, rows: Positions, meter: Meter | None = None, pairs: float = 0.0) -> Positions:
+def nearest(
+    model: Model, problem: Problem, rows: Positions, meter: Meter | None = None, pairs: float = 0.0
+) -> Positions:
     """Position of each query's nearest key in scaled distance, in exact arithmetic; of equally near ones the first.
 
     Keys without weight do not count, nor does a query's own with `exclude_self`; −1 where there is no other. `pairs` is
     what all of it adds to the meter.
     """
-    meter = Meter(False, 0, "") if meter is None else meter
+    meter, plan = Meter(False, 0, "") if meter is None else meter, model.plan
     present = np.arange(problem.n) if problem.weights is None else np.flatnonzero(problem.weights[:] > 0)
     found = np.full(len(rows), -1)
     if not len(present) or not len(rows) or problem.kernel.inner_product:  # such a kernel's windows have no rim
         return found
-    finder: _Finder = _tile_by_tile(problem, plan)
+    finder: _Finder = _tile_by_tile(problem, model)
     if _worth_a_tree(problem, plan, len(rows)):
-        tree = _tree(problem, present, plan.n_threads)
+        tree = _tree(model, problem, present)
         finder = finder if tree is None else tree
     view, size = View.of(problem), finder.size
     tasks = math.ceil(len(rows) / size)
@@ -86,14 +87,13 @@ class _Tiles(_Finder):
     """Each key is scored by the backend."""
 
     problem: Problem  # without values
-    plan: Plan
-    summary: exact.Summary
+    scoring: Scoring
     size: int = TILE
 
     def _scores(self, rows: Positions, queries: Floats, start: int) -> Floats:
         problem = self.problem
         keys = pack_keys(problem, start, min(start + BLOCK, problem.n), np.float64)
-        u2 = self.plan.tiles.score_tile(problem.kernel, queries, keys, pack_inverse(problem, np.float64))
+        u2 = self.scoring.backend.score_tile(problem.kernel, queries, keys, pack_inverse(problem, np.float64))
         if problem.weights is not None:
             u2[:, problem.weights[start : start + BLOCK] == 0] = np.inf
         if problem.exclude_self:
@@ -108,7 +108,7 @@ class _Tiles(_Finder):
         for i, start in enumerate(starts):
             check_stop()
             least[i] = self._scores(rows, queries, start).min(axis=1)
-        best, error = least.min(axis=0), 4 * self.summary.score_error(queries, np.dtype(np.float64))
+        best, error = least.min(axis=0), 4 * self.scoring.score_error(queries, np.dtype(np.float64))
         limit = best + error * np.maximum(best, 1.0)
         listed = (best < RANGE) & (best > 1 / RANGE) & (error < 0.5) & _scores_are_right(self.problem)
         found: list[list[Positions]] = [[] for _ in rows]
@@ -130,9 +130,9 @@ def _scores_are_right(problem: Problem) -> bool:
     return bool(np.all((factors < WIDEST) & (factors > 1 / WIDEST)))
 
 
-def _tile_by_tile(problem: Problem, plan: Plan) -> _Tiles:
+def _tile_by_tile(problem: Problem, model: Model) -> _Tiles:
     bare = replace(problem, values=problem.values[:, :0])
-    return _Tiles(bare, plan, exact.summarise(bare, plan))
+    return _Tiles(bare, Scoring.of(bare, model.plan, model.errors))
 
 
 @dataclass
@@ -222,33 +222,34 @@ class _Scaling:
         return distances + rounding + VANISHING * math.sqrt(self.problem.d)
 
 
-def _tree(problem: Problem, present: Positions, n_threads: int) -> _Tree | None:
+def _tree(model: Model, problem: Problem, present: Positions) -> _Tree | None:
     """Made once for the same keys and bandwidth; None where coordinates leave float64's range."""
-    key = ("nearest", problem.exclude_self)
-    if key not in problem.kept:
-        made: list[_Tree | None] = []
+    kept = model.shared(("nearest keys", problem.exclude_self), lambda: _made(problem, present))
+    return None if kept is None else replace(kept, problem=problem, scaling=replace(kept.scaling, problem=problem))
 
-        def task(i: int) -> float:
-            from scipy.spatial import cKDTree  # 0.1 s to import, and few need it
 
-            with np.errstate(all="ignore"):
-                scaling = _Scaling.of(problem)
-                points = np.concatenate([scaling.apply(problem.keys[present[part]]) for part in row_blocks(present)])
-                if np.isfinite(points).all():
-                    kept = _distinct(points, 2 if problem.exclude_self else 1)
-                    chosen = present if len(kept) == len(present) else present[kept]
-                    points = points if len(kept) == len(present) else points[kept]
-                    # balanced trees take long to make where many keys share a coordinate
-                    size = ASKED if problem.d <= 4 else ASKED_IN_MANY
-                    made.append(_Tree(problem, scaling, cKDTree(points, balanced_tree=False), chosen, size))
-                else:
-                    made.append(None)
-            return 0.0
+def _made(problem: Problem, present: Positions) -> _Tree | None:
+    made: list[_Tree | None] = []
 
-        run(task, 1, 1, Meter(False, 0, ""), detachable=True)
-        problem.kept[key] = None if made[0] is None else replace(made[0], problem=_keys_only(problem))
-    tree = problem.kept[key]
-    return None if tree is None else replace(tree, problem=problem, scaling=replace(tree.scaling, problem=problem))
+    def task(i: int) -> float:
+        from scipy.spatial import cKDTree  # 0.1 s to import, and few need it
+
+        with np.errstate(all="ignore"):
+            scaling = _Scaling.of(problem)
+            points = np.concatenate([scaling.apply(problem.keys[present[part]]) for part in row_blocks(present)])
+            if np.isfinite(points).all():
+                kept = _distinct(points, 2 if problem.exclude_self else 1)
+                chosen = present if len(kept) == len(present) else present[kept]
+                points = points if len(kept) == len(present) else points[kept]
+                # balanced trees take long to make where many keys share a coordinate
+                size = ASKED if problem.d <= 4 else ASKED_IN_MANY
+                made.append(_Tree(problem, scaling, cKDTree(points, balanced_tree=False), chosen, size))
+            else:
+                made.append(None)
+        return 0.0
+
+    run(task, 1, 1, Meter(False, 0, ""), detachable=True)
+    return None if made[0] is None else replace(made[0], problem=_keys_only(problem))
 
 
 def _keys_only(problem: Problem) -> Problem:

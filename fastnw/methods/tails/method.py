@@ -10,7 +10,7 @@ directions). Where u² overflows, distances are compared in coordinates scaled b
 
 Compact kernels lose digits elsewhere: in 1 − u², where every key in the window is near its edge. It gets the same care.
 
-This is the last step of `exact`, for the queries that plain sums cannot certify. The backend scores all keys to find
+This is the last rung of the ladder, for the queries that plain sums cannot certify. The backend scores all keys to find
 those that can matter; they are few, and go one query at a time through NumPy.
 """
 
@@ -18,16 +18,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw.core.model import Model, Queries
 from fastnw.core.pack import pack_inverse, pack_keys, pack_queries, weighted_totals
+from fastnw.core.plan import Rung
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
+from fastnw.methods.scoring import Scoring
 from fastnw.methods.tails.leading_key import (
     LARGEST_DISTANCE,
     LOWEST,
@@ -43,9 +45,6 @@ from fastnw.methods.tails.leading_key import (
 )
 from fastnw.runtime.threads import Meter, check_stop, run
 
-if TYPE_CHECKING:
-    from fastnw.methods.exact import Summary
-
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
@@ -59,24 +58,51 @@ MOST_LEADERS = 40  # tries to find the leading key: each gains 16 digits of expo
 
 def known(kernel: Kernel) -> bool:
     """Whether this module can do better than plain float64 sums."""
-    return kernel.facts is not None and (kernel.facts.log_ratio is not None or kernel.facts.edge is not None)
+    return kernel.facts.log_ratio is not None or kernel.facts.edge is not None
 
 
-def accumulate(summary: Summary, rows: Rows, meter: Meter) -> PoolState:
+@dataclass
+class Summary:
+    """Sums queries one by one, with more digits than float64 has; it keeps nothing of the keys."""
+
+    model: Model
+
+    @property
+    def panel(self) -> int:
+        """How many queries to sum at a time: as many as are left."""
+        return 1 << 62
+
+    def prepare(self, meter: Meter) -> None:
+        """Nothing: few queries come here."""
+
+    def wanted(self, queries: Queries, mass: Floats | None) -> NDArray[np.bool_] | None:
+        """All queries."""
+        return None
+
+    def sums(self, queries: Queries, meter: Meter) -> PoolState:
+        """Sums with bounds on their errors."""
+        return accumulate(Scoring.of(queries.problem, self.model.plan, self.model.errors), queries.rows, meter)
+
+
+def summarise(model: Model, rung: Rung) -> Summary:
+    """Nothing is kept of the keys."""
+    return Summary(model)
+
+
+def accumulate(scoring: Scoring, rows: Rows, meter: Meter) -> PoolState:
     """The state of those queries (positions in ``problem.queries``), if the kernel is `known`."""
-    problem = summary.problem
+    problem = scoring.problem
     state, view, (queries, _) = PoolState.empty(len(rows), problem.c), View.of(problem), block_shape(problem)
-    assert problem.kernel.facts is not None
     sums = _edge_sums if problem.kernel.facts.log_ratio is None else _log_sums
 
     def task(i: int) -> float:
         mine = slice(i * queries, (i + 1) * queries)
         with np.errstate(all="ignore"):
-            state.put(mine, sums(summary, view, rows[mine]))
+            state.put(mine, sums(scoring, view, rows[mine]))
         return 0.0
 
     # memory is bounded by running fewer tasks at a time: blocks that depend on threads would change the bits
-    threads = min(summary.plan.n_threads, max(BUDGET // task_bytes(problem), 1))
+    threads = min(scoring.n_threads, max(BUDGET // task_bytes(problem), 1))
     run(task, math.ceil(len(rows) / queries), threads, meter)
     return state
 
@@ -95,14 +121,14 @@ def task_bytes(problem: Problem) -> int:
     return 8 * (numbers + 12 * max(SLICE, problem.d))
 
 
-def weights_of(summary: Summary, row: int) -> tuple[Rows, Floats]:
+def weights_of(scoring: Scoring, row: int) -> tuple[Rows, Floats]:
     """Positions of the keys that can matter to one query, and w κ/mass there."""
-    facts, view, rows = summary.problem.kernel.facts, View.of(summary.problem), np.array([row])
+    facts, view, rows = scoring.problem.kernel.facts, View.of(scoring.problem), np.array([row])
     with np.errstate(all="ignore"):
         if facts is not None and facts.log_ratio is None:
-            found = [(near, logs + np.log(kappa)) for _, near, logs, kappa, _ in _edge_terms(summary, view, rows)]
+            found = [(near, logs + np.log(kappa)) for _, near, logs, kappa, _ in _edge_terms(scoring, view, rows)]
         else:
-            found = [part[2:4] for part in _relative_logs(summary, view, rows)]
+            found = [part[2:4] for part in _relative_logs(scoring, view, rows)]
         if not found:
             return np.empty(0, np.intp), np.empty(0)
         positions, logs = (np.concatenate(part) for part in zip(*found, strict=True))
@@ -110,24 +136,24 @@ def weights_of(summary: Summary, row: int) -> tuple[Rows, Floats]:
     return positions, weights / weights.sum()
 
 
-def _log_sums(summary: Summary, view: View, rows: Rows) -> PoolState:
+def _log_sums(scoring: Scoring, view: View, rows: Rows) -> PoolState:
     # Shifts stay relative to the leader until the end: log κ itself has no digits to spare (5e17 ± 32 at 10⁹).
-    state, base = PoolState.empty(len(rows), summary.problem.c), np.zeros(len(rows))
-    for i, leader, positions, logs, errors in _relative_logs(summary, view, rows):
+    state, base = PoolState.empty(len(rows), scoring.problem.c), np.zeros(len(rows))
+    for i, leader, positions, logs, errors in _relative_logs(scoring, view, rows):
         base[i] = leader.base
-        _merge(summary.problem, state, i, positions, logs, np.ones(len(logs)), np.expm1(errors))
+        _merge(scoring.problem, state, i, positions, logs, np.ones(len(logs)), np.expm1(errors))
     # What is left: the rounding of log ratios less than `_reach` in size, of exp and of sums.
-    error = state.mass * ((4 * _reach(summary.problem) + 64 + _of_classes(summary.problem)) * UNIT) + state.mass_error
+    error = state.mass * ((4 * _reach(scoring.problem) + 64 + _of_classes(scoring.problem)) * UNIT) + state.mass_error
     error = np.where(np.isnan(error), np.inf, error)
     shift = np.where(base > LOWEST, state.shift + base, np.minimum(state.shift, LOWEST))  # −inf stays where empty
     return PoolState(shift, state.mass, state.total, error, error)
 
 
-def _edge_sums(summary: Summary, view: View, rows: Rows) -> PoolState:
+def _edge_sums(scoring: Scoring, view: View, rows: Rows) -> PoolState:
     """Sums of a compact kernel with 1 − u² in double-double arithmetic."""
-    problem = summary.problem
+    problem = scoring.problem
     state = PoolState.empty(len(rows), problem.c)
-    for i, positions, logs, kappa, errors in _edge_terms(summary, view, rows):
+    for i, positions, logs, kappa, errors in _edge_terms(scoring, view, rows):
         errors = errors + kappa * (4 * UNIT * np.abs(logs))
         _merge(problem, state, i, positions, logs, kappa, errors, relative=False)
     error = state.mass * ((64 + _of_classes(problem)) * UNIT) + state.mass_error
@@ -135,11 +161,11 @@ def _edge_sums(summary: Summary, view: View, rows: Rows) -> PoolState:
     return PoolState(state.shift, state.mass, state.total, error, error)
 
 
-def _edge_terms(summary: Summary, view: View, rows: Rows) -> Iterator[tuple[int, Rows, Floats, Floats, Floats]]:
+def _edge_terms(scoring: Scoring, view: View, rows: Rows) -> Iterator[tuple[int, Rows, Floats, Floats, Floats]]:
     """(index in `rows`, positions of keys in the window or on its rim, their log weights, κ, bounds on its errors)."""
-    problem = summary.problem
-    outside = 1.0 + 1e-6 + 2 * summary.score_error(pack_queries(problem, rows, np.float64), np.dtype(np.float64))
-    for block, u2 in _scores(summary, view, rows):
+    problem = scoring.problem
+    outside = 1.0 + 1e-6 + 2 * scoring.score_error(pack_queries(problem, rows, np.float64), np.dtype(np.float64))
+    for block, u2 in _scores(scoring, view, rows):
         for i, row in enumerate(rows):
             logs = log_weights(problem, block, _own(problem, row, block))
             near = np.flatnonzero(~(u2[i] > outside[i]) & (logs > -np.inf))
@@ -153,7 +179,6 @@ def _edge_terms(summary: Summary, view: View, rows: Rows) -> Iterator[tuple[int,
 def _bounded_kappa(kernel: Kernel, y: Floats, error: Floats, square: Floats) -> tuple[Floats, Floats]:
     """κ of a compact kernel, and bounds on its errors, from y = 1 − u² near the rim, elsewhere from u² itself: the
     triangular kernel is 1 − u, and to y near 1 a small u is lost."""
-    assert kernel.facts is not None
     assert kernel.facts.edge is not None
     edge, y = kernel.facts.edge, np.clip(y, 0.0, 1.0)
     # κ grows with 1 − u²; where that may be 0, a boxcar may jump
@@ -206,9 +231,9 @@ def _own(problem: Problem, row: int, block: slice) -> int:
     return int(row) - block.start if problem.exclude_self else -1
 
 
-def _scores(summary: Summary, view: View, rows: Rows) -> Iterator[tuple[slice, Floats]]:
+def _scores(scoring: Scoring, view: View, rows: Rows) -> Iterator[tuple[slice, Floats]]:
     """Blocks of keys, and the float64 scores (rows, keys) that the backend gives them; scaled ones are made here."""
-    problem, tiles = summary.problem, summary.plan.tiles
+    problem, backend = scoring.problem, scoring.backend
     bare = replace(problem, values=problem.values[:, :0])
     queries, inverse = pack_queries(problem, rows, np.float64), pack_inverse(problem, np.float64)
     for block in _blocks(problem):
@@ -216,7 +241,7 @@ def _scores(summary: Summary, view: View, rows: Rows) -> Iterator[tuple[slice, F
             yield block, np.stack([view.squares(int(row), block) for row in rows])
         else:
             keys = pack_keys(bare, block.start, block.stop, np.float64)
-            yield block, tiles.score_tile(problem.kernel, queries, keys, inverse)
+            yield block, backend.score_tile(problem.kernel, queries, keys, inverse)
 
 
 def _reach(problem: Problem) -> float:
@@ -224,30 +249,30 @@ def _reach(problem: Problem) -> float:
     return 45.0 + math.log(problem.n)
 
 
-def _relative_logs(summary: Summary, view: View, rows: Rows) -> Iterator[tuple[int, Leader, Rows, Floats, Floats]]:
+def _relative_logs(scoring: Scoring, view: View, rows: Rows) -> Iterator[tuple[int, Leader, Rows, Floats, Floats]]:
     """(index in `rows`, leader, positions of keys that can matter, log weights relative to the leader's, bounds on
     their errors)."""
-    leaders, lowest, unsure = _leaders(summary, view, rows)
+    leaders, lowest, unsure = _leaders(scoring, view, rows)
     beyond = np.array([leader is not None and view.beyond(leader) for leader in leaders], bool)
-    _settle(summary, view, rows, leaders, lowest, unsure & ~beyond)
-    for i, positions in _candidates(summary, view, rows, lowest, ~beyond):
+    _settle(scoring, view, rows, leaders, lowest, unsure & ~beyond)
+    for i, positions in _candidates(scoring, view, rows, lowest, ~beyond):
         leader = leaders[i]
         assert leader is not None
-        logs, errors = _ratios(view, int(rows[i]), leader, positions, _reach(summary.problem))
-        kept = ~(logs < -_reach(summary.problem))  # the leader's own is 0, so the largest is at least that
+        logs, errors = _ratios(view, int(rows[i]), leader, positions, _reach(scoring.problem))
+        kept = ~(logs < -_reach(scoring.problem))  # the leader's own is 0, so the largest is at least that
         if kept.any():
             yield i, leader, positions[kept], logs[kept], errors[kept]
     for far in np.flatnonzero(beyond):
         scaled = view.scaled(_power(view, int(rows[far]), leaders[far]))
-        for _, leader, positions, logs, errors in _relative_logs(summary, scaled, rows[far : far + 1]):
+        for _, leader, positions, logs, errors in _relative_logs(scoring, scaled, rows[far : far + 1]):
             yield int(far), leader, positions, logs, errors
 
 
 def _candidates(
-    summary: Summary, view: View, rows: Rows, lowest: Floats, wanted: NDArray[np.bool_]
+    scoring: Scoring, view: View, rows: Rows, lowest: Floats, wanted: NDArray[np.bool_]
 ) -> Iterator[tuple[int, Rows]]:
     """(index in `rows`, positions of keys that can matter), block by block, of the wanted rows."""
-    for block, plain in _plain_logs(summary, view, rows):
+    for block, plain in _plain_logs(scoring, view, rows):
         matters = ~(plain < lowest[:, None]) & (plain > -np.inf) & wanted[:, None]
         for i in np.flatnonzero(matters.any(axis=1)):
             yield int(i), np.flatnonzero(matters[i]) + block.start
@@ -263,7 +288,7 @@ def _ratios(view: View, row: int, leader: Leader, positions: Rows, reach: float)
 
 
 def _settle(
-    summary: Summary,
+    scoring: Scoring,
     view: View,
     rows: Rows,
     leaders: list[Leader | None],
@@ -275,7 +300,7 @@ def _settle(
         if not unsure.any():
             return
         best, leading = np.zeros(len(rows)), np.full(len(rows), -1)
-        for i, positions in _candidates(summary, view, rows, lowest, unsure):
+        for i, positions in _candidates(scoring, view, rows, lowest, unsure):
             leader = leaders[i]
             assert leader is not None
             logs, _ = _ratios(view, int(rows[i]), leader, positions, 0.0)
@@ -287,12 +312,12 @@ def _settle(
             leaders[other] = lead(view, int(rows[other]), int(leading[other]))
 
 
-def _leaders(summary: Summary, view: View, rows: Rows) -> tuple[list[Leader | None], Floats, NDArray[np.bool_]]:
+def _leaders(scoring: Scoring, view: View, rows: Rows) -> tuple[list[Leader | None], Floats, NDArray[np.bool_]]:
     """Each query's key of largest weight by plain float64, the plain log weight below which no key can matter, and
     whether another key may lead by more than a nat."""
-    problem = summary.problem
+    problem = scoring.problem
     best, leading = np.full(len(rows), -np.inf), np.full(len(rows), -1)
-    for block, logs in _plain_logs(summary, view, rows):
+    for block, logs in _plain_logs(scoring, view, rows):
         at = logs.argmax(axis=1)
         top = logs[np.arange(len(rows)), at]
         leading = np.where(top > best, at + block.start, leading)
@@ -301,9 +326,9 @@ def _leaders(summary: Summary, view: View, rows: Rows) -> tuple[list[Leader | No
     if view.power:  # relative: log κ errs by at most that much of itself
         error = view.square_error * depth
     elif problem.kernel.works_on_logs and not problem.kernel.inner_product:
-        error = summary.nats(queries, depth)
+        error = scoring.nats(queries, depth)
     else:
-        error = summary.score_error(queries, np.dtype(np.float64))
+        error = scoring.score_error(queries, np.dtype(np.float64))
         error = error if problem.kernel.inner_product else error * depth
     leaders = [lead(view, int(row), int(k)) if k >= 0 else None for row, k in zip(rows, leading, strict=True)]
     unsure = ~(error < 0.5) & (leading >= 0)
@@ -311,10 +336,10 @@ def _leaders(summary: Summary, view: View, rows: Rows) -> tuple[list[Leader | No
     return leaders, np.where(np.isnan(lowest), -np.inf, lowest), unsure  # an error that is not known: all may matter
 
 
-def _plain_logs(summary: Summary, view: View, rows: Rows) -> Iterator[tuple[slice, Floats]]:
+def _plain_logs(scoring: Scoring, view: View, rows: Rows) -> Iterator[tuple[slice, Floats]]:
     """Blocks of keys, and log w κ (rows, keys) in plain float64."""
-    problem = summary.problem
-    for block, scores in _scores(summary, view, rows):
+    problem = scoring.problem
+    for block, scores in _scores(scoring, view, rows):
         logs = np.fmax(_log_profile(view, scores), LOWEST)
         if problem.weighted:
             logs += log_weights(problem, block)

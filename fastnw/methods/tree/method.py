@@ -25,18 +25,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw import backends
+from fastnw.backends.backend import Backend
 from fastnw.core import certify
+from fastnw.core.model import Model, Queries
 from fastnw.core.pack import pack_inverse, pack_queries
-from fastnw.core.plan import NOMINAL_THREADS, Cost, Refusal, Work
+from fastnw.core.plan import NOMINAL_THREADS, Cost, Refusal, Rung, Work
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
-from fastnw.methods import exact, note, pair_times
-from fastnw.methods.tails import method as tails
+from fastnw.methods import exact, pair_times
 from fastnw.methods.tree import bands, blockwise, selectivity
 from fastnw.methods.tree.kdtree import (
     FLOAT64,
@@ -54,9 +56,6 @@ from fastnw.runtime._constants import QUERIES_PER_WALK as NEIGHBOURS
 from fastnw.runtime.cached import cached_property
 from fastnw.runtime.hardware import vendor
 from fastnw.runtime.threads import Meter, check_stop, run
-
-if TYPE_CHECKING:
-    from fastnw.core.plan import Plan
 
 Floats = NDArray[np.float64]
 
@@ -85,7 +84,7 @@ DECAY_NS = 8.0  # more a leaf where the mass of what is left out is judged
 
 def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost | Refusal:
     """Sorting, choosing leaves, and the pairs of the leaves that queries reach."""
-    reason = _refusal(problem, backend)
+    reason = refusal(problem, backend)
     if reason is not None:
         return Refusal(reason)
     if not problem.squares_in_range:  # all queries are handed on
@@ -93,7 +92,7 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
         return Cost(every.pairs, (Work(START), *every.work), every.bytes)
     n, m, d, shares = problem.n, problem.m, problem.d, _shares(problem)
     by_query = backend.sum_leaves is not None
-    numbers = _moment_numbers(problem) if by_query else 0
+    numbers = _moment_numbers(problem, shares) if by_query else 0
     pairs = float(m) * n * ((shares.reached if by_query else shares.looked_at) - (shares.inside if numbers else 0.0))
     base, per_coordinate, per_value, _ = pair_times.nanoseconds(problem, backend, FLOAT64)
     pair = base + SINGLE * per_coordinate * d
@@ -147,14 +146,17 @@ def _fill(n: int, d: int, c: int) -> float:
 
 def _shares(problem: Problem) -> selectivity.Shares:
     if not problem.prepared:
-        if "shares" not in problem.seen:
-            problem.seen["shares"] = _predicted(problem)
-        return problem.seen["shares"]
+        facts = problem.of_queries
+        if facts.selectivity is None:
+            facts.selectivity = _predicted(problem)
+        asked: selectivity.Shares = facts.selectivity
+        return asked
     # of a fitted model those of its keys, looked at once, whatever is asked later
-    key = ("shares", problem.kernel, problem.promise)
-    if key not in problem.kept:
-        problem.kept[key] = _predicted(problem.asked(problem.keys, kernel=problem.kernel, tol=problem.tol))
-    return problem.kept[key]
+    known, key = problem.of_metric.selectivity, (problem.kernel, problem.promise)
+    if key not in known:
+        known[key] = _predicted(problem.asked(problem.keys, kernel=problem.kernel, tol=problem.tol))
+    found: selectivity.Shares = known[key]
+    return found
 
 
 def _predicted(problem: Problem) -> selectivity.Shares:
@@ -166,25 +168,25 @@ def _predicted(problem: Problem) -> selectivity.Shares:
 def _power(problem: Problem) -> int | None:
     """The power of a kernel (1 − u²)^power, if there are moments for it."""
     facts = problem.kernel.facts
-    if facts is None or facts.window is None or problem.key_scale is not None:
+    if facts.window is None or problem.key_scale is not None:
         return None
     base, power = facts.window
     return power if base == 2 or power == 0 else None
 
 
-def _moment_numbers(problem: Problem) -> int:
+def _moment_numbers(problem: Problem, shares: selectivity.Shares) -> int:
     """How many numbers the moments of a node are; 0 if none are made."""
     power = _power(problem)
-    if problem.classes is not None or power is None or _shares(problem).inside * problem.n < MANY_KEYS:
+    if problem.classes is not None or power is None or shares.inside * problem.n < MANY_KEYS:
         return 0
     return terms_of(power, problem.d) * (1 + problem.c)
 
 
-def _refusal(problem: Problem, backend: Any) -> str | None:
+def refusal(problem: Problem, backend: Any) -> str | None:
     kernel = problem.kernel
-    if kernel.facts is None and not kernel.monotone:
+    if not kernel.monotone:
         return f"skips pairs by their distance: kernel {kernel.name!r} would have to be created with monotone=True"
-    if kernel.facts is not None and not (kernel.inner_product or kernel.works_on_logs or kernel.support is not None):
+    if kernel.facts.built_in and not (kernel.inner_product or kernel.works_on_logs or kernel.support is not None):
         return f"skips pairs of kernels that are compact or decay exponentially, not of {kernel.name}"
     if kernel.inner_product:
         return f"skips pairs by their distance, which {kernel.name} has none of"
@@ -214,31 +216,39 @@ def _task(problem: Problem) -> int:
 class Summary:
     """The tree, made once for the same keys."""
 
-    problem: Problem
-    plan: Plan
+    model: Model
+    optional: bool  # whether to sum only where that takes less time than every pair
+
+    def __post_init__(self) -> None:
+        self.problem, self.plan = self.model.problem, self.model.plan
+        self.backend: Backend = backends.get(self.plan.backend)
+        self._rounding: dict[float, certify.Rounding] = {}
+
+    @property
+    def panel(self) -> int:
+        """How many queries to sum at a time."""
+        return panel(self.problem)
 
     @cached_property
     def trees(self) -> tuple[Tree, ...]:
         """One for each band of weights; none if no key has a weight."""
-        kept = self.problem.kept_of_keys
-        if "trees" not in kept:
-            kept["trees"] = tuple(build(self.problem, band, self.plan.n_threads) for band in bands.split(self.problem))
-        return kept["trees"]
+        kept = self.problem.of_keys
+        if kept.trees is None:
+            kept.trees = tuple(build(self.problem, band, self.plan.n_threads) for band in bands.split(self.problem))
+        return kept.trees
 
     @cached_property
     def moments(self) -> tuple[tuple[Any, int, int, float], ...]:
         """Of each tree, its nodes' moments or None, the kernel's power, the lowest level whose moments are used, and
         their error per weight: a sum of terms that together are at most (1 + 2 + 2)^power, each of some dozens of
         roundings."""
-        numbers, power = _moment_numbers(self.problem), _power(self.problem)
-        if not numbers or power is None or self.plan.tiles.sum_leaves is None:
+        numbers, power = _moment_numbers(self.problem, _shares(self.problem)), _power(self.problem)
+        if not numbers or power is None or self.backend.sum_leaves is None:
             return ((None, 0, 0, 0.0),) * len(self.trees)
-        kept, key = self.problem.kept, ("tree's moments", power)
-        if key not in kept:
-            inverse = pack_inverse(self.problem, FLOAT64)
-            kept[key] = [moments(tree, inverse, power, self.plan.n_threads) for tree in self.trees]
+        inverse = pack_inverse(self.problem, FLOAT64)
+        made = [moments(tree, inverse, power, self.plan.n_threads) for tree in self.trees]
         error = (2 * terms_of(power, self.problem.d) + 128) * 5.0**power * UNIT
-        return tuple((found, power, 0 if numbers <= LIGHT else 1, error) for found in kept[key])
+        return tuple((found, power, 0 if numbers <= LIGHT else 1, error) for found in made)
 
     def prepare(self, meter: Meter) -> None:
         """Make what is kept of the keys."""
@@ -252,48 +262,57 @@ class Summary:
             places[tree.order] = np.arange(len(tree.order))
         return ranks
 
-    @cached_property
-    def exact(self) -> exact.Summary:
-        """For queries handed on."""
-        return exact.summarise(self.problem, self.plan)
+    def rounding(self, band: bands.Band) -> certify.Rounding:
+        """Of sums over the keys of one band; made once."""
+        if band.log_scale not in self._rounding:
+            self._rounding[band.log_scale] = certify.Rounding(
+                self.problem,
+                FLOAT64,
+                as_written=self.backend.as_written,
+                least_weight=band.least,
+                total_weight=band.total,
+            )
+        return self._rounding[band.log_scale]
+
+    def wanted(self, queries: Queries, mass: Floats | None) -> NDArray[np.bool_] | None:
+        """All queries; none where squares leave float64's range or, as a second try, where every pair takes less."""
+        problem = queries.problem
+        if problem.squares_in_range:
+            if not self.optional:
+                return None
+            asked = problem.asked(problem.queries[queries.rows], kernel=problem.kernel, tol=problem.tol)
+            here = cost(asked, self.backend, 1, FLOAT64)
+            every = exact.cost(asked, self.backend, 1, self.plan.dtype)
+            if isinstance(here, Cost) and here.seconds(NOMINAL_THREADS) < every.seconds(NOMINAL_THREADS):
+                return None
+        return np.zeros(len(queries), bool)
+
+    def sums(self, queries: Queries, meter: Meter) -> PoolState:
+        """Sums with bounds on their rounding, and on what the keys that were skipped would add."""
+        problem, m = self.problem, len(queries)
+        if not self.trees:
+            return PoolState.empty(m, problem.c)
+        inverse, points = pack_inverse(problem, FLOAT64), pack_queries(queries.problem, queries.rows, FLOAT64)
+        order = sorted_order(points, inverse, self.plan.n_threads)
+        error = self.model.errors.of(points)
+        states = []
+        for number in range(len(self.trees)):
+            sums = _sums_of_band(self, number, queries.rows[order], points[order], error[order], meter)
+            states.append(PoolState.empty(m, problem.c))
+            states[-1].put(order, sums)
+        return _certified(self, states, error)
 
 
-def summarise(problem: Problem, plan: Plan) -> Summary:
-    return Summary(problem, plan)
-
-
-def accumulate(summary: Summary, positions: Positions, meter: Meter) -> PoolState:
-    """The sums of those queries, each with a certified bound."""
-    problem, m = summary.problem, len(positions)
-    if not problem.squares_in_range:
-        note("exact", m)
-        return exact.accumulate(summary.exact, positions, meter)
-    if not summary.trees:
-        return PoolState.empty(m, problem.c)
-    inverse, points = pack_inverse(problem, FLOAT64), pack_queries(problem, positions, FLOAT64)
-    order = sorted_order(points, inverse, summary.plan.n_threads)
-    error = summary.exact.score_error(points, FLOAT64)
-    states = []
-    for number in range(len(summary.trees)):
-        sums = _sums_of_band(summary, number, positions[order], points[order], error[order], meter)
-        states.append(PoolState.empty(m, problem.c))
-        states[-1].put(order, sums)
-    state = _certified(summary, states, error)
-    known = tails.known(problem.kernel)
-    limit = exact.exponent_limit(summary.exact, positions, state.log_mass()) if known else problem.promise
-    again = np.flatnonzero(~certify.accurate(problem, state, limit) | exact.on_the_rim(summary.exact, positions))
-    if len(again):
-        note("exact", len(again))
-        next_method = tails if known else exact
-        state.put(again, next_method.accumulate(summary.exact, positions[again], meter))
-    return state
+def summarise(model: Model, rung: Rung) -> Summary:
+    """The tree of a model's keys."""
+    return Summary(model, optional=rung.form == "if fast")
 
 
 def _sums_of_band(
     summary: Summary, number: int, positions: Positions, queries: Floats, error: Floats, meter: Meter
 ) -> PoolState:
     """Sums of sorted queries over one tree, in units of its largest weight."""
-    problem, tiles, tree, m = summary.problem, summary.plan.tiles, summary.trees[number], len(positions)
+    problem, tiles, tree, m = summary.problem, summary.backend, summary.trees[number], len(positions)
     sums, inverse = PoolState.empty(m, problem.c), pack_inverse(problem, FLOAT64)
     if not problem.kernel.works_on_logs:
         sums.shift[:] = 0.0
@@ -327,11 +346,10 @@ def _certified(summary: Summary, states: list[PoolState], error: Floats) -> Pool
 
     Errors of exponents are bounded by the mass of all bands, whose mean of −log κ is known (`exact`).
     """
-    problem, tiles, trees = summary.problem, summary.plan.tiles, summary.trees
-    as_written = tiles.as_written
+    problem, tiles, trees = summary.problem, summary.backend, summary.trees
     if len(trees) == 1:
         of_weights = certify.error_of_weights(problem, tiles, error, states[0])
-        return certify.certified(problem, states[0], of_weights, FLOAT64, as_written=as_written, band=trees[0].band)
+        return summary.rounding(trees[0].band).certified(states[0], of_weights)
     scales = [tree.band.log_scale for tree in trees]
     merged = PoolState.merged([_moved(state, scale) for state, scale in zip(states, scales, strict=True)])
     of_weights = certify.error_of_weights(problem, tiles, error, merged)
@@ -339,7 +357,7 @@ def _certified(summary: Summary, states: list[PoolState], error: Floats) -> Pool
     for state, tree, scale in zip(states, trees, scales, strict=True):
         of_scale = 4 * (LOG_RANGE - scale) * UNIT if scale else 0.0  # of a difference of two logarithms
         of_band = of_weights + of_scale
-        bounded = certify.certified(problem, state, of_band, FLOAT64, as_written=as_written, band=tree.band)
+        bounded = summary.rounding(tree.band).certified(state, of_band)
         parts.append(_moved(bounded, scale))
     return PoolState.merged(parts)
 
@@ -352,34 +370,3 @@ def _moved(state: PoolState, log_scale: float) -> PoolState:
     moved = PoolState(*(part.copy() for part in parts))
     moved.put(nothing, PoolState.empty(len(nothing), state.total.shape[1]))
     return moved
-
-
-@dataclass
-class Next:
-    """Where other methods hand on the queries that they cannot certify: here or to `exact`, whichever takes less."""
-
-    problem: Problem
-    plan: Plan
-
-    @cached_property
-    def tree(self) -> Summary:
-        return summarise(self.problem, self.plan)
-
-    @cached_property
-    def exact(self) -> exact.Summary:
-        return exact.summarise(self.problem, self.plan)
-
-    def accumulate(self, positions: Positions, meter: Meter) -> PoolState:
-        """The sums of those queries, panel by panel."""
-        problem, tiles = self.problem, self.plan.tiles
-        asked = problem.asked(problem.queries[positions], kernel=problem.kernel, tol=problem.tol)
-        here, there = cost(asked, tiles, 1, FLOAT64), exact.cost(asked, tiles, 1, self.plan.dtype)
-        by_tree = isinstance(here, Cost) and here.seconds(NOMINAL_THREADS) < there.seconds(NOMINAL_THREADS)
-        note("tree" if by_tree else "exact", len(positions))
-        step = panel(problem) if by_tree else exact.panel(problem)
-        parts = [positions[i : i + step] for i in range(0, len(positions), step)]
-        states = [
-            accumulate(self.tree, part, meter) if by_tree else exact.accumulate(self.exact, part, meter)
-            for part in parts
-        ]
-        return states[0] if len(states) == 1 else PoolState.stacked(states)
