@@ -1,5 +1,6 @@
-"""The extensions: one body per instruction set of tiles, of gradients and of products; the processor's detection; the
-choice of the largest weights; the sums of `moments`; the order of `tree`. All else is in pyproject.toml."""
+"""The extension modules: tiles, gradients and products for each instruction set; the detection of the processor;
+constants
+that C and Python share; top-k; prefix sums; the order of keys in a tree. All else is in pyproject.toml."""
 
 import os
 import platform
@@ -12,6 +13,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 SOURCE = Path("src_cython")
+HEADERS = [str(path) for path in SOURCE.glob("*.h")]
 # Each flag by name: none of them lets the compiler reorder sums or assume away NaN. -fopenmp-simd reads the reductions'
 # pragmas and links no runtime; without -fno-math-errno and -fno-trapping-math sqrt and selections stay scalar.
 # -ffp-contract stays as the compiler has it (GCC fuses a*b + c where the processor can: v3, v4, arm64): speed asks for
@@ -37,7 +39,7 @@ def compiled(kind: str, level: str) -> Extension:
     return Extension(
         f"fastnw.backends.compiled._{kind}_{level}",
         [str(SOURCE / f"_{kind}_{level}.pyx")],
-        depends=[str(path) for path in SOURCE.glob("_*.[hp]*")],
+        depends=[*HEADERS, *(str(path) for path in SOURCE.glob("_*.pxi"))],
         include_dirs=[str(SOURCE)],
     )
 
@@ -83,9 +85,10 @@ levels = ["plain"] if not is_x86_64() or sys.platform == "win32" else ["v2", "v3
 kinds = [(kind, level) for kind in ("tiles", "gradients") for level in levels]
 kinds += [("products", level) for level in levels if level != "plain"]
 extensions = [
-    Extension(name, [str(SOURCE / source)], depends=[str(SOURCE / "_flush.h")], include_dirs=[str(SOURCE)])
+    Extension(name, [str(SOURCE / source)], depends=HEADERS, include_dirs=[str(SOURCE)])
     for name, source in (
         ("fastnw.runtime._cpu", "_cpu.pyx"),
+        ("fastnw.runtime._constants", "_constants.pyx"),
         ("fastnw.core._top_k", "_top_k.pyx"),
         ("fastnw.methods._prefix_sums", "_prefix_sums.pyx"),
         ("fastnw.methods.tree._order", "_order.pyx"),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastnw import backends
 from fastnw.backends.cuda import interop
-from fastnw.backends.reference import LARGEST
+from fastnw.backends.reference import MAX_SQUARE
 from fastnw.core import certify
 from fastnw.core._top_k import merge_largest
 from fastnw.core.driver import answers
@@ -266,7 +266,7 @@ class _Sweep:
         """log w κ; −inf beyond the support, without weight, and for a left-out own key."""
         kernel = self.problem.kernel
         if not kernel.facts.built_in:
-            u2 = np.fmin(u2, LARGEST)  # as where the masses are summed
+            u2 = np.fmin(u2, MAX_SQUARE)  # as where the masses are summed
         with np.errstate(all="ignore"):
             if kernel.support is not None:
                 inside = u2 <= kernel.support**2

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What the processor can run, and what it does with subnormal numbers."""
+"""The instruction sets of the processor, and how it treats subnormal numbers."""
 
 from libc.stdint cimport uint64_t
 
@@ -44,12 +44,12 @@ def x86_level():
 
 
 def x86_vendor():
-    """Who made the processor: "amd", "intel" or "other"."""
+    """The maker of the processor: "amd", "intel" or "other"."""
     return ("other", "amd", "intel")[fastnw_x86_vendor()]
 
 
 def flush_subnormals():
-    """Take subnormal numbers for 0 in this thread from now on; returns what `restore_subnormals` needs."""
+    """Flush subnormal numbers to 0 in this thread from now on; returns the state for `restore_subnormals`."""
     return fastnw_flush(1)
 
 

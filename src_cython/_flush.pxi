@@ -1,4 +1,4 @@
-# What a call does about subnormal numbers: see _flush.h. Included by the bodies of tiles, products and gradients.
+# Flushes subnormal numbers while tiles are summed; see _flush.h. Included by the bodies of tiles, products and gradients.
 
 from libc.stdint cimport uint64_t
 
@@ -10,7 +10,7 @@ cdef extern from "_flush.h" nogil:
 
 
 cdef inline uint64_t _flush(const real* inverse, Py_ssize_t d, const real* scale, Py_ssize_t n) noexcept nogil:
-    """Subnormal numbers off, where distances keep their digits; returns what `fastnw_restore` needs."""
+    """Flush subnormal numbers from now on, if distances keep their digits; returns the state for `fastnw_restore`."""
     if real is float:
         return fastnw_flush(fastnw_flushable_f32(inverse, d, scale, n))
     else:

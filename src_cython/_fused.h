@@ -1,16 +1,16 @@
-/* The fused tiles of float and double, from one body. */
+/* The vectorised loops for float and double, from one body. */
 #ifndef FASTNW_FUSED_H
 #define FASTNW_FUSED_H
 
 #include "_rows.h"
+#include "blocks.h"
+#include "kernels.h"
 #include "_simd.h"
 #include "_vector.h"
 
 #include <stddef.h>
 
-#define SEVERAL 16 /* profiles in one pass at most */
-#define LEAF 32    /* keys: a multiple of every level's group of vectors */
-#define FOLD 64    /* leaves summed before lanes are folded: at most 512 terms one after another */
+#define LEAVES_PER_SUM 64 /* that are summed in lanes before those are added up: at most 512 terms one after another */
 
 #ifdef FASTNW_VECTORS
 #define REAL float

@@ -1,9 +1,9 @@
-/* The fused tile: distances, profile and sums of a group of queries over a strip of keys, in registers. Included once for
- * float and once for double (by _fused.h), with REAL, VEC and N(name) set.
+/* The vectorised loop: distances, profiles and sums of a group of queries over a strip of keys, in registers. _fused.h
+ * includes it once for float and once for double, with REAL, VEC and N(name) defined.
  *
- * Distances are differences of raw coordinates: dividing or centring keys beforehand would cost a rounding of |k/h|. With
- * one bandwidth for all coordinates its square multiplies the sum (`iso`), which saves a multiplication a coordinate.
- * No shift: kernels that decay exponentially come here once a query has met a key near enough (see _tiles.pxi). */
+ * Distances are differences of raw coordinates: dividing or centring keys beforehand would cost a rounding of |k/h|. Where
+ * all coordinates have one bandwidth, its square multiplies the sum (`iso`), which saves a multiplication a coordinate.
+ * Sums of near queries have no shift: _tiles.pxi sends decaying kernels here once a query has met a key near enough. */
 
 typedef struct {
     const REAL *keys; /* (d, stride) */
@@ -16,14 +16,16 @@ typedef struct {
     REAL *out; /* (group, out_stride) kernel values, where they are stored */
     ptrdiff_t out_stride;
     const REAL *lift; /* (group,) nats by which exponents are raised, or NULL */
+    const REAL *const *q; /* (group,) coordinates of the queries */
+    ptrdiff_t n;          /* keys, a multiple of the vector */
 } N(strip);
 
-/* sums[a]: mass, total, weight of the keys that may be within the support, or, of lifted exponents, a bound on the largest
- * kappa, weights aside. A NaN mass: u^2 left the range of the fast arithmetic, and the sums are void. */
-typedef void (*N(fused_function))(const N(strip) *, const REAL *const *q, ptrdiff_t n,
-                                  double (*sums)[3]);
+/* sums[a]: the mass, the total, and either the weight of the keys that may lie within the support or, where exponents are
+ * lifted, a bound on the largest kappa, weights aside. If the mass is NaN, u^2 left the range of the fast arithmetic, and
+ * the sums are void. */
+typedef void (*N(fused_function))(const N(strip) *, double (*sums)[3]);
 
-/* u^2 -> kappa, in place; the Gaussian and the triangular kernel take it unscaled, and their own factor */
+/* Turns u^2 into kappa, in place. The Gaussian and the triangular kernel take unscaled squares, and their own factor. */
 INLINE void N(profile)(const int kernel, VEC *s, VEC factor)
 {
     const VEC one = N(set)(1), zero = N(set)(0);
@@ -89,9 +91,9 @@ INLINE void N(profile)(const int kernel, VEC *s, VEC factor)
     }
 }
 
-/* u^2 -> kappa exp(lift), in place, for kernels that decay exponentially; `factor` as in `profile`, `lift` has a place
- * for each query, `step` apart. The polynomials stop growing where exp is clamped. What comes out too large for the type
- * is infinite, or at least 2^125: callers look for it in the sum. */
+/* Turns u^2 into kappa exp(lift), in place, for decaying kernels. `factor` is that of `profile`; `lift` has one number a
+ * query, `step` apart. The polynomials stop growing where exp is clamped. Results too large for the type are infinite, or at
+ * least 2^125; callers look for them in the sum. */
 INLINE void N(lifted)(const int kernel, VEC *s, VEC factor, const REAL *lift, const int step)
 {
     const VEC one = N(set)(1), minus = N(set)((REAL)-1.4426950408889634);
@@ -119,11 +121,11 @@ INLINE void N(lifted)(const int kernel, VEC *s, VEC factor, const REAL *lift, co
     }
 }
 
-/* s[a] = sum_j ((k_j - q_j)/h_j)^2 of a vector of keys, without the division if `iso`. Sums go in parts of eight, which keeps
- * their rounding at 8 + d/8 units.
+/* s[a] = sum_j ((k_j - q_j)/h_j)^2 of a vector of keys, without the division if `iso`. Coordinates are added in parts of
+ * eight, which keeps the rounding of the sum at 8 + d/8 units.
  *
- * One vector of keys at a time: a query's coordinate then is an operand in memory, broadcast for nothing, where two would
- * load it into a register first (a third slower). */
+ * There is one vector of keys at a time, so that a query's coordinate is an operand in memory whose broadcast costs nothing;
+ * two would load it into a register first (a third slower). */
 INLINE void N(squares)(const int D, const int iso, const int queries, const REAL *k, ptrdiff_t stride, ptrdiff_t d,
                        const REAL *inverse, const REAL *const *q, VEC *s)
 {
@@ -145,14 +147,14 @@ INLINE void N(squares)(const int D, const int iso, const int queries, const REAL
     }
 }
 
-/* Inlined with constants: D coordinates (0: strip->d), one bandwidth or several, weights or all 1, what becomes of the
- * values (0 only masses, 1 a total too, 2 kernel values stored), one or two groups of queries at a time, exponents lifted or
- * not (then one group). */
+/* Inlined with constants: D coordinates (0: strip->d), one bandwidth or several, weights or none, `values` as in
+ * fastnw_pairs, one or two groups of queries at a time, exponents lifted (then there is one group) or not. */
 INLINE void N(fused)(const int kernel, const int D, const int iso, const int weighted, const int values, const int groups,
-                     const int lift, const N(strip) *strip, const REAL *const *q, ptrdiff_t n, double (*sums)[3])
+                     const int lift, const N(strip) *strip, double (*sums)[3])
 {
-    const ptrdiff_t d = D ? D : strip->d, stride = strip->stride, lanes = sizeof(VEC) / sizeof(REAL);
-    const int compact = kernel >= TRIANGULAR && kernel <= COSINE, queries = groups * FASTNW_GROUP;
+    const ptrdiff_t d = D ? D : strip->d, stride = strip->stride, lanes = sizeof(VEC) / sizeof(REAL), n = strip->n;
+    const REAL *const *q = strip->q;
+    const int compact = IS_ONE_OF(COMPACT_KERNELS, kernel), queries = groups * FASTNW_GROUP;
     const VEC factor = N(set)(strip->factor), edge = N(set)(strip->edge);
     VEC mass[2 * FASTNW_GROUP], total[2 * FASTNW_GROUP], inside[2 * FASTNW_GROUP];
     ALL(a) mass[a] = total[a] = inside[a] = N(set)(0);
@@ -187,11 +189,12 @@ INLINE void N(fused)(const int kernel, const int D, const int iso, const int wei
     ALL(a) sums[a][2] = compact || lift ? N(sum)(inside[a]) : 0;
 }
 
-#define ARGUMENTS const N(strip) *strip, const REAL *const *q, ptrdiff_t n, double (*sums)[3]
+#define ARGUMENTS const N(strip) *strip, double (*sums)[3]
 #define INSTANCE(NAME, KERNEL, D, ISO, WEIGHTED, VALUES)                                                               \
-    static void N(NAME)(ARGUMENTS) { N(fused)(KERNEL, D, ISO, WEIGHTED, VALUES, 1, 0, strip, q, n, sums); }
+    static void N(NAME)(ARGUMENTS) { N(fused)(KERNEL, D, ISO, WEIGHTED, VALUES, 1, 0, strip, sums); }
 
-/* Every kernel: without weights and with one bandwidth in d = 1, 2, 3; any other case; kernel values alone. */
+/* Each kernel has an instance without weights and with one bandwidth for d = 1, 2, 3, those of all other cases, and those
+ * that store profiles. */
 #define KERNEL_INSTANCES(NAME, KERNEL)                                                                                 \
     INSTANCE(NAME##_1, KERNEL, 1, 1, 0, 1)                                                                             \
     INSTANCE(NAME##_2, KERNEL, 2, 1, 0, 1)                                                                             \
@@ -226,8 +229,8 @@ KERNEL_INSTANCES(cosine, COSINE)
 KERNEL_INSTANCES(cauchy, CAUCHY)
 KERNEL_INSTANCES(constant, CONSTANT)
 
-/* The Gaussian without weights, in a function each for d = 1 to 4, with one bandwidth and with several, with and without
- * values: up to a tenth and a third faster than the general ones. */
+/* The Gaussian without weights has instances of its own for d = 1 to 4, with one bandwidth and with several, with and
+ * without values: up to a tenth and a third faster than the general ones. */
 #define GAUSSIAN_INSTANCES(D)                                                                                          \
     INSTANCE(gaussian_##D##_iso_mass, GAUSSIAN, D, 1, 0, 0)                                                            \
     INSTANCE(gaussian_##D##_iso_value, GAUSSIAN, D, 1, 0, 1)                                                           \
@@ -242,10 +245,10 @@ GAUSSIAN_INSTANCES(4)
 #define GAUSSIAN_ROW(D)                                                                                                \
     {N(gaussian_##D##_mass), N(gaussian_##D##_value), N(gaussian_##D##_iso_mass), N(gaussian_##D##_iso_value)}
 
-/* Two groups at a time share the loads of keys: 10 % at d = 64, 25 % at d = 256, but at d = 5 to 32 they lose as much to
- * registers kept in memory. */
+/* Two groups at a time share the loads of keys: that saves 10 % at d = 64 and 25 % at d = 256, but at d = 5 to 32 as much is
+ * lost to registers that spill to memory. */
 #define WIDE_INSTANCE(NAME, ISO, VALUES)                                                                               \
-    static void N(NAME)(ARGUMENTS) { N(fused)(GAUSSIAN, 0, ISO, 1, VALUES, 2, 0, strip, q, n, sums); }
+    static void N(NAME)(ARGUMENTS) { N(fused)(GAUSSIAN, 0, ISO, 1, VALUES, 2, 0, strip, sums); }
 WIDE_INSTANCE(gaussian_wide, 0, 1)
 WIDE_INSTANCE(gaussian_wide_iso, 1, 1)
 WIDE_INSTANCE(gaussian_wide_store, 0, 2)
@@ -260,10 +263,10 @@ static N(fused_function) N(choose_wide)(int kernel, ptrdiff_t d, int iso, int va
     return iso ? N(gaussian_wide_iso) : N(gaussian_wide);
 }
 
-/* Far queries, of kernels that decay exponentially. In d = 1 to 3 without weights the loops are not unrolled as those of
- * near queries are: they take a fifth longer. */
+/* Far queries of decaying kernels. In d = 1 to 3 without weights these loops are not unrolled as those of near queries are:
+ * they take a fifth longer. */
 #define LIFTED_INSTANCE(NAME, KERNEL, ISO, VALUES)                                                                     \
-    static void N(NAME)(ARGUMENTS) { N(fused)(KERNEL, 0, ISO, 1, VALUES, 1, 1, strip, q, n, sums); }
+    static void N(NAME)(ARGUMENTS) { N(fused)(KERNEL, 0, ISO, 1, VALUES, 1, 1, strip, sums); }
 #define LIFTED_INSTANCES(NAME, KERNEL)                                                                                 \
     LIFTED_INSTANCE(NAME##_far, KERNEL, 0, 1)                                                                          \
     LIFTED_INSTANCE(NAME##_far_iso, KERNEL, 1, 1)                                                                      \
@@ -278,8 +281,9 @@ LIFTED_INSTANCES(logistic, LOGISTIC)
 static N(fused_function) N(choose_far)(int kernel, int iso, int values)
 {
 #define FAR_ROW(NAME) {N(NAME##_far), N(NAME##_far_iso), N(NAME##_far_store), N(NAME##_far_store_iso)}
-    static const N(fused_function) far[5][4] = {
-        FAR_ROW(gaussian), FAR_ROW(laplacian), FAR_ROW(matern32), FAR_ROW(matern52), FAR_ROW(logistic)};
+    static const N(fused_function) far[KERNEL_COUNT][4] = {
+        [GAUSSIAN] = FAR_ROW(gaussian), [LAPLACIAN] = FAR_ROW(laplacian), [MATERN32] = FAR_ROW(matern32),
+        [MATERN52] = FAR_ROW(matern52), [LOGISTIC] = FAR_ROW(logistic)};
     return far[kernel][2 * (values == 2) + iso];
 }
 
@@ -318,39 +322,66 @@ static N(fused_function) N(choose)(int kernel, ptrdiff_t d, int iso, int weighte
     }
 }
 
-/* Sums (or, with values == 2, kernel values into `out`) of up to two groups of queries over n keys, a multiple of 32.
- * `q` and `lift`, unless it is NULL, have places for both groups, filled up here. `inverse` holds the 1/h_j, all equal if
- * `iso`. */
-static void N(fastnw_fused)(int kernel, const REAL *keys, ptrdiff_t stride, ptrdiff_t d, const REAL *inverse, int iso,
-                            const REAL *scale, const REAL *weights, int weighted, const REAL *values, int use,
-                            REAL edge, REAL *out, ptrdiff_t out_stride, const REAL **q, REAL *lift, int queries,
-                            ptrdiff_t n, double (*sums)[3])
+/* The strip of a block of keys, of queries that are set later. */
+INLINE N(strip) N(strip_of)(const fastnw_pairs *pairs, int iso, const fastnw_keys *keys, ptrdiff_t n)
 {
+    const REAL *inverse = pairs->inverse;
     const REAL once = iso ? inverse[0] : 1, twice = once * once;
-    const REAL factor = kernel == GAUSSIAN ? twice * (REAL)-0.7213475204444817 : kernel == TRIANGULAR ? once : twice;
-    if (kernel == TRIANGULAR)
-        edge /= twice;
-    N(strip) strip = {keys, stride, d, inverse, factor, scale, weights, values, edge, out, out_stride, lift};
-    const N(fused_function) wide = lift ? NULL : N(choose_wide)(kernel, d, iso, use);
-    const N(fused_function) one = lift ? N(choose_far)(kernel, iso, use) : N(choose)(kernel, d, iso, weighted, use);
-    for (int a = queries; a < 2 * FASTNW_GROUP; a++) {
+    N(strip) strip = {.keys = keys->coords, .stride = keys->stride, .d = keys->d, .inverse = inverse, .factor = twice};
+    strip.scale = keys->scale;
+    strip.weights = keys->weights;
+    strip.values = keys->values;
+    strip.edge = (REAL)pairs->edge;
+    strip.n = n;
+    if (pairs->kernel == GAUSSIAN)
+        strip.factor = twice * (REAL)-0.7213475204444817;
+    if (pairs->kernel == TRIANGULAR) {
+        strip.factor = once;
+        strip.edge /= twice;
+    }
+    return strip;
+}
+
+INLINE void N(fill_up)(fastnw_group *group, int room)
+{
+    const REAL **q = (const REAL **)group->queries;
+    REAL *lift = group->lift;
+    for (int a = group->size; a < room; a++) {
         q[a] = q[0];
         if (lift)
             lift[a] = lift[0];
     }
-    if (queries > FASTNW_GROUP && wide) {
-        wide(&strip, q, n, sums);
-        return;
-    }
-    one(&strip, q, n, sums);
-    strip.out += FASTNW_GROUP * out_stride;
-    if (lift)
-        strip.lift += FASTNW_GROUP;
-    if (queries > FASTNW_GROUP)
-        one(&strip, q + FASTNW_GROUP, n, sums + FASTNW_GROUP);
 }
 
-/* A kernel that is only known at run time: one branch for a group of vectors. */
+/* Sums (or, with values == 2, profiles) of up to two groups of queries over the first n keys, a multiple of 32. */
+static void N(fastnw_fused)(const fastnw_pairs *pairs, const fastnw_keys *keys, fastnw_group *group, ptrdiff_t n,
+                            double (*sums)[3])
+{
+    const int kernel = pairs->kernel, iso = pairs->one_bandwidth, values = pairs->values;
+    N(strip) strip = N(strip_of)(pairs, iso, keys, n);
+    const N(fused_function) wide = group->lift ? NULL : N(choose_wide)(kernel, keys->d, iso, values);
+    const N(fused_function) one =
+        group->lift ? N(choose_far)(kernel, iso, values) : N(choose)(kernel, keys->d, iso, keys->weighted, values);
+    N(fill_up)(group, 2 * FASTNW_GROUP);
+    strip.q = (const REAL *const *)group->queries;
+    strip.lift = group->lift;
+    strip.out = group->out;
+    strip.out_stride = group->out_stride;
+    if (group->size > FASTNW_GROUP && wide) {
+        wide(&strip, sums);
+        return;
+    }
+    one(&strip, sums);
+    if (group->size <= FASTNW_GROUP)
+        return;
+    strip.out += FASTNW_GROUP * strip.out_stride;
+    if (strip.lift)
+        strip.lift += FASTNW_GROUP;
+    strip.q += FASTNW_GROUP;
+    one(&strip, sums + FASTNW_GROUP);
+}
+
+/* The profile of a kernel that is only known at run time, with one branch for a group of vectors. */
 INLINE void N(profile_of)(int kernel, VEC *s)
 {
 #define CASE(KERNEL, FACTOR)                                                                                           \
@@ -377,28 +408,30 @@ INLINE void N(profile_of)(int kernel, VEC *s)
 }
 
 /* Several profiles and bandwidths in one pass over the distances: sums[p * FASTNW_GROUP + a] for profile p < count of a
- * group of queries, kernels[p] of ratios[p] u^2, with at most one value a key. */
-static void N(fastnw_several)(const int *kernels, const REAL *ratios, int count, const REAL *keys, ptrdiff_t stride,
-                              ptrdiff_t d, const REAL *inverse, const REAL *scale, const REAL *weights,
-                              const REAL *values, REAL edge, const REAL **q, int queries, ptrdiff_t n,
-                              double (*sums)[3])
+ * group of queries, kernels[p] of ratios[p] u^2, with at most one value a key. Of `pairs` it takes the edge and the
+ * reciprocal bandwidths. */
+static void N(fastnw_several)(const int *kernels, const REAL *ratios, int count, const fastnw_pairs *pairs,
+                              const fastnw_keys *keys, fastnw_group *group, ptrdiff_t n, double (*sums)[3])
 {
-    VEC mass[SEVERAL][FASTNW_GROUP], total[SEVERAL][FASTNW_GROUP], inside[SEVERAL][FASTNW_GROUP];
-    const VEC rim = N(set)(edge);
-    for (int a = queries; a < FASTNW_GROUP; a++)
-        q[a] = q[0];
+    const REAL *coords = keys->coords, *scale = keys->scale, *weights = keys->weights, *values = keys->values;
+    const REAL *inverse = pairs->inverse, *const *q = (const REAL *const *)group->queries;
+    const ptrdiff_t stride = keys->stride, d = keys->d;
+    VEC mass[MAX_PROFILES][FASTNW_GROUP], total[MAX_PROFILES][FASTNW_GROUP], inside[MAX_PROFILES][FASTNW_GROUP];
+    const VEC edge = N(set)((REAL)pairs->edge);
+    group->lift = NULL;
+    N(fill_up)(group, FASTNW_GROUP);
     for (int p = 0; p < count; p++)
         EACH(a) mass[p][a] = total[p][a] = inside[p][a] = N(set)(0);
     for (ptrdiff_t i = 0; i < n; i += (ptrdiff_t)(sizeof(VEC) / sizeof(REAL))) {
         const VEC w = N(load)(weights + i), v = N(load)(values + i);
         VEC s[2 * FASTNW_GROUP], t[FASTNW_GROUP];
-        N(squares)(0, 0, FASTNW_GROUP, keys + i, stride, d, inverse, q, s);
+        N(squares)(0, 0, FASTNW_GROUP, coords + i, stride, d, inverse, q, s);
         if (scale)
             EACH(a) s[a] = s[a] * N(load)(scale + i);
         for (int p = 0; p < count; p++) {
             EACH(a) t[a] = s[a] * N(set)(ratios[p]);
-            if (kernels[p] >= TRIANGULAR && kernels[p] <= COSINE)
-                EACH(a) inside[p][a] = N(add_within)(inside[p][a], t[a], rim, w);
+            if (IS_ONE_OF(COMPACT_KERNELS, kernels[p]))
+                EACH(a) inside[p][a] = N(add_within)(inside[p][a], t[a], edge, w);
             N(profile_of)(kernels[p], t);
             EACH(a) mass[p][a] = t[a] * w + mass[p][a];
             EACH(a) total[p][a] = t[a] * v + total[p][a];
@@ -413,7 +446,7 @@ static void N(fastnw_several)(const int *kernels, const REAL *ratios, int count,
         }
 }
 
-/* out = 2^x, for tests of its accuracy */
+/* out = 2^x; tests measure its accuracy */
 static void N(fastnw_vector_exp2)(const REAL *x, REAL *out, ptrdiff_t n)
 {
     const ptrdiff_t lanes = sizeof(VEC) / sizeof(REAL);

@@ -1,4 +1,4 @@
-/* What the gradients' loops need of C: exp on both sides of 0, the cosine kernel's slope, and sums whose order is free. */
+/* Arithmetic of gradients: exp on both sides of 0, derivatives of profiles, and sums whose order is free. */
 #ifndef FASTNW_GRADIENTS_H
 #define FASTNW_GRADIENTS_H
 
@@ -6,21 +6,21 @@
 
 #include "_simd.h"
 
-/* e^x, 0 below -690: what exp's clamp leaves there would count at 1e150 bandwidths, where z^2 is 1e300. */
+/* e^x, and 0 below -690: what the clamp of exp leaves there would count at 1e150 bandwidths, where z^2 is 1e300. */
 static inline double fastnw_factor(double x)
 {
     const double power = fastnw_exp_f64(x < 700.0 ? x : 700.0);
     return x > -690.0 ? power : 0.0;
 }
 
-/* The same, infinite beyond 709: a key without weight may outweigh all others by more than float64 holds. */
+/* The same, and infinity beyond 709: a key without weight may outweigh all others by more than float64 can hold. */
 static inline double fastnw_unbounded_factor(double x)
 {
     const double power = fastnw_exp_f64(x < 709.0 ? x : 709.0);
     return x > 709.0 ? INFINITY : x > -690.0 ? power : 0.0;
 }
 
-/* -2 d cos(pi u/2)/du^2 = (pi/2)^2 sinc(pi u/2), the series in s = u^2 <= 1: the first term left out is 3e-19. */
+/* -2 d cos(pi u/2)/du^2 = (pi/2)^2 sinc(pi u/2), by its series in s = u^2 <= 1; the first term left out is 3e-19. */
 static inline double fastnw_cosine_fall(double s)
 {
     const double x = 2.4674011002723395 * s;
@@ -38,7 +38,7 @@ static inline double fastnw_cosine_fall(double s)
     return 2.4674011002723395 * p;
 }
 
-/* tanh(u/2)/u from g = e^-u; the series where 1 - g would lose digits: the first term left out is 3e-17. */
+/* tanh(u/2)/u from g = e^-u, or by its series where 1 - g would lose digits; the first term left out is 3e-17. */
 static inline double fastnw_logistic_fall(double u, double g)
 {
     const double s = u * u, series = 0.5 - s * (1.0 / 24 - s * (1.0 / 240 - s * (17.0 / 40320)));
@@ -79,7 +79,7 @@ static inline double fastnw_dot(const double *a, const double *b, ptrdiff_t n)
     return sum;
 }
 
-/* The same with 0 for what b = 0 multiplies, infinity too. */
+/* The same, but b = 0 makes a term 0 even where a is infinite. */
 static inline double fastnw_dot_where(const double *a, const double *b, ptrdiff_t n)
 {
     double sum = 0;

@@ -1,15 +1,19 @@
-# The body of every instruction set: gradients of radial kernels, one point (a query, or a key) against strips of the other
-# side. Loops over a strip's buffers, which stay in L1, each of a kind that compilers vectorise; see fastnw/gradients/sums.py
-# for the sums.
+# Gradients of radial kernels, one point (a query, or a key) against strips of the other side: the body that is compiled for
+# every instruction set. Loops go over the buffers of a strip, which stay in L1, each of a kind that compilers vectorise.
+# The sums are defined in fastnw/gradients/sums.py.
 
 from libc.math cimport INFINITY, sqrt
 from libc.stdint cimport int64_t
 
-cdef extern from "_gradients.h" nogil:
+cdef extern from "kernels.h" nogil:
     enum:
         GAUSSIAN, LAPLACIAN, MATERN32, MATERN52, LOGISTIC
         BOXCAR, TRIANGULAR, EPANECHNIKOV, BIWEIGHT, TRIWEIGHT, TRICUBE, COSINE
         CAUCHY
+        DECAYING_KERNELS
+    bint IS_ONE_OF(unsigned, int)
+
+cdef extern from "_gradients.h" nogil:
     double fastnw_factor(double)
     double fastnw_unbounded_factor(double)
     double fastnw_exp_f64(double)
@@ -27,11 +31,19 @@ from cython cimport floating as real
 include "_flush.pxi"
 
 cdef enum:
-    STRIP = 512  # five buffers of it and the points of some coordinates fill L1
+    STRIP = 512  # points; five buffers of that length and the points of some coordinates fill L1
 
-# The other side: coordinates (d, n), columns (c, n) of values or of their cotangents, and where there are any (else NULL)
-# scales of squared distances, logarithms to add to those of κ, and what to subtract from the columns' products.
+# What all pairs share: the kernel, and (d,) 1/h_j.
+cdef struct Metric:
+    int kernel
+    Py_ssize_t d
+    const double* inverse
+
+# Points of the other side: coordinates (d, size) and columns (c, size) of values or of their cotangents. The other arrays
+# are NULL where there are none: scales of squared distances, logarithms to add to those of kappa, and what to subtract from
+# the products of columns.
 cdef struct Side:
+    Py_ssize_t size, c
     const double* coords
     Py_ssize_t stride
     const double* columns
@@ -40,7 +52,13 @@ cdef struct Side:
     const double* logs
     const double* gamma
 
-# What a strip's pairs come to.
+# One point and its part in each pair.
+cdef struct Point:
+    const double* coords  # (d,)
+    const double* column  # (c,)
+    double gamma, log, scale
+
+# The pairs of a point and a strip.
 cdef struct Pairs:
     double score[STRIP]  # u^2
     double logs[STRIP]
@@ -49,18 +67,16 @@ cdef struct Pairs:
     double force[STRIP]  # -2 d share/du^2, then times the pull and the scale
 
 
-cdef inline void _fill_scores(
-    Pairs* pairs, const double* x, const double* inverse, Side other, double scale, Py_ssize_t d, Py_ssize_t n
-) noexcept nogil:
-    cdef Py_ssize_t a, i
-    cdef double z, x0 = x[0], v = inverse[0]
+cdef inline void _fill_scores(Pairs* pairs, const Metric* metric, const Point* point, const Side* other) noexcept nogil:
+    cdef Py_ssize_t a, i, n = other.size
+    cdef double z, x0 = point.coords[0], v = metric.inverse[0], scale = point.scale
     cdef const double* k = other.coords
     cdef double* s = pairs.score
     for i in range(n):
         z = (x0 - k[i]) * v
         s[i] = z * z
-    for a in range(1, d):
-        x0, v, k = x[a], inverse[a], other.coords + a * other.stride
+    for a in range(1, metric.d):
+        x0, v, k = point.coords[a], metric.inverse[a], other.coords + a * other.stride
         for i in range(n):
             z = (x0 - k[i]) * v
             s[i] += z * z
@@ -72,10 +88,8 @@ cdef inline void _fill_scores(
             s[i] *= scale
 
 
-cdef inline void _fill_pulls(
-    Pairs* pairs, const double* column, double gamma, Side other, Py_ssize_t c, Py_ssize_t n
-) noexcept nogil:
-    cdef Py_ssize_t k, i
+cdef inline void _fill_pulls(Pairs* pairs, const Point* point, const Side* other) noexcept nogil:
+    cdef Py_ssize_t k, i, n = other.size
     cdef double factor
     cdef const double* row
     cdef double* r = pairs.pull
@@ -84,25 +98,26 @@ cdef inline void _fill_pulls(
             r[i] = -other.gamma[i]
     else:
         for i in range(n):
-            r[i] = -gamma
-    for k in range(c):
-        factor, row = column[k], other.columns + k * other.column_stride
+            r[i] = -point.gamma
+    for k in range(other.c):
+        factor, row = point.column[k], other.columns + k * other.column_stride
         for i in range(n):
             r[i] += factor * row[i]
 
 
-cdef inline void _fill_logs(Pairs* pairs, double own, Side other, Py_ssize_t n) noexcept nogil:
+cdef inline void _fill_logs(Pairs* pairs, const Point* point, const Side* other) noexcept nogil:
     cdef Py_ssize_t i
+    cdef double own = point.log
     if other.logs != NULL:
-        for i in range(n):
+        for i in range(other.size):
             pairs.logs[i] = own + other.logs[i]
     else:
-        for i in range(n):
+        for i in range(other.size):
             pairs.logs[i] = own
 
 
 cdef inline void _decaying(int kernel, Pairs* pairs, Py_ssize_t n) noexcept nogil:
-    """Shares and their slopes of kernels that decay exponentially: all in one exponent, so that no tail underflows."""
+    """Shares of decaying kernels and their derivatives: everything in one exponent, so that no tail underflows."""
     cdef Py_ssize_t i
     cdef double u, z, e, g
     cdef const double* s = pairs.score
@@ -144,7 +159,7 @@ cdef inline void _decaying(int kernel, Pairs* pairs, Py_ssize_t n) noexcept nogi
 
 
 cdef inline void _profile(int kernel, Pairs* pairs, Py_ssize_t n) noexcept nogil:
-    """Kernel values and their slopes of the others; 0 beyond the support."""
+    """Profiles of the other kernels and their derivatives; 0 beyond the support."""
     cdef Py_ssize_t i
     cdef double u, y, inside
     cdef const double* s = pairs.score
@@ -197,7 +212,7 @@ cdef inline void _profile(int kernel, Pairs* pairs, Py_ssize_t n) noexcept nogil
 
 
 cdef inline void _weigh(Pairs* pairs, bint constant, Py_ssize_t n) noexcept nogil:
-    """Multiply what `_profile` gave by the exponentials of `logs`, which may be all the same."""
+    """Multiply the numbers of `_profile` by the exponentials of `logs`, which may be all the same."""
     cdef Py_ssize_t i
     cdef double same
     cdef double* factor = pairs.logs
@@ -216,19 +231,17 @@ cdef inline void _weigh(Pairs* pairs, bint constant, Py_ssize_t n) noexcept nogi
             force[i] *= factor[i]
 
 
-cdef inline void _fill(
-    int kernel, Pairs* pairs, const double* x, const double* inverse, const double* column, double gamma, double log,
-    double scale, Side other, Py_ssize_t d, Py_ssize_t c, Py_ssize_t n
-) noexcept nogil:
-    """Everything about the pairs of one point, of scale `scale` and so on, and a strip of the other side."""
-    cdef Py_ssize_t i
-    _fill_scores(pairs, x, inverse, other, scale, d, n)
-    _fill_pulls(pairs, column, gamma, other, c, n)
-    _fill_logs(pairs, log, other, n)
-    if kernel <= LOGISTIC:
-        _decaying(kernel, pairs, n)
+cdef inline void _fill(Pairs* pairs, const Metric* metric, const Point* point, const Side* other) noexcept nogil:
+    """Fill in everything about the pairs of one point and a strip of the other side."""
+    cdef Py_ssize_t i, n = other.size
+    cdef double scale = point.scale
+    _fill_scores(pairs, metric, point, other)
+    _fill_pulls(pairs, point, other)
+    _fill_logs(pairs, point, other)
+    if IS_ONE_OF(DECAYING_KERNELS, metric.kernel):
+        _decaying(metric.kernel, pairs, n)
     else:
-        _profile(kernel, pairs, n)
+        _profile(metric.kernel, pairs, n)
         _weigh(pairs, other.logs == NULL, n)
     for i in range(n):
         pairs.force[i] *= pairs.pull[i]
@@ -240,20 +253,22 @@ cdef inline void _fill(
             pairs.force[i] *= scale
 
 
-cdef inline Side _from(Side side, Py_ssize_t start) noexcept nogil:
-    """The points from `start` on."""
-    side.coords += start
-    side.columns += start
-    if side.scale != NULL:
-        side.scale += start
-    if side.logs != NULL:
-        side.logs += start
-    if side.gamma != NULL:
-        side.gamma += start
-    return side
+cdef inline Side _side_from(const Side* side, Py_ssize_t start) noexcept nogil:
+    """At most STRIP points from `start` on."""
+    cdef Side part = side[0]
+    part.size = min(<Py_ssize_t>STRIP, side.size - start)
+    part.coords += start
+    part.columns += start
+    if part.scale != NULL:
+        part.scale += start
+    if part.logs != NULL:
+        part.logs += start
+    if part.gamma != NULL:
+        part.gamma += start
+    return part
 
 
-cdef const double* _at(const double[::1] array) noexcept:
+cdef const double* _pointer(const double[::1] array) noexcept:
     if array is None or array.shape[0] == 0:
         return NULL
     return &array[0]
@@ -266,116 +281,79 @@ cdef Side _side(
     cdef Side side
     if coords.shape[1] > 1 and (coords.strides[1] != sizeof(double) or columns.strides[1] != sizeof(double)):
         raise ValueError("coordinates and columns must be contiguous along points")
+    side.size, side.c = coords.shape[1], columns.shape[0]
     side.coords, side.stride = &coords[0, 0], coords.strides[0] // <Py_ssize_t>sizeof(double)
-    side.columns = &columns[0, 0] if columns.shape[0] > 0 else side.coords
+    side.columns = &columns[0, 0] if side.c > 0 else side.coords
     side.column_stride = columns.strides[0] // <Py_ssize_t>sizeof(double)
-    side.scale, side.logs, side.gamma = _at(scale), _at(logs), _at(gamma)
+    side.scale, side.logs, side.gamma = _pointer(scale), _pointer(logs), _pointer(gamma)
     return side
 
 
-def add_to_queries(
-    int kernel, const double[::1] inverse, const double[:, ::1] queries, const int64_t[::1] own, const double[::1] log_mass,
-    const double[:, ::1] alpha, const double[::1] gamma, const double[:, :] coords, const double[::1] scale,
-    const double[::1] log_weights, const double[:, :] values, double[:, ::1] moved, double[:, ::1] squares,
-    double[:, ::1] outer,
-):
-    """Add the key block's part of the sums, in place; shapes as in backends/gradients.py, but (p, d) queries and (p, c)
-    alpha; `own` are positions within the block."""
-    cdef Py_ssize_t p = queries.shape[0], d = queries.shape[1], n = coords.shape[1], c = values.shape[0], i, a, b, start = 0
-    cdef Py_ssize_t length
-    cdef Pairs pairs
-    cdef double[2] sums
-    cdef double nothing = 0
-    cdef double* products = NULL
-    cdef const int64_t* owns = NULL
-    cdef const double* x
-    cdef Side keys, strip
-    cdef uint64_t before
-    if p == 0 or n == 0:
-        return
-    keys = _side(coords, values, scale, log_weights, None)
-    if own is not None:
-        owns = &own[0]
-    if outer is not None:
-        products = &outer[0, 0]
-    with nogil:
-        before = _flush(&inverse[0], d, keys.scale, n)
-        while start < n:
-            length, strip = min(STRIP, n - start), _from(keys, start)
-            for i in range(p):
-                if log_mass[i] == INFINITY:
-                    continue
-                x = &queries[i, 0]
-                _fill(kernel, &pairs, x, &inverse[0], &alpha[i, 0] if c > 0 else &nothing, gamma[i], -log_mass[i], 1, strip,
-                      d, c, length)
-                if owns != NULL and 0 <= owns[i] - start < length:
-                    pairs.force[owns[i] - start] = 0
-                for a in range(d):
-                    sums[0] = sums[1] = 0
-                    fastnw_force(pairs.force, strip.coords + a * strip.stride, x[a], inverse[a], length, &sums[0])
-                    moved[i, a] += sums[0]
-                    squares[i, a] += sums[1]
-                if products != NULL:
-                    _add_products(&pairs, x, &inverse[0], strip, d, length, products)
-            start += length
-        fastnw_restore(before)
-
-
 cdef inline void _add_products(
-    Pairs* pairs, const double* x, const double* inverse, Side other, Py_ssize_t d, Py_ssize_t n, double* outer
+    const Pairs* pairs, const Metric* metric, const Point* point, const Side* other, double* outer
 ) noexcept nogil:
-    cdef Py_ssize_t a, b
+    """Add force times the products of two coordinates' differences to (d, d) sums."""
+    cdef Py_ssize_t a, b, d = metric.d
     cdef double sum
     for a in range(d):
         for b in range(a + 1):
-            sum = fastnw_force_product(pairs.force, other.coords + a * other.stride, x[a], inverse[a],
-                                       other.coords + b * other.stride, x[b], inverse[b], n)
+            sum = fastnw_force_product(pairs.force, other.coords + a * other.stride, point.coords[a], metric.inverse[a],
+                                       other.coords + b * other.stride, point.coords[b], metric.inverse[b], other.size)
             outer[a * d + b] += sum
             if a != b:
                 outer[b * d + a] += sum
 
 
-def add_to_keys(
-    int kernel, const double[::1] inverse, const double[:, ::1] keys, const double[::1] scale,
-    const double[::1] log_weights, const double[:, ::1] values, const double[:, :] coords, const int64_t[::1] own,
-    const double[::1] minus_log_mass, const double[:, :] alpha, const double[::1] gamma, double[:, ::1] moved,
-    double[:, ::1] value_sums, double[::1] weight_sums, double[::1] squares,
-):
-    """Add the queries' part of the sums, in place; shapes as in backends/gradients.py, but (B, d) keys and (B, c) values;
-    `own` (p,) are positions within the block of keys."""
-    cdef Py_ssize_t B = keys.shape[0], d = keys.shape[1], p = coords.shape[1], c = alpha.shape[0], j, a, k, start = 0
-    cdef Py_ssize_t length
+def add_to_queries(int kernel, const double[::1] inverse, points, queries, keys, const int64_t[::1] own, sums):
+    """Add a block of keys to the sums of queries, in place.
+
+    `queries` and `keys` are those of fastnw/backends/gradient_tiles.py; `points` are the queries' coordinates (p, d) and
+    alpha (p, c); `own` are positions within the block; `sums` are moved (p, d), squares (p, d) and outer (d, d) or None.
+    """
+    cdef const double[:, ::1] coords, alpha
+    cdef const double[::1] gamma = queries.gamma, log_mass = queries.log_mass
+    cdef double[:, ::1] moved, squares, outer
+    cdef Py_ssize_t i, a, start = 0
     cdef Pairs pairs
-    cdef double[2] sums
+    cdef Metric metric
+    cdef Point point
+    cdef double[2] found
     cdef double nothing = 0
+    cdef double* products = NULL
     cdef const int64_t* owns = NULL
-    cdef Side queries, strip
+    cdef Side side, strip
     cdef uint64_t before
-    if B == 0 or p == 0:
+    coords, alpha = points
+    moved, squares, outer = sums
+    if coords.shape[0] == 0 or keys.size == 0:
         return
-    queries = _side(coords, alpha, None, minus_log_mass, gamma)
+    side = _side(keys.coords, keys.values, keys.scale, keys.log_weights, None)
+    metric.kernel, metric.d, metric.inverse = kernel, coords.shape[1], &inverse[0]
     if own is not None:
         owns = &own[0]
+    if outer is not None:
+        products = &outer[0, 0]
     with nogil:
-        before = _flush(&inverse[0], d, &scale[0] if scale is not None else <const double*>NULL, B)
-        while start < p:
-            length, strip = min(STRIP, p - start), _from(queries, start)
-            for j in range(B):
-                _fill(kernel, &pairs, &keys[j, 0], &inverse[0], &values[j, 0] if c > 0 else &nothing, 0,
-                      log_weights[j] if log_weights is not None else 0, scale[j] if scale is not None else 1, strip, d, c,
-                      length)
-                if owns != NULL:
-                    _leave_out(&pairs, owns + start, j, length)
-                for a in range(d):
-                    sums[0] = sums[1] = 0
+        before = _flush(&inverse[0], metric.d, side.scale, side.size)
+        while start < side.size:
+            strip = _side_from(&side, start)
+            for i in range(coords.shape[0]):
+                if log_mass[i] == INFINITY:
+                    continue
+                point.coords, point.column = &coords[i, 0], &alpha[i, 0] if side.c > 0 else &nothing
+                point.gamma, point.log, point.scale = gamma[i], -log_mass[i], 1
+                _fill(&pairs, &metric, &point, &strip)
+                if owns != NULL and 0 <= owns[i] - start < strip.size:
+                    pairs.force[owns[i] - start] = 0
+                for a in range(metric.d):
+                    found[0] = found[1] = 0
                     fastnw_force(
-                        pairs.force, strip.coords + a * strip.stride, keys[j, a], inverse[a], length, &sums[0])
-                    moved[j, a] -= sums[0]
-                    squares[j] += sums[1]
-                for k in range(c):
-                    value_sums[j, k] += fastnw_dot(pairs.share, strip.columns + k * strip.column_stride, length)
-                weight_sums[j] += fastnw_dot_where(pairs.share, pairs.pull, length)
-            start += length
+                        pairs.force, strip.coords + a * strip.stride, point.coords[a], inverse[a], strip.size, &found[0])
+                    moved[i, a] += found[0]
+                    squares[i, a] += found[1]
+                if products != NULL:
+                    _add_products(&pairs, &metric, &point, &strip, products)
+            start += strip.size
         fastnw_restore(before)
 
 
@@ -384,3 +362,60 @@ cdef inline void _leave_out(Pairs* pairs, const int64_t* own, int64_t key, Py_ss
     for i in range(n):
         pairs.share[i] = pairs.share[i] if own[i] != key else 0.0
         pairs.force[i] = pairs.force[i] if own[i] != key else 0.0
+
+
+def add_to_keys(
+    int kernel, const double[::1] inverse, points, keys, queries, const double[::1] minus_log_mass, const int64_t[::1] own,
+    sums
+):
+    """Add queries to the sums of a block of keys, in place.
+
+    `keys` and `queries` are those of fastnw/backends/gradient_tiles.py; `points` are the keys' coordinates (B, d) and
+    values (B, c); `own` (p,) are positions within the block; `sums` are moved (B, d), values (B, c), weights and squares.
+    """
+    cdef const double[:, ::1] coords, values
+    cdef const double[::1] scale = keys.scale, log_weights = keys.log_weights
+    cdef double[:, ::1] moved, value_sums
+    cdef double[::1] weight_sums, squares
+    cdef Py_ssize_t j, a, k, start = 0
+    cdef Pairs pairs
+    cdef Metric metric
+    cdef Point point
+    cdef double[2] found
+    cdef double nothing = 0
+    cdef const int64_t* owns = NULL
+    cdef Side side, strip
+    cdef uint64_t before
+    coords, values = points
+    moved, value_sums, weight_sums, squares = sums
+    if coords.shape[0] == 0 or queries.size == 0:
+        return
+    side = _side(queries.coords, queries.alpha, None, minus_log_mass, queries.gamma)
+    metric.kernel, metric.d, metric.inverse = kernel, coords.shape[1], &inverse[0]
+    if own is not None:
+        owns = &own[0]
+    with nogil:
+        before = _flush(&inverse[0], metric.d, &scale[0] if scale is not None else <const double*>NULL, coords.shape[0])
+        while start < side.size:
+            strip = _side_from(&side, start)
+            for j in range(coords.shape[0]):
+                point.coords, point.column = &coords[j, 0], &values[j, 0] if side.c > 0 else &nothing
+                point.gamma, point.log, point.scale = 0, 0, 1
+                if log_weights is not None:
+                    point.log = log_weights[j]
+                if scale is not None:
+                    point.scale = scale[j]
+                _fill(&pairs, &metric, &point, &strip)
+                if owns != NULL:
+                    _leave_out(&pairs, owns + start, j, strip.size)
+                for a in range(metric.d):
+                    found[0] = found[1] = 0
+                    fastnw_force(
+                        pairs.force, strip.coords + a * strip.stride, point.coords[a], inverse[a], strip.size, &found[0])
+                    moved[j, a] -= found[0]
+                    squares[j] += found[1]
+                for k in range(side.c):
+                    value_sums[j, k] += fastnw_dot(pairs.share, strip.columns + k * strip.column_stride, strip.size)
+                weight_sums[j] += fastnw_dot_where(pairs.share, pairs.pull, strip.size)
+            start += strip.size
+        fastnw_restore(before)

@@ -1,27 +1,29 @@
-/* One query over leaves of a tree of keys: vectors of keys side by side, where _fused_body.h has queries. Each query has
- * a list of leaves of its own, so nothing is computed that its neighbours need and it does not. Included by _fused.h, for
- * double only, after _fused_body.h.
+/* The sums of one query over leaves of a tree of keys. Vectors of keys go side by side, where _fused_body.h has queries
+ * side by side. Each query has its own list of leaves, so nothing is computed that only its neighbours need. _fused.h
+ * includes this file after _fused_body.h, for double only.
  *
- * A leaf is LEAF keys, at a multiple of LEAF; keys that fill up the last one have no weight. */
+ * A leaf has KEYS_PER_LEAF keys and begins at a multiple of that; keys that fill up the last leaf have no weight. */
 
-typedef void (*N(leaves_function))(const N(strip) *, const REAL *q, REAL shift, const int32_t *leaves, ptrdiff_t count,
-                                   double *sums);
+typedef void (*N(leaves_function))(const N(strip) *, REAL lift, const fastnw_leaf_list *leaves, double *sums);
 
-/* Inlined with constants as `fused` is; sums[0..2] as there. values == 2: kernel values into strip->out, LEAF a leaf. */
-INLINE void N(leaves)(const int kernel, const int D, const int iso, const int values, const N(strip) *strip, const REAL *q,
-                      REAL shift, const int32_t *leaves, ptrdiff_t count, double *sums)
+/* Inlined with constants as `fused` is, with the same sums[0..2]. With values == 2 profiles go to strip->out, leaf by leaf. */
+INLINE void N(leaves)(const int kernel, const int D, const int iso, const int values, const N(strip) *strip, REAL lift,
+                      const fastnw_leaf_list *list, double *sums)
 {
+    const REAL *q = strip->q[0];
+    const int32_t *leaves = list->numbers;
+    const ptrdiff_t count = list->count;
     const ptrdiff_t d = D ? D : strip->d, stride = strip->stride, lanes = sizeof(VEC) / sizeof(REAL);
-    const int compact = kernel >= TRIANGULAR && kernel <= COSINE, queries = FASTNW_GROUP;
+    const int compact = IS_ONE_OF(COMPACT_KERNELS, kernel), queries = FASTNW_GROUP;
     const VEC factor = N(set)(strip->factor), edge = N(set)(strip->edge);
     sums[0] = sums[1] = sums[2] = 0;
-    for (ptrdiff_t first = 0; first < count; first += FOLD) {
-        const ptrdiff_t last = count - first < FOLD ? count : first + FOLD;
+    for (ptrdiff_t first = 0; first < count; first += LEAVES_PER_SUM) {
+        const ptrdiff_t last = count - first < LEAVES_PER_SUM ? count : first + LEAVES_PER_SUM;
         VEC mass[FASTNW_GROUP], total[FASTNW_GROUP], inside[FASTNW_GROUP];
         EACH(a) mass[a] = total[a] = inside[a] = N(set)(0);
         for (ptrdiff_t l = first; l < last; l++) {
-            for (ptrdiff_t part = 0; part < LEAF; part += FASTNW_GROUP * lanes) {
-                const ptrdiff_t i = (ptrdiff_t)leaves[l] * LEAF + part;
+            for (ptrdiff_t part = 0; part < KEYS_PER_LEAF; part += FASTNW_GROUP * lanes) {
+                const ptrdiff_t i = (ptrdiff_t)leaves[l] * KEYS_PER_LEAF + part;
                 const REAL *k = strip->keys + i;
                 VEC s[FASTNW_GROUP], t[FASTNW_GROUP], w[FASTNW_GROUP];
                 EACH(a) s[a] = N(set)(0);
@@ -44,12 +46,12 @@ INLINE void N(leaves)(const int kernel, const int D, const int iso, const int va
                 EACH(a) w[a] = N(load)(strip->weights + i + a * lanes);
                 if (compact)
                     EACH(a) inside[a] = N(add_within)(inside[a], s[a], edge, w[a]);
-                if (kernel < DOT)
-                    N(lifted)(kernel, s, factor, &shift, 0);
+                if (IS_ONE_OF(DECAYING_KERNELS, kernel))
+                    N(lifted)(kernel, s, factor, &lift, 0);
                 else
                     N(profile)(kernel, s, factor);
                 if (values == 2)
-                    EACH(a) N(store)(strip->out + l * LEAF + part + a * lanes, s[a]);
+                    EACH(a) N(store)(strip->out + l * KEYS_PER_LEAF + part + a * lanes, s[a]);
                 EACH(a) mass[a] = s[a] * w[a] + mass[a];
                 if (values == 1)
                     EACH(a) total[a] = s[a] * N(load)(strip->values + i + a * lanes) + total[a];
@@ -67,10 +69,9 @@ INLINE void N(leaves)(const int kernel, const int D, const int iso, const int va
 }
 
 #define LEAVES_INSTANCE(NAME, KERNEL, D, ISO, VALUES)                                                                  \
-    static void N(NAME)(const N(strip) *strip, const REAL *q, REAL shift, const int32_t *leaves, ptrdiff_t count,      \
-                        double *sums)                                                                                  \
+    static void N(NAME)(const N(strip) *strip, REAL lift, const fastnw_leaf_list *leaves, double *sums)                \
     {                                                                                                                  \
-        N(leaves)(KERNEL, D, ISO, VALUES, strip, q, shift, leaves, count, sums);                                       \
+        N(leaves)(KERNEL, D, ISO, VALUES, strip, lift, leaves, sums);                                                  \
     }
 #define KERNEL_LEAVES(NAME, KERNEL)                                                                                    \
     LEAVES_INSTANCE(leaves_##NAME##_1, KERNEL, 1, 1, 1)                                                                \
@@ -102,23 +103,21 @@ KERNEL_LEAVES(triweight, TRIWEIGHT)
 KERNEL_LEAVES(tricube, TRICUBE)
 KERNEL_LEAVES(cosine, COSINE)
 
-/* Sums of one query over its leaves, times exp(shift) if the kernel decays exponentially; with values == 2 kernel values go to `out`, and sums[1] stays 0. */
-static void N(fastnw_leaves)(int kernel, const REAL *keys, ptrdiff_t stride, ptrdiff_t d, const REAL *inverse, int iso,
-                             const REAL *scale, const REAL *weights, const REAL *values, int use, REAL edge, REAL *out,
-                             const REAL *q, REAL shift, const int32_t *leaves, ptrdiff_t count, double *sums)
+/* Sums of the query q over its leaves, times exp(lift) if the kernel decays. With values == 2 profiles go to `out`, and
+ * sums[1] stays 0. */
+static void N(fastnw_leaves)(const fastnw_pairs *pairs, const fastnw_keys *keys, const REAL *q, REAL lift,
+                             const fastnw_leaf_list *leaves, REAL *out, double *sums)
 {
     N(leaves_function) chosen = NULL;
-    iso = iso && use < 2;
-    const REAL once = iso ? inverse[0] : 1, twice = once * once;
-    const REAL factor = kernel == GAUSSIAN ? twice * (REAL)-0.7213475204444817 : kernel == TRIANGULAR ? once : twice;
-    if (kernel == TRIANGULAR)
-        edge /= twice;
-    const N(strip) strip = {keys, stride, d, inverse, factor, scale, weights, values, edge, out, 0};
+    const int values = pairs->values, iso = pairs->one_bandwidth && values < 2;
+    N(strip) strip = N(strip_of)(pairs, iso, keys, keys->size);
+    strip.q = &q;
+    strip.out = out;
 #define CASE(NAME, KERNEL)                                                                                             \
     case KERNEL:                                                                                                       \
-        chosen = N(choose_leaves_##NAME)(d, iso, use);                                                                 \
+        chosen = N(choose_leaves_##NAME)(keys->d, iso, values);                                                                 \
         break;
-    switch (kernel) {
+    switch (pairs->kernel) {
         CASE(gaussian, GAUSSIAN)
         CASE(laplacian, LAPLACIAN)
         CASE(matern32, MATERN32)
@@ -133,20 +132,21 @@ static void N(fastnw_leaves)(int kernel, const REAL *keys, ptrdiff_t stride, ptr
         CASE(cosine, COSINE)
     }
 #undef CASE
-    chosen(&strip, q, shift, leaves, count, sums);
+    chosen(&strip, lift, leaves, sums);
 }
 
-/* total += sum over the keys of some leaves of kappa times their rows of c values, filled up to whole vectors. */
-static void N(fastnw_weigh_leaves)(const REAL *kappa, const REAL *values, ptrdiff_t stride, ptrdiff_t c,
-                                   const int32_t *leaves, ptrdiff_t count, double *total)
+/* Adds to the totals, for all keys of some leaves, kappa times the key's row of values, filled up to whole vectors. */
+static void N(fastnw_weigh_leaves)(const fastnw_keys *keys, const REAL *kappa, const fastnw_leaf_list *list, double *total)
 {
-    const ptrdiff_t lanes = sizeof(VEC) / sizeof(REAL);
+    const REAL *values = keys->values;
+    const int32_t *leaves = list->numbers;
+    const ptrdiff_t lanes = sizeof(VEC) / sizeof(REAL), stride = keys->value_stride, c = keys->c, count = list->count;
     for (ptrdiff_t first = 0; first < c; first += lanes) {
         VEC sum[4] = {N(set)(0), N(set)(0), N(set)(0), N(set)(0)};
         REAL part[sizeof(VEC) / sizeof(REAL)];
         for (ptrdiff_t l = 0; l < count; l++) {
-            const REAL *row = values + (ptrdiff_t)leaves[l] * LEAF * stride + first, *g = kappa + l * LEAF;
-            for (ptrdiff_t i = 0; i < LEAF; i += 4)
+            const REAL *row = values + (ptrdiff_t)leaves[l] * KEYS_PER_LEAF * stride + first, *g = kappa + l * KEYS_PER_LEAF;
+            for (ptrdiff_t i = 0; i < KEYS_PER_LEAF; i += 4)
                 for (int a = 0; a < 4; a++) /* chains side by side */
                     sum[a] = N(set)(g[i + a]) * N(load)(row + (i + a) * stride) + sum[a];
         }

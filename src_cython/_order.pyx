@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The order of points in a k-d tree whose leaves are full: see fastnw/methods/tree/method.py."""
+"""Sorts points into the order of a k-d tree whose leaves are full; see fastnw/methods/tree/kdtree.py."""
 
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint64_t
@@ -21,8 +21,8 @@ cdef inline double _middle(double a, double b, double c) noexcept nogil:
 
 
 cdef void _select(Place* p, Py_ssize_t n, Py_ssize_t nth) noexcept nogil:
-    """Hoare's selection: none before place `nth` is larger than it, none after it smaller. Pivots are the median of
-    medians of nine, from places that no pattern in the data can follow."""
+    """Hoare's selection: afterwards no place before `nth` is larger than it, and none after it is smaller. A pivot is the
+    median of medians of nine places, which are drawn so that no pattern in the data can follow them."""
     cdef Py_ssize_t low = 0, high = n - 1, i, j, k
     cdef uint64_t state = 88172645463325252
     cdef double[9] x
@@ -53,7 +53,7 @@ cdef void _select(Place* p, Py_ssize_t n, Py_ssize_t nth) noexcept nogil:
 
 
 cdef Py_ssize_t _half(Py_ssize_t n, Py_ssize_t leaf) noexcept nogil:
-    """How many of n points go left: as many whole leaves as the largest power of two below their number."""
+    """The number of points that go left: whole leaves, as many as the largest power of two below their number."""
     cdef Py_ssize_t half = leaf
     while 2 * half < n:
         half *= 2
@@ -63,7 +63,7 @@ cdef Py_ssize_t _half(Py_ssize_t n, Py_ssize_t leaf) noexcept nogil:
 cdef Py_ssize_t _split(
     const double[:, ::1] points, const double[::1] inverse, int64_t* order, Py_ssize_t n, Py_ssize_t leaf, Place* room
 ) noexcept nogil:
-    """Bring the points with the smallest coordinates, along the longest side of their box, to the front: how many."""
+    """Move the points with the smallest coordinates along the longest side of their box to the front; returns how many."""
     cdef Py_ssize_t i, j, axis = 0, half = _half(n, leaf)
     cdef double low, high, x, side, longest = -1
     for j in range(points.shape[1]):
@@ -94,7 +94,7 @@ cdef void _sort(
 
 
 def left_size(Py_ssize_t n, Py_ssize_t leaf):
-    """How many of n points go into the left half; all, where they are one leaf."""
+    """The number of points in the left half; all of them if they are one leaf."""
     return _half(n, leaf) if n > leaf else n
 
 
@@ -110,7 +110,7 @@ def extend_box(const double[:, ::1] points, const int64_t[::1] order, double[::1
 
 
 def gather(const double[:, ::1] points, Py_ssize_t axis, const int64_t[::1] order, Place[::1] places):
-    """Copy a coordinate of the points at `order`, and where they are, for `halve`."""
+    """Copy one coordinate and the positions of the points at `order`, for `halve`."""
     cdef Py_ssize_t i
     with nogil:
         for i in range(order.shape[0]):
@@ -118,7 +118,7 @@ def gather(const double[:, ::1] points, Py_ssize_t axis, const int64_t[::1] orde
 
 
 def halve(Place[::1] places, int64_t[::1] order, Py_ssize_t half):
-    """Bring the `half` places with the smallest coordinates to the front; their points' positions into `order`."""
+    """Move the `half` places with the smallest coordinates to the front, and write their positions into `order`."""
     cdef Py_ssize_t i
     with nogil:
         _select(&places[0], places.shape[0], half)
@@ -127,11 +127,11 @@ def halve(Place[::1] places, int64_t[::1] order, Py_ssize_t half):
 
 
 def sort(const double[:, ::1] points, const double[::1] inverse, int64_t[::1] order, Py_ssize_t leaf):
-    """Order the points at `order` as a k-d tree of such leaves."""
+    """Sort the points at `order` into a k-d tree with leaves of that size."""
     cdef Py_ssize_t n = order.shape[0]
     cdef Place* room = <Place*>malloc(max(n, 1) * sizeof(Place))
     if room == NULL:
-        raise MemoryError("no memory to sort points")
+        raise MemoryError("There is no memory to sort points.")
     with nogil:
         _sort(points, inverse, &order[0], n, leaf, room)
         free(room)

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Sums over sorted keys in one coordinate, from moments at every BLOCK-th key; see fastnw/methods/prefix_sums.py.
+"""Sums over sorted keys in one coordinate, from prefix sums at every BLOCK-th key; see fastnw/methods/prefix_sums.py.
 
 A kernel is (1 - u^power)^exponent within u <= 1, or a polynomial of degree 2 at most times exp(-u): then it `decays`.
 Keys lie in cells at most one unit of u wide; a moment is sum(w y^p t) with y the distance to the anchor of the cell,
@@ -13,18 +13,17 @@ from libc.stdlib cimport calloc, free
 
 cdef enum:
     BLOCK = 16  # keys between two stored moments: 8 are summed one by one at each end of a window, on average
-    TERMS = 10  # of the longest polynomial, tricube's
-    FEW = 2 * BLOCK  # keys in a window that are summed one by one
+    MAX_TERMS = 10  # of a polynomial: tricube's is the longest
+    MAX_SINGLE_KEYS = 2 * BLOCK  # in a window, that are summed one by one
 
 block = BLOCK
-cdef double UNIT = 2.0**-53
-
+cdef double UNIT_ROUNDOFF = 2.0**-53
 
 include "_sorted.pxi"
 
 
 def find_cells(const double[::1] x, double inverse, double edge, Py_ssize_t first, int64_t[::1] starts):
-    """Write the starts of the cells from key `first` (a start itself) on, as many as fit: (written, where to go on).
+    """Write the starts of the cells from key `first` (a start itself) on, as many as fit: (written, first key of the next).
 
     A cell reaches as far as half a window: ((x - start) inverse)^2 <= edge.
     """
@@ -53,33 +52,34 @@ cdef class Sums:
     cdef const int64_t[::1] starts
     cdef double[:, :, ::1] prefix, suffix, before, after
     cdef double[::1] up, down
-    cdef double polynomial[TERMS]
+    cdef double polynomial[MAX_TERMS]
     cdef int power, exponent
     cdef double inverse, edge
     cdef Py_ssize_t n, cells, width, terms
     cdef bint decays, even
 
-    def __init__(
-        self, x, rows, starts, anchors, moments, factors, polynomial, powers, double inverse, double edge, bint decays
-    ):
+    def __init__(self, x, rows, cells, moments, factors, profile, window):
+        """`cells`: starts and anchors. `profile`: polynomial, (power, exponent), decays. `window`: inverse, edge."""
         cdef Py_ssize_t i
+        starts, anchors = cells
+        polynomial, powers, decays = profile
         self.x, self.rows, self.starts, self.anchors = x, rows, starts, anchors
         self.prefix, self.suffix, self.before, self.after = moments
         self.up, self.down = factors
-        self.inverse, self.edge, self.decays = inverse, edge, decays
+        (self.inverse, self.edge), self.decays = window, decays
         self.n, self.cells = self.x.shape[0], self.anchors.shape[0]
         self.width, self.terms = self.rows.shape[1], len(polynomial)
-        if self.terms > TERMS or self.prefix.shape[1] != self.terms or self.prefix.shape[2] != self.width:
+        if self.terms > MAX_TERMS or self.prefix.shape[1] != self.terms or self.prefix.shape[2] != self.width:
             raise ValueError("shapes do not fit")
         for i in range(self.terms):
             self.polynomial[i] = polynomial[i]
-        for i in range(self.terms, TERMS):
+        for i in range(self.terms, MAX_TERMS):
             self.polynomial[i] = 0
         self.power, self.exponent = powers
         self.even = not decays and self.power % 2 == 0
 
     def fill_factors(self, Py_ssize_t first, Py_ssize_t stop):
-        """`up` and `down` of the cells from `first` to `stop`."""
+        """Fill `up` and `down` for the cells from `first` to `stop`."""
         cdef Py_ssize_t k, i
         with nogil:
             for k in range(first, stop):
@@ -98,7 +98,7 @@ cdef class Sums:
             factor *= y
 
     cdef void _move(self, double* high, double* low, Py_ssize_t old, Py_ssize_t new) noexcept nogil:
-        """Moments about another cell's anchor, further from the keys: 0 unless they decay."""
+        """Move moments to the anchor of another cell, farther from the keys: they become 0 unless the kernel decays."""
         cdef Py_ssize_t a, p, r, width = self.width
         cdef double step = (self.anchors[old] - self.anchors[new]) * self.inverse, decay = exp(-fabs(step))
         if not self.decays or decay == 0:
@@ -117,8 +117,10 @@ cdef class Sums:
                 high[p * width + a] *= decay
 
     def fill_prefix(self, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t k, double[:, ::1] sums):
-        """Blocks from `first` to `stop`: the cell to go on with. k : that of the key before. sums (3, terms (1 + c)) :
-        what was summed so far."""
+        """Fill the blocks from `first` to `stop`; returns the cell of the last key.
+
+        k : the cell of the key before. sums (3, terms (1 + c)) : the sums so far.
+        """
         cdef Py_ssize_t j, i, size = self.terms * self.width
         cdef double *high = &sums[0, 0]
         cdef double *low = &sums[1, 0]
@@ -139,7 +141,7 @@ cdef class Sums:
         return k
 
     def fill_suffix(self, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t k, double[:, ::1] sums):
-        """The same from the end: blocks `stop` - 1 down to `first`; k is the cell of the key after."""
+        """Fill the blocks from `stop` - 1 down to `first`; k is the cell of the key after."""
         cdef Py_ssize_t j, i, size = self.terms * self.width
         cdef double *high = &sums[0, 0]
         cdef double *low = &sums[1, 0]
@@ -183,14 +185,15 @@ cdef class Sums:
         return z if self.exponent == 1 else z * z if self.exponent == 2 else z * z * z
 
     cdef inline double _slope(self, double u) noexcept nogil:
-        """Of kappa, by 1 - u^power, at the steeper end of what rounding leaves unsure."""
-        cdef double z = fabs(1 - (u if self.power == 1 else u * u if self.power == 2 else u * u * u)) + 16 * UNIT
+        """Derivative of kappa by 1 - u^power, at the steeper end of the interval that rounding leaves."""
+        cdef double z = fabs(1 - (u if self.power == 1 else u * u if self.power == 2 else u * u * u)) + 16 * UNIT_ROUNDOFF
         return self.exponent * (1 if self.exponent < 2 else z if self.exponent == 2 else z * z)
 
     cdef double _few(self, Py_ssize_t first, Py_ssize_t stop, Py_ssize_t own, double query, double* out) noexcept nogil:
-        """Add the keys of a whole window but the own one: the bound on the error.
+        """Add the keys of a whole window but the own one; returns the bound on the error.
 
-        Where all are near the rim it is far below the one that goes by weight: u^power has eleven roundings.
+        Where all keys are near the edge of the window, this bound is far below the one that goes by weight: u^power has
+        eleven roundings.
         """
         cdef Py_ssize_t i, a
         cdef double u, kappa, steep = 0
@@ -201,7 +204,7 @@ cdef class Sums:
                 steep += self._slope(u) * self.rows[i, 0]
                 for a in range(self.width):
                     out[a] += kappa * self.rows[i, a]
-        return UNIT * (12 * steep + (FEW + 8) * out[0])
+        return UNIT_ROUNDOFF * (12 * steep + (MAX_SINGLE_KEYS + 8) * out[0])
 
     cdef void _one_by_one(
         self, Py_ssize_t first, Py_ssize_t stop, double query, const double* factors, double* out
@@ -234,7 +237,7 @@ cdef class Sums:
         self, const double* moments, Py_ssize_t k, double query, bint left, double* out
     ) noexcept nogil:
         """Add sums of keys left (right) of the query: the polynomial of u = ±(delta - y) in powers of y."""
-        cdef double b[TERMS]
+        cdef double b[MAX_TERMS]
         cdef double delta = (query - self.anchors[k]) * self.inverse
         cdef Py_ssize_t i, p, a
         for p in range(self.terms):
@@ -250,7 +253,7 @@ cdef class Sums:
         out[self.width] += moments[0]
 
     cdef void _prefix(self, Py_ssize_t k, Py_ssize_t stop, double query, bint left, double* out) noexcept nogil:
-        """The cell's keys before `stop`, of which there are some; if it decays, all keys before."""
+        """Add the cell's keys before `stop`, of which there are some; if the kernel decays, all keys before."""
         cdef Py_ssize_t first = self.starts[k], j = (stop - 1) // BLOCK
         cdef const double* factors = &self.up[0] if self.decays else NULL
         if j * BLOCK >= first:
@@ -261,7 +264,7 @@ cdef class Sums:
         self._one_by_one(first, stop, query, factors, out)
 
     cdef void _suffix(self, Py_ssize_t k, Py_ssize_t first, double query, bint left, double* out) noexcept nogil:
-        """The cell's keys from `first` on, of which there are some; if it decays, all keys from there on."""
+        """Add the cell's keys from `first` on, of which there are some; if the kernel decays, all keys from there on."""
         cdef Py_ssize_t stop = self.starts[k + 1], j = (first + BLOCK - 1) // BLOCK
         cdef const double* factors = &self.down[0] if self.decays else NULL
         if j * BLOCK < stop:
@@ -274,9 +277,9 @@ cdef class Sums:
     cdef void _range(
         self, Py_ssize_t k, Py_ssize_t first, Py_ssize_t stop, double query, bint left, double* out
     ) noexcept nogil:
-        """Keys from `first`, of cell k, to `stop`, cell by cell, of a kernel that does not decay.
+        """Add the keys from `first`, which is in cell k, to `stop`, cell by cell, of a kernel that does not decay.
 
-        By the rule of `find_cells` no window begins and ends within a cell; one that did would go key by key.
+        By the rule of `find_cells` no window begins and ends within a cell; such a window would be summed key by key.
         """
         cdef Py_ssize_t begin, end, last, j
         while first < stop:
@@ -299,15 +302,15 @@ cdef class Sums:
     ):
         """Sums of a compact kernel for sorted queries, into the rows of states.
 
-        own : positions of the keys to leave out (-1: none), or of length 0. error, lost : bounds per weight in the
-        window, and whatever that weight is. limit : on the bound in units of the mass.
+        own : positions of the keys to leave out (-1: none), or an empty array. error, lost : the bound is error times the
+        weight in the window, plus lost. limit : the largest bound that is accepted, in units of the mass.
         """
         cdef Py_ssize_t i, a, lo = 0, hi = 0, split = 0, k = 0, p, before, after, width = self.width, count
         cdef const double* x = &self.x[0]
         cdef double q, kappa, bound
         cdef double* out = <double*>calloc(width + 1, sizeof(double))
         if out == NULL:
-            raise MemoryError
+            raise MemoryError("There is no memory for the sums of a query.")
         with nogil:
             for i in range(queries.shape[0]):
                 q = queries[i]
@@ -320,7 +323,7 @@ cdef class Sums:
                 for a in range(width + 1):
                     out[a] = 0
                 bound = 0
-                if count > 0 and hi - lo <= FEW:
+                if count > 0 and hi - lo <= MAX_SINGLE_KEYS:
                     bound = self._few(lo, hi, p, q, out) + lost
                 elif count > 0:
                     k = self._cell(k, lo)
@@ -351,7 +354,8 @@ cdef class Sums:
     ):
         """Sums of a kernel that decays, for sorted queries, into rows of states; the shift is -u of the nearest key.
 
-        weight : of all keys. error + slope * nats : bound on the relative error, nats counted below the nearest key.
+        weight : the weight of all keys. error + slope * nats : bound on the relative error, with nats counted from the
+        nearest key down.
         """
         cdef Py_ssize_t i, a, split = 0, left, right, k = 0, p, width = self.width
         cdef const double* x = &self.x[0]
@@ -360,7 +364,7 @@ cdef class Sums:
         cdef double *out = <double*>calloc(2 * (width + 1), sizeof(double))
         cdef double *other = out + width + 1
         if out == NULL:
-            raise MemoryError
+            raise MemoryError("There is no memory for the sums of a query.")
         with nogil:
             for i in range(queries.shape[0]):
                 q = queries[i]
@@ -396,10 +400,10 @@ cdef class Sums:
                     kappa = self._kappa(kappa) * exp(near - kappa)
                     for a in range(width):
                         out[a] -= kappa * self.rows[p, a]
-                # the mean of u - near over the weights, by the divergence of these from w/W; see moments.py
+                # the mean of u - near over the weights, by their divergence from w/W; see fastnw/methods/prefix_sums.py
                 depth = max(log(weight * self._kappa(near) / whole), 0)
                 # one for the shift, where exp(shift) is no zero, and one for exp(near - kappa) above
-                bound = (error + slope * depth + UNIT * 4 * min(near, 745) + (error * near if p >= 0 else 0)) * whole
+                bound = (error + slope * depth + UNIT_ROUNDOFF * 4 * min(near, 745) + (error * near if p >= 0 else 0)) * whole
                 if not (bound <= limit * (out[0] - bound) and near < 1e100):
                     bound = INFINITY
                 states[i, 0], states[i, 1] = -near, bound

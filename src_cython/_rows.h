@@ -1,4 +1,4 @@
-/* _rows_body.h for float and double; where there are no vectors, the product form is not offered. */
+/* The loops of _rows_body.h for float and double; processors without vectors have no tiles of products. */
 #ifndef FASTNW_ROWS_H
 #define FASTNW_ROWS_H
 

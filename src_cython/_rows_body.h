@@ -1,13 +1,12 @@
-/* Rows of keys and values as the user keeps them: what the matrix-product form does beside BLAS, and few queries without
- * it. Included once for float and once for double, with REAL, VEC and N(name) set. */
+/* Loops over rows of keys and values as the user keeps them, which tiles of products run besides BLAS, or for few queries
+ * instead of it. _rows.h includes them once for float and once for double, with REAL, VEC and N(name) defined. */
 
 #define LANES ((ptrdiff_t)(sizeof(VEC) / sizeof(REAL)))
-#define FOLD 2048 /* coordinates; methods/products.py */
 
 /* sum_j (row_j - q_j)^2 v_j
  *
- * From memory this is as fast as a plain read of the rows. Sums of four rows at once through one tree of shuffles: a fifth
- * faster from L2, nothing from memory. Prefetch instructions: 3 to 40 % slower at every distance from 1 to 16 KiB. */
+ * From memory this is as fast as a plain read of the rows. Adding up four rows by one tree of shuffles was a fifth faster
+ * from L2, and no faster from memory; prefetch instructions were 3 to 40 % slower at every distance from 1 to 16 KiB. */
 static inline REAL N(fastnw_row_square)(const REAL *row, const REAL *q, const REAL *v, ptrdiff_t d)
 {
     VEC sum[4] = {N(set)(0), N(set)(0), N(set)(0), N(set)(0)};
@@ -29,14 +28,14 @@ static inline REAL N(fastnw_row_square)(const REAL *row, const REAL *q, const RE
     return N(sum)((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
 }
 
-/* out[b] = factor sum_j (row_b,j - q_j)^2 v_j, FOLD coordinates at a time, so that float32 keeps its digits */
+/* out[b] = factor sum_j (row_b,j - q_j)^2 v_j, COORDINATES_PER_NORM of them at a time, so that float32 keeps its digits */
 static void N(fastnw_row_squares)(const REAL *rows, ptrdiff_t stride, ptrdiff_t d, ptrdiff_t n, const REAL *q,
                                   const REAL *v, REAL factor, REAL *out)
 {
     for (ptrdiff_t b = 0; b < n; b++, rows += stride) {
         REAL sum = 0;
-        for (ptrdiff_t j = 0; j < d; j += FOLD)
-            sum += N(fastnw_row_square)(rows + j, q + j, v + j, d - j < FOLD ? d - j : FOLD);
+        for (ptrdiff_t j = 0; j < d; j += COORDINATES_PER_NORM)
+            sum += N(fastnw_row_square)(rows + j, q + j, v + j, d - j < COORDINATES_PER_NORM ? d - j : COORDINATES_PER_NORM);
         out[b] = factor * sum;
     }
 }
@@ -56,7 +55,7 @@ static REAL N(fastnw_largest_sum)(const REAL *s, const REAL *bias, ptrdiff_t n)
     return result;
 }
 
-/* s -> w 2^(s + bias + add), in place; their sum */
+/* Turns s into w 2^(s + bias + add), in place, and returns the sum. */
 static double N(fastnw_powers)(REAL *s, const REAL *bias, REAL add, const REAL *w, ptrdiff_t n)
 {
     const ptrdiff_t step = FASTNW_GROUP * LANES;
@@ -86,7 +85,7 @@ static double N(fastnw_powers)(REAL *s, const REAL *bias, REAL add, const REAL *
     return sum;
 }
 
-/* out[k] = sum_b g[b] rows[b][k], for k < c: one query, at the speed of memory */
+/* out[k] = sum_b g[b] rows[b][k] for k < c, of one query, at the speed of memory */
 static void N(fastnw_weigh_one)(const REAL *g, const REAL *rows, ptrdiff_t stride, ptrdiff_t c, ptrdiff_t n, REAL *out)
 {
     ptrdiff_t k = 0;
@@ -113,8 +112,9 @@ static void N(fastnw_weigh_one)(const REAL *g, const REAL *rows, ptrdiff_t strid
         out[k] = sum;
     }
 }
-/* out[a][k] = sum_i g[a][i] rows[i][k] for a group of queries, k < c; c is a multiple of a vector, or rows are filled up to
- * one. As fast as multiplications allow, and without BLAS's packing: a third faster than sgemm at c = 64. */
+
+/* out[a][k] = sum_i g[a][i] rows[i][k] for a group of queries and k < c; rows are filled up to whole vectors. This is as fast
+ * as multiplications allow and packs nothing: a third faster than sgemm at c = 64. */
 INLINE void N(weigh_chunk)(const int vectors, const REAL *g, ptrdiff_t g_stride, const REAL *rows, ptrdiff_t stride,
                            ptrdiff_t n, REAL *out, ptrdiff_t out_stride)
 {
@@ -143,4 +143,3 @@ static void N(fastnw_weigh_group)(const REAL *g, ptrdiff_t g_stride, const REAL 
         N(weigh_chunk)(1, g, g_stride, rows + k, stride, n, out + k, out_stride);
 }
 #undef LANES
-#undef FOLD

@@ -1,22 +1,17 @@
-/* What Cython cannot say: exp and cos in arithmetic that every compiler vectorises, and sums whose order is free.
+/* Arithmetic that Cython cannot express: exp and cos that every compiler vectorises, and sums whose order is free.
  *
- * No file is compiled with a flag that lets the compiler reorder arithmetic: it would undo the two-step reduction in exp.
- * The reductions below are the only places with that freedom, each named by its pragma (-fopenmp-simd, which brings no
- * runtime). The lanes a level has fix the order, so results depend on the level, never on threads. */
+ * No file is compiled with a flag that lets the compiler reorder arithmetic: that would undo the two-step reduction in exp.
+ * Only the reductions below have that freedom, each by its own pragma (-fopenmp-simd, which links no runtime). The number
+ * of lanes of an instruction set fixes the order, so results depend on the instruction set and never on threads. */
 #ifndef FASTNW_SIMD_H
 #define FASTNW_SIMD_H
+
+#include "kernels.h"
 
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-
-/* Kernels, as in backends/compiled.py; those that decay exponentially come first, then the compact ones. */
-enum {
-    GAUSSIAN, LAPLACIAN, MATERN32, MATERN52, LOGISTIC, DOT,
-    BOXCAR, TRIANGULAR, EPANECHNIKOV, BIWEIGHT, TRIWEIGHT, TRICUBE, COSINE,
-    CAUCHY, CONSTANT
-};
 
 #if defined(_OPENMP) || defined(__GNUC__) || defined(__clang__)
 #define SIMD_LOOP(clause) _Pragma(clause)
@@ -24,14 +19,14 @@ enum {
 #define SIMD_LOOP(clause)
 #endif
 
-/* e^x for x <= ~0: r = rint(x/ln 2), f = x - r ln 2 in two steps, 1 + f + f^2 q(f), q interpolated at Chebyshev nodes on
- * |f| <= ln(2)/2 (relative error 1e-8 and 2e-17 before rounding). 2^r is assembled from the low bits of r + 1.5*2^p, which
- * needs no conversion to 64-bit integers (not vectorised before AVX-512DQ). Below the clamp the result stays at 2e-35
- * (2e-300), which the error bound counts: products with values must stay normal, denormal ones ran 3 times slower on
- * v2. The test is written so that NaN passes through. */
+/* e^x for x <= ~0: r = rint(x/ln 2), f = x - r ln 2 in two steps, 1 + f + f^2 q(f), with q interpolated at Chebyshev nodes
+ * on |f| <= ln(2)/2 (relative error 1e-8 and 2e-17 before rounding). 2^r is assembled from the low bits of r + 1.5*2^p, which
+ * needs no conversion to 64-bit integers (that is not vectorised before AVX-512DQ). Below the clamp the result stays at
+ * 2e-35 (2e-300), which the error bound counts: products with values must stay normal, subnormal ones took 3 times as long
+ * on v2. The comparison lets NaN pass through. */
 static inline float fastnw_exp_f32(float x)
 {
-    x = x < -80.0f ? -80.0f : x;
+    x = x < -(float)EXP_CLAMP_NATS_F32 ? -(float)EXP_CLAMP_NATS_F32 : x;
     float r = rintf(x * 1.44269504f);
     float f = (x - r * 0.693359375f) - r * -2.12194440e-4f;
     float q = 1.3926183587713495e-3f;
@@ -51,7 +46,7 @@ static inline float fastnw_exp_f32(float x)
 
 static inline double fastnw_exp_f64(double x)
 {
-    x = x < -690.0 ? -690.0 : x;
+    x = x < -(double)EXP_CLAMP_NATS_F64 ? -(double)EXP_CLAMP_NATS_F64 : x;
     double r = rint(x * 1.4426950408889634);
     double f = (x - r * 6.93145751953125e-1) - r * 1.42860682030941723212e-6;
     double q = 2.5100385495510319e-8;
@@ -74,8 +69,9 @@ static inline double fastnw_exp_f64(double x)
     return power * p + power;
 }
 
-/* 2^x for x <= ~0, for the Gaussian, whose factor log2(e)/2 costs nothing: one step of reduction, the exponent added to
- * the bits of 1 + f p(f), |f| <= 1/2 (relative error 5e-9 and 8e-18 before rounding). A quarter fewer multiplications. */
+/* 2^x for x <= ~0, for the Gaussian, whose factor log2(e)/2 costs nothing: one step of reduction, and the exponent added to
+ * the bits of 1 + f p(f), |f| <= 1/2 (relative error 5e-9 and 8e-18 before rounding). It takes a quarter fewer
+ * multiplications than e^x. */
 static inline float fastnw_exp2_f32(float x)
 {
     x = x < -115.0f ? -115.0f : x;
@@ -121,7 +117,7 @@ static inline double fastnw_exp2_f64(double x)
     return power;
 }
 
-/* cos(pi u / 2) = (1 - u^2) P(u^2) on u <= 1: the factor keeps the relative accuracy where the kernel goes to 0. */
+/* cos(pi u / 2) = (1 - u^2) P(u^2) on u <= 1; the factor keeps the relative accuracy where the kernel goes to 0. */
 static inline float fastnw_cosine_f32(float s)
 {
     float p = 2.3600689581301924e-5f;

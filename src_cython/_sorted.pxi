@@ -1,11 +1,11 @@
-# Places among sorted keys, sums without loss and exact differences: what _moments.pyx needs of arithmetic.
+# Positions among sorted keys, compensated sums and exact differences. Included by _prefix_sums.pyx.
 
-cdef enum Where:  # of a key, seen from a query
+cdef enum Where:  # a key lies, seen from a query
     LEFT_OF_WINDOW, NOT_BEYOND_WINDOW, NOT_RIGHT
 
 
 cdef inline bint _is(Where where, double key, double query, double inverse, double edge) noexcept nogil:
-    """Non-increasing along sorted keys, rounding included."""
+    """Whether a key lies there. Along sorted keys the answer changes once at most, rounding included."""
     cdef double u = (query - key) * inverse
     if where == NOT_RIGHT:
         return key <= query
@@ -17,7 +17,7 @@ cdef inline bint _is(Where where, double key, double query, double inverse, doub
 cdef inline Py_ssize_t _seek(
     Where where, const double* x, Py_ssize_t n, Py_ssize_t first, double query, double inverse, double edge
 ) noexcept nogil:
-    """The first key from `first` on that is not there. In doubling steps: queries are sorted, so it is near."""
+    """The first key from `first` on that does not lie there. Steps double: queries are sorted, so that key is near."""
     cdef Py_ssize_t step = 1, stop, middle
     if first >= n or not _is(where, x[first], query, inverse, edge):
         return first
@@ -35,7 +35,7 @@ cdef inline Py_ssize_t _seek(
 
 
 cdef inline void _fold(double* high, double* low, double* part, Py_ssize_t size) noexcept nogil:
-    """Add `part` to high + low, without loss but in low's rounding, and clear it: cells may hold all of 1e8 keys."""
+    """Add `part` to high + low and clear it. Only low is rounded: a cell may hold all of 1e8 keys."""
     cdef Py_ssize_t i
     cdef double total, back
     for i in range(size):

@@ -1,6 +1,6 @@
 # Staged loops: one query against a strip of keys, in three plain loops over a strip buffer (squared distances, profile,
-# weighted sums), with a running shift. Elementwise loops, or one of the named reductions of _simd.h, so each compiler
-# vectorises them without a flag that reorders arithmetic. Included by _tiles.pxi.
+# weighted sums), with a running shift. Each loop works element by element or is one of the named reductions of _simd.h, so
+# that every compiler vectorises it without a flag that reorders arithmetic. Included by _tiles.pxi.
 
 cdef inline real _exp(real x) noexcept nogil:
     if real is float:
@@ -91,25 +91,25 @@ cdef inline void _inner_products(
             s[i] -= a * k[i]
 
 
-cdef inline void _scores(
-    int kernel, real* s, const real* q, const real* inv, const real* scale,
-    const real* keys, Py_ssize_t stride, Py_ssize_t d, Py_ssize_t n
-) noexcept nogil:
-    cdef Py_ssize_t i
-    if kernel == DOT:
-        _inner_products(s, q, inv, keys, stride, d, n)
+cdef inline void _scores(int kernel, const KeyBlock* keys, const real* q, const real* inverse, real* s) noexcept nogil:
+    """u^2 of a query and all keys of a strip, or their negated inner products."""
+    cdef Py_ssize_t i, n = keys.size
+    cdef const real* coords = <const real*>keys.coords
+    cdef const real* scale = <const real*>keys.scale
+    if IS_ONE_OF(INNER_PRODUCT_KERNELS, kernel):
+        _inner_products(s, q, inverse, coords, keys.stride, keys.d, n)
     else:
-        _square_distances(s, q, inv, keys, stride, d, n)
+        _square_distances(s, q, inverse, coords, keys.stride, keys.d, n)
     if scale != NULL:
         for i in range(n):
             s[i] *= scale[i]
 
 
 cdef inline real _decay(int kernel, real s) noexcept nogil:
-    """z(s) of a kernel that works on logs: kappa = polynomial * exp(-z)."""
+    """z(s) of a logarithmic kernel: kappa = polynomial * exp(-z)."""
     if kernel == GAUSSIAN:
         return <real>0.5 * s
-    if kernel == DOT:
+    if IS_ONE_OF(INNER_PRODUCT_KERNELS, kernel):
         return s
     if kernel == MATERN32:
         return <real>1.7320508075688772 * _sqrt(s)
@@ -124,12 +124,12 @@ cdef inline void _log_profile(int kernel, real* s, Py_ssize_t n, real z0) noexce
     The polynomials stop growing where exp is clamped: a key at 1e17 bandwidths would otherwise count z^2 e^-80.
     """
     cdef Py_ssize_t i
-    cdef real z, g, e0, s0, last = z0 + <real>(80 if real is float else 690)
+    cdef real z, g, e0, s0, last = z0 + <real>(EXP_CLAMP_NATS_F32 if real is float else EXP_CLAMP_NATS_F64)
     if kernel == GAUSSIAN:
         s0 = 2 * z0
         for i in range(n):
             s[i] = _exp2((s0 - s[i]) * <real>0.7213475204444817)  # log2(e)/2
-    elif kernel == DOT:
+    elif IS_ONE_OF(INNER_PRODUCT_KERNELS, kernel):
         for i in range(n):
             s[i] = _exp(z0 - s[i])
     elif kernel == LAPLACIAN:
@@ -209,91 +209,94 @@ cdef inline real _within(const real* s, const real* w, Py_ssize_t n, real edge) 
 
 
 cdef inline void _weigh_classes(
-    const real* g, const real* w, const int32_t* codes, Py_ssize_t outputs, Py_ssize_t n, double* total
+    const real* kappa, const real* weights, const int32_t* codes, Py_ssize_t outputs, Py_ssize_t n, double* total
 ) noexcept nogil:
-    """Add w g of each key to the totals of its classes, in float64: the products of float32 numbers are exact."""
+    """Add w kappa of each key to the totals of its classes, in float64: products of float32 numbers are exact there."""
     cdef Py_ssize_t i, k
     cdef double x
     for i in range(n):
-        x = <double>g[i] * <double>w[i]
+        x = <double>kappa[i] * <double>weights[i]
         for k in range(outputs):
             total[codes[i * outputs + k]] += x
 
 
-cdef inline void _weigh(
-    const real* g, const real* w, const real* values, Py_ssize_t value_stride, Py_ssize_t c, const int32_t* codes,
-    Py_ssize_t outputs, Py_ssize_t n, real* sums, double* mass, double* total
-) noexcept nogil:
-    """Add mass and totals of the kernel values g (n,): of c values, or of c classes if there are codes."""
-    cdef const real* one = values if c == 1 else NULL
+cdef inline void _weigh(const KeyBlock* keys, const real* kappa, real* row_sums, const Sums* sums) noexcept nogil:
+    """Add the mass and the totals that the profiles kappa (n,) of a strip give; several values go by way of `row_sums`."""
+    cdef const real* weights = <const real*>keys.weights
+    cdef const real* values = <const real*>keys.values
+    cdef const real* single = values if keys.c == 1 else NULL
+    cdef Py_ssize_t n = keys.size, c = keys.c, stride = keys.value_stride
     if real is float:
-        fastnw_weigh_f32(g, w, one, n, mass, total)
-        if codes == NULL and c > 1:
-            fastnw_weigh_rows_f32(g, values, value_stride, c, n, sums, total)
+        fastnw_weigh_f32(kappa, weights, single, n, sums.mass, sums.total)
+        if keys.codes == NULL and c > 1:
+            fastnw_weigh_rows_f32(kappa, values, stride, c, n, row_sums, sums.total)
     else:
-        fastnw_weigh_f64(g, w, one, n, mass, total)
-        if codes == NULL and c > 1:
-            fastnw_weigh_rows_f64(g, values, value_stride, c, n, sums, total)
-    if codes != NULL:
-        _weigh_classes(g, w, codes, outputs, n, total)
+        fastnw_weigh_f64(kappa, weights, single, n, sums.mass, sums.total)
+        if keys.codes == NULL and c > 1:
+            fastnw_weigh_rows_f64(kappa, values, stride, c, n, row_sums, sums.total)
+    if keys.codes != NULL:
+        _weigh_classes(kappa, weights, keys.codes, keys.outputs, n, sums.total)
 
 
-cdef inline void _rescale(double factor, double* mass, double* total, Py_ssize_t c, double* mass_error) noexcept nogil:
-    cdef Py_ssize_t j
-    mass[0] *= factor
-    mass_error[0] *= factor
-    for j in range(c):
-        total[j] *= factor
+cdef inline void _rescale(const Sums* sums, Py_ssize_t c, double factor) noexcept nogil:
+    """Multiply the sums of one query."""
+    cdef Py_ssize_t k
+    sums.mass[0] *= factor
+    sums.mass_error[0] *= factor
+    for k in range(c):
+        sums.total[k] *= factor
 
 
-cdef inline void _settle(double* shift, double* mass, double* total, Py_ssize_t c, double* mass_error) noexcept nogil:
-    """Do without a shift from where the mass no longer needs one."""
-    if mass[0] * exp(shift[0]) >= NEAR:
-        _rescale(exp(shift[0]), mass, total, c, mass_error)
-        shift[0] = 0
+cdef inline void _drop_shift(const Sums* sums, Py_ssize_t c) noexcept nogil:
+    """Do without a shift from where the mass of a query no longer needs one."""
+    if sums.mass[0] * exp(sums.shift[0]) >= MIN_UNSHIFTED_MASS:
+        _rescale(sums, c, exp(sums.shift[0]))
+        sums.shift[0] = 0
 
 
-cdef inline Py_ssize_t _strip(Py_ssize_t bytes_per_key, Py_ssize_t c) noexcept nogil:
-    """Keys in a strip: what a tile passes over again and again fits L2 with room to spare (of 20, 40, 96 and 256 KiB, 96
-    was best at d = 8 to 768), within what float32 may sum before it is folded to float64."""
-    cdef Py_ssize_t n = STRIP_BYTES // bytes_per_key // 32 * 32, most = STRIP if c < 2 else SUM_STRIP
-    return 64 if n < 64 else (most if n > most else n)
+cdef inline Py_ssize_t _strip_length(Py_ssize_t bytes_per_key, Py_ssize_t c) noexcept nogil:
+    """The number of keys in a strip. What a tile passes over again and again fits L2 (of 20, 40, 96 and 256 KiB, 96 was
+    best at d = 8 to 768), and float32 may sum so many terms before they are added to float64."""
+    cdef Py_ssize_t n = STRIP_BYTES // bytes_per_key // 32 * 32
+    cdef Py_ssize_t longest = MAX_STRIP_KEYS if c < 2 else MAX_SEQUENTIAL_KEYS
+    return 64 if n < 64 else (longest if n > longest else n)
 
 
 cdef inline void _staged(
-    int kernel, const real* q, const real* inv, const real* scale, const real* keys, Py_ssize_t stride, Py_ssize_t d,
-    const real* weights, const real* values, Py_ssize_t value_stride, Py_ssize_t c, const int32_t* codes,
-    Py_ssize_t outputs, Py_ssize_t n, Py_ssize_t self_at, real* sums, double* shift, double* mass, double* total, double* mass_error, double error, double sensitivity,
+    const Kernel* kernel, const KeyBlock* keys, const real* q, const real* inverse, Py_ssize_t left_out, double error,
+    real* row_sums, const Sums* sums
 ) noexcept nogil:
-    """Add the sums of n <= STRIP keys to one query's state; key `self_at`, if any, is left out."""
-    cdef real s[STRIP]
+    """Add the sums of n <= MAX_STRIP_KEYS keys to those of one query; key `left_out`, if it is not negative, does not count."""
+    cdef real s[MAX_STRIP_KEYS]
     cdef real z, z0, inside
-    cdef double reach = 690.0  # beyond this many nats a term is below the clamp of exp
+    cdef int code = kernel.code
+    cdef Py_ssize_t n = keys.size
+    cdef double clamp = EXP_CLAMP_NATS_F64  # beyond so many nats a term is below the clamp of exp
     if real is float:
-        reach = 80.0
-    _scores(kernel, &s[0], q, inv, scale, keys, stride, d, n)
-    if self_at >= 0:
-        s[self_at] = <real>INFINITY
-    if kernel <= DOT:
-        z = _decay(kernel, _smallest(&s[0], n))
-        z0 = <real>(-shift[0])
+        clamp = EXP_CLAMP_NATS_F32
+    _scores(code, keys, q, inverse, &s[0])
+    if left_out >= 0:
+        s[left_out] = <real>INFINITY
+    if IS_ONE_OF(LOGARITHMIC_KERNELS, code):
+        z = _decay(code, _smallest(&s[0], n))
+        z0 = <real>(-sums.shift[0])
         if z < z0:
-            if mass[0] != 0:
-                _rescale(exp(<double>z - <double>z0), mass, total, c, mass_error)
+            if sums.mass[0] != 0:
+                _rescale(sums, keys.c, exp(<double>z - <double>z0))
             z0 = z
-            shift[0] = -<double>z
-        elif z == INFINITY or z - z0 > reach:
+            sums.shift[0] = -<double>z
+        elif z == INFINITY or z - z0 > clamp:
             return
-        _log_profile(kernel, &s[0], n, z0)
+        _log_profile(code, &s[0], n, z0)
     else:
-        if sensitivity > 0:
-            inside = _within(&s[0], weights, n, <real>(1 + 2 * error))
+        if kernel.sensitivity > 0:
+            inside = _within(&s[0], <const real*>keys.weights, n, <real>(1 + 2 * error))
             if inside == 0:
                 return
-            mass_error[0] += sensitivity * error * inside
-        _profile(kernel, &s[0], n)
-    if self_at >= 0:
-        s[self_at] = 0
-    _weigh(&s[0], weights, values, value_stride, c, codes, outputs, n, sums, mass, total)
-    if kernel < DOT and shift[0] != 0:
-        _settle(shift, mass, total, c, mass_error)
+            sums.mass_error[0] += kernel.sensitivity * error * inside
+        _profile(code, &s[0], n)
+    if left_out >= 0:
+        s[left_out] = 0
+    _weigh(keys, &s[0], row_sums, sums)
+    if IS_ONE_OF(DECAYING_KERNELS, code) and sums.shift[0] != 0:
+        _drop_shift(sums, keys.c)

@@ -1,15 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""The largest entries of rows that come in blocks: what the top_k weights are."""
+"""Top-k: the largest entries of rows that come block by block."""
 
 from libc.stdint cimport int64_t
 from libc.string cimport memmove
 
 
 def merge_largest(const double[:, ::1] new, int64_t start, double[:, ::1] best, int64_t[:, ::1] at):
-    """Put what of new (m, B), whose columns count from `start`, is larger than the least of best (m, k) into it, in place.
+    """Insert entries of new (m, B), whose columns count from `start`, into best (m, k) where they are among the k largest.
 
-    Rows of `best` descend, `at` holds their columns; of equal entries the earlier column comes first. NaN and -inf never
-    enter.
+    Rows of `best` descend, and `at` holds their columns; of equal entries the earlier column comes first. NaN and -inf are
+    never inserted.
     """
     cdef Py_ssize_t row, column, low, high, middle, k = best.shape[1]
     cdef double x, least

@@ -1,7 +1,8 @@
-/* Vectors of the level that is compiled for: what C's operators do not say. + - * on them are the compiler's own, and
- * it contracts a*b + c where the level has it. Each function stands once for float (_f32) and once for double (_f64).
+/* Vectors of the instruction set that is compiled for, and the operations on them that C has no operator for. The compiler
+ * knows + - * on vectors, and contracts a*b + c where the processor can. Each function exists for float (_f32) and for double
+ * (_f64).
  *
- * FASTNW_VECTORS is defined where there are any; elsewhere the staged loops of _tiles.pxi do all the work. */
+ * FASTNW_VECTORS is defined where there are vectors; elsewhere the staged loops of _tiles.pxi do all the work. */
 #ifndef FASTNW_VECTOR_H
 #define FASTNW_VECTOR_H
 
@@ -46,7 +47,7 @@ typedef __m128i vec_bits;
 FASTNW_VECTOR_BASICS(float, f32, ps)
 FASTNW_VECTOR_BASICS(double, f64, pd)
 
-/* add_within: sum + (s <= edge ? x : 0). sum: over the lanes, pairwise. */
+/* add_within returns sum + (s <= edge ? x : 0); sum adds up the lanes pairwise. */
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 INLINE float sum_f32(vec_f32 a) { return _mm512_reduce_add_ps(a); }
 INLINE double sum_f64(vec_f64 a) { return _mm512_reduce_add_pd(a); }
@@ -90,14 +91,15 @@ INLINE vec_f64 add_within_f64(vec_f64 sum, vec_f64 s, vec_f64 edge, vec_f64 x)
 #endif
 #endif
 
-/* x[a] -> 2^(factor x[a]), factor x <= ~0, a group at a time and step by step, so that four chains of dependent
- * instructions run side by side (7 % at d = 3: the processor's own window is too short).
+/* Turns x[a] into 2^(factor x[a]) for factor x <= ~0, a group at a time and step by step, so that four chains of dependent
+ * instructions run side by side (7 % faster at d = 3: the processor's own window is too short).
  *
- * v4: factor x = r + f with r a multiple of 1/32 (1/16), found by adding a large number whose last bit is worth that; 2^(r mod
- * 1) from a table in two registers, by the low bits of the sum; 1 + f p(f) from Chebyshev nodes (relative error 5e-8 and
- * 7e-18 before rounding); vscalef takes floor(r) from r itself and goes to 0 in its own time: no clamp, and NaN for x beyond 1e19 (2e140), which
- * callers look for in the sum. Against a polynomial on |f| <= 1/2 (five multiplications
- * more in float64, three in float32): 20 % at d = 3. The exponent by integer shift and addition: no faster. */
+ * On v4, factor x = r + f with r a multiple of 1/32 (1/16), found by adding a large number whose last bit is worth that. The
+ * low bits of the sum choose 2^(r mod 1) from a table in two registers; 1 + f p(f) is interpolated at Chebyshev nodes
+ * (relative error 5e-8 and 7e-18 before rounding); vscalef takes floor(r) from r itself and underflows gradually, so there is
+ * no clamp. The result is NaN for x beyond 1e19 (2e140), which callers look for in the sum. A polynomial on |f| <= 1/2, with
+ * five multiplications more in float64 and three in float32, took 20 % longer at d = 3; assembling the exponent by integer
+ * shift and addition was no faster. */
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 static const float TABLE_F32[32] = {
     1.00000000f, 1.02189715f, 1.04427378f, 1.06714040f, 1.09050773f, 1.11438674f, 1.13878863f, 1.16372486f,
@@ -145,12 +147,13 @@ INLINE void exp2_f64(vec_f64 *x, vec_f64 factor)
     EACH(a) p[a] = x[a] * p[a];
     EACH(a) x[a] = p[a] * t[a] + t[a];
 }
-/* The same with factor 1, for x that may lie above 0, too: infinity where it is too large. */
+/* 2^x also for x above 0: infinity where it is too large. */
 INLINE void exp2_below_f32(vec_f32 *x) { exp2_f32(x, set_f32(1)); }
 INLINE void exp2_below_f64(vec_f64 *x) { exp2_f64(x, set_f64(1)); }
 #else
-/* v2, v3: |f| <= 1/2, the exponent added to the bits of 1 + f p(f); polynomials as in _simd.h. Below the clamp the result
- * stays at 3e-36 (1e-300): products with values must stay normal, denormal ones ran 3 times slower on v2. */
+/* On v2 and v3, |f| <= 1/2 and the exponent is added to the bits of 1 + f p(f), with the polynomials of _simd.h. Below the
+ * clamp the result stays at 3e-36 (1e-300): products with values must stay normal, subnormal ones took 3 times as long on
+ * v2. */
 INLINE void exp2_f32(vec_f32 *x, vec_f32 factor)
 {
     vec_f32 sum[FASTNW_GROUP], p[FASTNW_GROUP];
@@ -182,7 +185,7 @@ INLINE void exp2_f64(vec_f64 *x, vec_f64 factor)
     EACH(a) x[a] = (vec_f64)ADD_BITS(epi64)((vec_bits)p[a], SHIFT_BITS(epi64)((vec_bits)sum[a], 52));
 }
 
-/* The same with factor 1, for x that may lie above 0, too: at least 2^125 (2^1021) where it is too large. */
+/* 2^x also for x above 0: at least 2^125 (2^1021) where it is too large. */
 INLINE void exp2_below_f32(vec_f32 *x)
 {
     EACH(a) x[a] = smaller_f32(x[a], set_f32(126.0f));
@@ -195,9 +198,9 @@ INLINE void exp2_below_f64(vec_f64 *x)
 }
 #endif
 
-/* Square roots, in place. On v4 every second one from vrsqrt14 by Newton's iteration: vsqrt has a unit of its own, which
- * takes 10 cycles (float32; float64 16) for a vector, five (eight) multiplications take as many in another. Within an
- * ulp; NaN for infinity. */
+/* Square roots, in place. On v4 every second one comes from vrsqrt14 and Newton's iteration: vsqrt takes 10 cycles (float64:
+ * 16) for a vector in a unit of its own, and five (eight) multiplications take as many in another. The error is within an
+ * ulp; the root of infinity is NaN. */
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 INLINE void roots_f32(vec_f32 *s)
 {

@@ -248,10 +248,6 @@ def test_the_order_is_a_tree(shape, n, monkeypatch):
     check_node(order)
 
 
-def test_the_tiles_count_keys_and_children_alike(level):
-    assert (compiled._active.leaf, compiled._active.fan) == (kdtree.LEAF, kdtree.FAN)
-
-
 @pytest.mark.parametrize("n", [1, 5, 33, kdtree.SUBTREE, kdtree.SUBTREE + 1, 3 * kdtree.SUBTREE + 77])
 @pytest.mark.parametrize("rounded", [False, True])
 def test_the_order_is_made_by_any_number_of_threads(n, rounded):

@@ -1,8 +1,10 @@
-"""Tiles of the sums that `fastnw.gradients.sums` is made of, in NumPy: for every kernel, and what others must equal."""
+"""Tiles of the sums that gradients are made of, in NumPy, for every kernel; other backends must agree with them.
+
+`fastnw.gradients.sums` defines the sums.
+"""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,29 +12,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw.backends.compiled import backend as compiled
+from fastnw.backends.backend import GradientTiles
 from fastnw.kernels.derivative import derivative
 from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.threads import check_stop, one_blas_thread
 
 Floats = NDArray[np.float64]
 
-PAIRS = 1 << 15  # pairs worked on at a time: arrays of 256 KiB, some of which stay in L2
-LARGEST, LOG_LARGEST = 1e300, 700.0  # profiles are NaN at an infinite u²; exp is infinite beyond 709
+PAIRS = 1 << 15  # worked on at a time: arrays of 256 KiB, some of which stay in L2
+MAX_SQUARE = 1e300  # of u²: profiles may be NaN at infinity
+MAX_EXPONENT_NATS = 700.0  # exp is infinite beyond 709
 
 
 @dataclass(frozen=True)
 class Queries:
-    """Some of the queries and what goes with each.
+    """Some of the queries and their parts in each pair.
 
     Attributes
     ----------
     positions : (p,) int array or None
-        Of the keys to leave out.
+        Positions of the keys to leave out.
     coords : (d, p) float64
         Raw, or whitened by a full matrix.
     log_mass : (p,) float64
-        inf for a query that takes no part.
+        inf for a query that has no part in the sums.
     alpha : (c, p) float64
     gamma : (p,) float64
     """
@@ -82,12 +85,6 @@ class Keys:
         scale = None if self.scale is None else self.scale[rows]
         log_weights = None if self.log_weights is None else self.log_weights[rows]
         return Keys(self.start + rows.start, self.coords[:, rows], scale, log_weights, self.values[:, rows])
-
-
-def tiles(backend: str, kernel: Kernel) -> Any:
-    """What has `add_to_queries` and `add_to_keys`: compiled tiles where they run the kernel, or this module."""
-    compiled_too = backend in ("auto", "compiled") and compiled.has_gradients(kernel)
-    return compiled if compiled_too else sys.modules[__name__]
 
 
 def add_to_queries(
@@ -146,7 +143,7 @@ def add_to_keys(
 
 @dataclass(frozen=True)
 class _Pairs:
-    """(p, B) arrays: p_ij, p_ij (α_i·v_j − γ_i), and E_ij with the key's scale of products of differences."""
+    """(p, B) arrays: p_ij, p_ij (α_i·v_j − γ_i), and E_ij times the key's scale of squared distances."""
 
     share: Floats
     pull: Floats
@@ -164,7 +161,7 @@ def _pairs(kernel: Kernel, inverse: Floats, queries: Queries, keys: Keys) -> _Pa
     if keys.scale is not None:
         score *= keys.scale
     if not kernel.inner_product:
-        np.minimum(score, LARGEST, out=score)
+        np.minimum(score, MAX_SQUARE, out=score)
     logs = np.broadcast_to(-queries.log_mass[:, None], score.shape)
     if keys.log_weights is not None:
         logs = logs + keys.log_weights
@@ -185,7 +182,7 @@ def _share_and_fall(kernel: Kernel, score: Floats, logs: Floats) -> tuple[Floats
         inside = np.ones(score.shape, bool) if kernel.support is None else score <= kernel.support**2
         share = np.where(inside, np.exp(kernel.log_profile(np.where(inside, score, 0.0)) + logs), 0.0)
         return share, share.copy() if kernel.inner_product else share * derivative(kernel, score)
-    factor = np.exp(np.minimum(logs, LOG_LARGEST))  # finite: 0 beyond the support stays 0
+    factor = np.exp(np.minimum(logs, MAX_EXPONENT_NATS))  # finite: 0 beyond the support stays 0
     inside = np.ones(score.shape, bool) if kernel.support is None else score <= kernel.support**2
     kappa = np.where(inside, np.maximum(kernel.profile(np.where(inside, score, 0.0)), 0.0), 0.0)
     return factor * kappa, factor * derivative(kernel, score)
@@ -199,12 +196,16 @@ def _differences(inverse: Floats, queries: Queries, keys: Keys, a: int) -> Float
 
 
 def _along(inverse: Floats, queries: Queries, keys: Keys, force: Floats) -> Iterator[tuple[Floats, Floats]]:
-    """Of each coordinate the differences, and their products with `force`."""
+    """The differences in each coordinate, and their products with `force`."""
     for a in range(len(inverse)):
         z = _differences(inverse, queries, keys, a)
         yield z, force * z
 
 
 def _steps(count: int, others: int) -> Iterator[slice]:
+    """Slices of `count` points, so many that their pairs with `others` number PAIRS."""
     step = max(PAIRS // max(others, 1), 1)
     return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
+TILES = GradientTiles(lambda kernel: True, add_to_queries, add_to_keys)

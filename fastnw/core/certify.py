@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
+from fastnw.runtime._constants import EXP_CLAMP_NATS, LOG2_NEARER_KEY, MAX_STRIP_KEYS
 
 FLOAT64 = np.dtype(np.float64)
 LEAST_WEIGHT = 1e-200  # in units of the largest: products of lesser weights and κ may vanish
-NEARER = 2.0**25  # κ of a key in units of a state's shift, at most: MUCH in _tiles.pxi, times lanes
+# Bound on κ of a key in units of a state's shift: vectors have up to 2⁵ lanes, each of which may meet a nearer key.
+NEARER = 2.0 ** (LOG2_NEARER_KEY + 5)
 LOST_SLOWLY = 1e-130  # κ of keys whose u² overflows before their scale, in range (`Problem`), divides it
-# Terms that one lane may add in sequence before they are folded to float64: a strip of 1024 in 4 lanes (2 for float64).
-SEQUENTIAL = {np.dtype(np.float32): 264, np.dtype(np.float64): 520}
-CLAMP = {np.dtype(np.float32): 80.0, np.dtype(np.float64): 690.0}  # exp stops at e^-CLAMP
+# Terms that one lane adds in sequence before they are added to float64: a strip in 4 lanes (2 in float64), and 8 more.
+SEQUENTIAL = {np.dtype(np.float32): MAX_STRIP_KEYS // 4 + 8, np.dtype(np.float64): MAX_STRIP_KEYS // 2 + 8}
+CLAMP = {np.dtype(name): nats for name, nats in EXP_CLAMP_NATS.items()}  # exp stops at e^-CLAMP
 
 
 class Rounding:

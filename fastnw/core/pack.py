@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fastnw.core.array import DeviceArray
 from fastnw.core.problem import Problem
 from fastnw.core.state import Rows
+from fastnw.runtime._constants import MAX_VECTOR_ELEMENTS as VECTOR
 
 Array = NDArray[Any]
 
@@ -24,7 +25,6 @@ SPREAD_OVER_TINY = (
 )  # of weighted values, over the smallest normal number, from which they are summed as they are
 RAW_VALUES = 3.0  # |centre|/half up to which values are summed as they are
 PART = 1 << 15  # values normalised at a time
-VECTOR = 16  # elements of the longest vector: rows of values are filled up to a multiple
 
 
 @dataclass(frozen=True)

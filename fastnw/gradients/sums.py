@@ -29,7 +29,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw.backends.gradient_tiles import Keys, Queries, tiles
+from fastnw.backends import gradients as gradient_tiles
+from fastnw.backends.gradient_tiles import Keys, Queries
 from fastnw.core import certify
 from fastnw.core.model import Queries as SomeQueries
 from fastnw.core.pack import aligned_rows, coordinates, pack_inverse, pack_scale, readable
@@ -135,7 +136,7 @@ def by_query(
     """
     p, d = len(positions), problem.d
     asked = _asked(problem, positions, log_mass, alpha, gamma, by_log_mass, backend, meter)
-    summing, inverse = tiles(backend, problem.kernel), pack_inverse(problem, np.float64)
+    summing, inverse = gradient_tiles(backend, problem.kernel), pack_inverse(problem, np.float64)
     moved, squares = np.zeros((p, d)), np.zeros((p, d))
     tasks = _tasks(p, problem.n, OUTER_BYTES // (8 * d * d) if outer else p)
     outers = np.zeros((len(tasks), d, d)) if outer else None
@@ -181,7 +182,7 @@ def by_key(
     if by_weight:
         factors = _log_factors(problem)
         asked = replace(asked, log_mass=asked.log_mass - problem.log_largest_weight)
-    summing, inverse = tiles(backend, problem.kernel), pack_inverse(problem, np.float64)
+    summing, inverse = gradient_tiles(backend, problem.kernel), pack_inverse(problem, np.float64)
     moved, values = np.zeros((n, d)), np.zeros((n, c))
     weights, squares = np.zeros(n), np.zeros(n)
     tasks = _tasks(n, len(positions), n)

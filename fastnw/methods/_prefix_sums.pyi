@@ -14,15 +14,11 @@ class Sums:
         self,
         x: NDArray[np.float64],
         rows: NDArray[np.float64],
-        starts: NDArray[np.int64],
-        anchors: NDArray[np.float64],
+        cells: tuple[NDArray[np.int64], NDArray[np.float64]],
         moments: tuple[NDArray[np.float64], ...],
         factors: tuple[NDArray[np.float64], ...],
-        polynomial: tuple[float, ...],
-        powers: tuple[int, int],
-        inverse: float,
-        edge: float,
-        decays: bool,
+        profile: tuple[tuple[float, ...], tuple[int, int], bool],
+        window: tuple[float, float],
     ) -> None: ...
     def fill_factors(self, first: int, stop: int) -> None: ...
     def fill_prefix(self, first: int, stop: int, k: int, sums: NDArray[np.float64]) -> int: ...

@@ -9,38 +9,7 @@ import numpy as np
 from fastnw.arithmetic.factor import MAX_EXACT_D
 from fastnw.core.pack import VECTOR
 from fastnw.core.problem import Problem
-from fastnw.runtime.hardware import vendor
 
-# Nanoseconds a pair and thread: (kernels without exp, kernels with it, more a coordinate, more a value), and to pack an
-# element of keys and values; by instruction set and type. Measured with tiles of 64 queries on one Zen 4 core (a shared
-# one: ±30 %), fitted over d = 1 to 256, c = 1 to 64.
-NANOSECONDS: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
-    ("v4", "float32"): (0.10, 0.14, 0.022, 0.032, 3.0),
-    ("v4", "float64"): (0.20, 0.42, 0.046, 0.064, 3.0),
-    ("v3", "float32"): (0.14, 0.25, 0.050, 0.045, 3.0),
-    ("v3", "float64"): (0.30, 0.80, 0.120, 0.095, 3.0),
-    ("v2", "float32"): (0.30, 0.70, 0.130, 0.120, 3.0),
-    ("v2", "float64"): (0.60, 2.60, 0.300, 0.270, 3.0),
-    ("plain", "float32"): (0.80, 1.20, 0.140, 0.200, 3.0),
-    ("plain", "float64"): (1.40, 3.80, 0.300, 0.400, 3.0),
-    ("numba", "float32"): (0.15, 0.20, 0.050, 0.060, 3.0),
-    ("numba", "float64"): (0.30, 0.60, 0.100, 0.120, 3.0),
-    ("numpy", "float32"): (5.0, 5.0, 0.6, 0.15, 3.0),
-    ("numpy", "float64"): (5.0, 5.0, 1.2, 0.20, 3.0),
-    # not measured yet: what the pipes of a large device allow
-    ("cuda", "float32"): (1.2e-4, 2e-4, 5e-5, 2e-5, 3.0),
-    ("cuda", "float64"): (4e-4, 9e-4, 1e-4, 4e-5, 3.0),
-}
-
-# The same on one core of a Xeon (Sapphire Rapids, a shared one: ±30 %): processor time of calls with 500 to 4,000
-# queries on 8,000 keys, less that of a quarter of the queries; d = 1 to 100, c = 1 to 60.
-NANOSECONDS_INTEL: dict[tuple[str, str], tuple[float, float, float, float, float]] = {
-    ("v4", "float32"): (0.07, 0.15, 0.040, 0.030, 2.7),
-    ("v4", "float64"): (0.12, 0.32, 0.080, 0.045, 4.5),
-    ("numba", "float32"): (0.35, 0.35, 0.080, 0.400, 3.0),
-    ("numba", "float64"): (0.50, 0.50, 0.160, 0.500, 4.5),
-}
-STAGED = (2.0, 5.0)  # of an inner product, how much longer a coordinate and a value take: its loops are not fused
 ALONE = 1.3  # how much longer pairs take where own keys are left out
 WEIGHT_NS = 10.0  # more to pack a key with a weight
 SEVERAL_NS = (60.0, 8.0)  # to pack a row of several values, and each of them
@@ -56,16 +25,14 @@ CODE_NS, STATE_NS = 0.6, 8.0
 
 def nanoseconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[float, float, float, float]:
     """Of a pair: what its kernel takes, a coordinate and a value; and of an element of keys and values to pack it."""
-    isa, kernel = backend.isa(), problem.kernel
-    level = (isa, dtype.name)
-    table = NANOSECONDS_INTEL.get(level, NANOSECONDS[level]) if vendor() == "intel" else NANOSECONDS[level]
-    plain, with_exp, per_coordinate, per_value, per_element = table
-    base = (with_exp if kernel.works_on_logs else plain) * kernel.facts.relative_cost
-    if backend.name == "compiled" and kernel.facts.constant:
-        per_coordinate = 0.0  # no distance is taken
-    elif backend.name == "compiled" and kernel.inner_product:
-        per_coordinate, per_value = STAGED[0] * per_coordinate, STAGED[1] * per_value
-    return base, per_coordinate, per_value, per_element
+    kernel, times = problem.kernel, backend.pair_times(dtype)
+    base = (times.exponential if kernel.works_on_logs else times.plain) * kernel.facts.relative_cost
+    per_coordinate, per_value = times.coordinate, times.value
+    if kernel.inner_product:
+        per_coordinate, per_value = times.inner_product[0] * per_coordinate, times.inner_product[1] * per_value
+    elif kernel.facts.constant:
+        per_coordinate *= times.constant_coordinate
+    return base, per_coordinate, per_value, times.packed_element
 
 
 def values_ns(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> float:

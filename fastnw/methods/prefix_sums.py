@@ -174,15 +174,11 @@ class SortedKeys:
         sums = Sums(
             self.x,
             _rows(problem, self.order, n_threads),
-            starts,
-            anchors,
+            (starts, anchors),
             edges,
             factors,
-            self.polynomial,
-            problem.kernel.facts.window or (1, 0),
-            self.inverse,
-            self.edge,
-            self.decays,
+            (self.polynomial, problem.kernel.facts.window or (1, 0), self.decays),
+            (self.inverse, self.edge),
         )
         if self.decays:
             parts = np.minimum(np.searchsorted(starts, np.arange(0, n + KEYS, KEYS)), cells).tolist()

@@ -23,6 +23,9 @@ from fastnw.core.pack import RAW_VALUES, RowBlock, are_rows, coordinates, keeps_
 from fastnw.core.plan import Plan, Work
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
+from fastnw.runtime._constants import COORDINATES_PER_NORM as FOLD
+from fastnw.runtime._constants import COORDINATES_PER_PRODUCT as PANEL
+from fastnw.runtime._constants import MAX_DIRECT_QUERIES as FEW
 from fastnw.runtime.hardware import vendor
 from fastnw.runtime.threads import Meter, one_blas_thread, run
 
@@ -31,9 +34,6 @@ Floats = NDArray[np.float64]
 LOG2E = 1.4426950408889634
 TILE = 256  # queries a tile: BLAS needs that many (of 64, 128, 256: 0.28, 0.29, 0.31 Gp/s at d = c = 64)
 STRIP = 256  # keys a product: what float32 adds up one after another, and 256 KiB of exponents
-PANEL = 128  # coordinates a product adds up; _products.pxi
-FOLD = 2048  # coordinates of a norm that are added up in one go; _rows_body.h
-FEW = 4  # queries up to which differences are taken; _products.pxi
 LEAST_D = 32  # in fewer coordinates errors exceed twice those of differences, whose sums still are short
 TASK_FLOPS = 2e8  # 2 to 5 ms
 SAMPLE = 1 << 18  # coordinates looked at to find out whether products are accurate enough

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw.runtime import _cpu
+from fastnw.runtime._constants import FLUSHABLE_FACTORS
 
-# Scale factors of coordinates for which a flushed difference or square is below the rounding error of u²; the same
-# numbers stand in src_cython.
-RANGE = {np.dtype(np.float32): (1e-25, 1e25), np.dtype(np.float64): (1e-280, 1e280)}
+# Scale factors of coordinates for which a flushed difference or square is below the rounding error of u².
+RANGE = {np.dtype(name): limits for name, limits in FLUSHABLE_FACTORS.items()}
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""NVIDIA GPUs through numba-cuda, an optional extra: nothing of it is imported before it is asked for.
+"""The record of the CUDA backend: NVIDIA GPUs through numba-cuda, an optional extra that is imported at first use.
 
-Kernels are written for each formula, type and dimension (`source`, `wide`), compiled at first use
-(`kernels`) and fed by `stream`.
+Kernels are written for each formula, type and dimension (`source`, `wide`) and compiled at first use (`kernels`);
+`stream` brings keys to them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw.backends.backend import Backend
+from fastnw.backends.backend import Backend, PairTimes
 from fastnw.core.pack import KeyBlock, pack_keys
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 INSTALL = "pip install 'fastnw[cuda]'"
+_TIMES = {"float32": PairTimes(1.2e-4, 2e-4, 5e-5, 2e-5, 3.0), "float64": PairTimes(4e-4, 9e-4, 1e-4, 4e-5, 3.0)}
 BLOCK_BYTES = 8 << 20  # of a block of keys on its way to the device; three such are in host memory
-LEAST_D = 33  # coordinates from which exponents may come from |q|² + |k|² − 2 q·k
+MIN_PRODUCT_D = 33  # coordinates from which exponents may come from |q|² + |k|² − 2 q·k
 
 
 @lru_cache(maxsize=1)
 def missing() -> str | None:
-    """What there is not to run it, or None."""
+    """Why the backend is unavailable, or None if it can run."""
     if importlib.util.find_spec("numba_cuda") is None:
         return f"numba-cuda is not installed: {INSTALL}"
     try:
@@ -52,17 +53,23 @@ def missing() -> str | None:
 
 
 def refusal(kernel: Kernel) -> str | None:
-    """It runs every kernel, where it runs."""
+    """Why the kernel does not run here, or None: if the backend runs, it runs every kernel."""
     return missing()
 
 
 def bounds(kernel: Kernel) -> bool:
-    """Whether `sum_tile` bounds in `mass_error` what the error of u² does."""
+    """Whether `sum_tile` bounds the effect of errors of u² in `mass_error`."""
     return not kernel.facts.built_in or kernel.window_sensitivity > 0
 
 
 def isa() -> str:
+    """What runs the tiles."""
     return "cuda"
+
+
+def pair_times(dtype: np.dtype[Any]) -> PairTimes:
+    """Times that the pipes of a large device allow; they are not measured yet."""
+    return _TIMES[dtype.name]
 
 
 def sum_tile(
@@ -74,7 +81,7 @@ def sum_tile(
     state: PoolState,
     error: NDArray[np.float64],
 ) -> None:
-    """Add the block's sums to the state, in place; see `fastnw.backends`."""
+    """Add the block's sums to the state, in place."""
     from fastnw.backends.cuda.stream import Queries, Stream, sums
 
     if len(queries) == 0 or keys.size == 0:
@@ -95,13 +102,13 @@ def sum_several(
     states: Sequence[PoolState],
     error: NDArray[np.float64],
 ) -> None:
-    """Add the block's sums for several profiles to their states, in place; see `fastnw.backends`."""
+    """Add the block's sums for several profiles to their states, in place."""
     for (kernel, factor), state in zip(profiles, states, strict=True):
         sum_tile(kernel, queries, keys, inverse * inverse.dtype.type(factor), own, state, error)
 
 
 def score_tile(kernel: Kernel, queries: Array, keys: KeyBlock, inverse: Array) -> Array:
-    """(m, B) u², or the scaled inner product; see `fastnw.backends`."""
+    """(m, B) u², or the scaled inner product."""
     from numba import cuda
 
     from fastnw.backends.cuda.functions import SIMULATED
@@ -119,12 +126,11 @@ def score_tile(kernel: Kernel, queries: Array, keys: KeyBlock, inverse: Array) -
 
 
 def by_products(problem: Problem, dtype: np.dtype[Any]) -> bool:
-    """Whether a first sweep takes u² from products, whose error is absolute."""
+    """Whether a first sweep takes u² from matrix products, whose error is absolute."""
     from fastnw.methods import products
 
-    kernel = problem.kernel
-    plain = kernel.facts.quadratic_form and not kernel.inner_product and problem.key_scale is None
-    plain = plain and problem.metric.cholesky is None and problem.d >= LEAST_D
+    plain = problem.kernel.facts.quadratic_form and not problem.kernel.inner_product and problem.key_scale is None
+    plain = plain and problem.metric.cholesky is None and problem.d >= MIN_PRODUCT_D
     return plain and products.promising(problem, dtype, 0.75 * problem.promise)
 
 
@@ -186,7 +192,7 @@ def shape_of(
     own: Any,
     products: bool = False,
 ) -> Any:
-    """What decides which kernels run: `fastnw.backends.cuda.kernels.Shape`."""
+    """The `fastnw.backends.cuda.kernels.Shape` that decides which kernels run."""
     from fastnw.backends.cuda.kernels import Shape
 
     # one bandwidth of a size that leaves squares of raw differences within range
@@ -203,6 +209,7 @@ BACKEND = Backend(
     missing=missing,
     refusal=refusal,
     bounds=bounds,
+    pair_times=pair_times,
     sum_tile=sum_tile,
     sum_several=sum_several,
     score_tile=score_tile,

@@ -24,14 +24,15 @@ from fastnw.core.pack import (
 from fastnw.core.problem import Problem
 from fastnw.methods.tree._order import extend_box, gather, halve, left_size, sort
 from fastnw.methods.tree.bands import Band
+from fastnw.runtime._constants import CHILDREN_PER_NODE as FAN
+from fastnw.runtime._constants import KEYS_PER_LEAF as LEAF
 from fastnw.runtime.threads import Meter, check_stop, run
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.intp]
 FLOAT64 = np.dtype(np.float64)
-PLACE = np.dtype([("x", np.float64), ("at", np.int64)])  # as in src_cython/_tree.pyx
+PLACE = np.dtype([("x", np.float64), ("at", np.int64)])  # as in src_cython/_order.pyx
 
-LEAF, FAN = 32, 16  # keys in a leaf, children of a node: as in src_cython/_boxes.pxi
 PIECE = 1 << 15  # keys a task, a multiple of LEAF
 SUBTREE = 1 << 15  # points of a subtree that one task sorts
 

@@ -52,6 +52,7 @@ from fastnw.methods.tree.kdtree import (
     sorted_order,
     terms_of,
 )
+from fastnw.runtime._constants import QUERIES_PER_WALK as NEIGHBOURS
 from fastnw.runtime.cached import cached_property
 from fastnw.runtime.hardware import vendor
 from fastnw.runtime.threads import Meter, check_stop, run
@@ -78,7 +79,6 @@ SELECT_NS = 7.0  # of sorting a point a level: the part in which threads do not 
 # To gather a coordinate and a value of a sorted key, and a coordinate more for each doubling of the keys beyond what
 # stays in cache: measured on a Xeon (Sapphire Rapids). On Zen 4 SORT_NS holds both.
 FILL_NS, VALUE_NS, SEVERAL_NS, DISTANT_NS, NEAR_KEYS = 25.0, 30.0, (80.0, 12.0), 18.0, 1e5
-NEIGHBOURS = 32  # queries that look at the same leaves: src_cython/_boxes.pxi
 DECAY_NS = 8.0  # more a leaf where the mass of what is left out is judged
 
 
