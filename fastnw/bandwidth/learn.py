@@ -16,7 +16,7 @@ from fastnw.bandwidth.criteria import Floats, Loss, Sample
 from fastnw.bandwidth.fits import forward
 from fastnw.bandwidth.parameters import Matrix, Widths
 from fastnw.bandwidth.rules import RULES, rule_bandwidth
-from fastnw.bandwidth.select import LOSSES, Progress, kind_of, random_of
+from fastnw.bandwidth.select import LOSSES, Progress, kind_of, random_generator
 from fastnw.bandwidth.sums import cotangents, mass_cotangents
 from fastnw.bandwidth.units import Units, normalised
 from fastnw.core.classes import OneHot
@@ -216,7 +216,7 @@ def learn_bandwidth(
         if optimizer == "lbfgs":
             theta = _by_lbfgs(steps, epochs)
         else:
-            theta = _by_batches(steps, optimizer, learning_rate, batch_size, epochs, random_of(random_state))
+            theta = _by_batches(steps, optimizer, learning_rate, batch_size, epochs, random_generator(random_state))
         found = shape.bandwidth(theta)
         score = learner.units.score(learner.loss(learner.at(found), np.arange(learner.problem.n)).value)
     kept = History(learner.units.score(np.array(steps.losses)), np.array(steps.bandwidths)) if history else None

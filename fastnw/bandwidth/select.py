@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -248,7 +249,7 @@ def selected(
     else:
         if not per_coordinate:
             unit = np.full(problem.d, geometric_mean(unit))
-        notes = _search(objective, unit, per_coordinate, kind, random_of(random_state))
+        notes = _search(objective, unit, per_coordinate, kind, random_generator(random_state))
     path = SearchPath(np.array(objective.path.bandwidth), units.score(np.array(objective.path.score)))
     if not min(objective.path.score) < math.inf:
         raise ValueError(
@@ -277,10 +278,27 @@ def _look(objective: Objective, candidates: Floats) -> None:
             objective(h)
 
 
-def random_of(random_state: Any) -> np.random.RandomState:
-    from sklearn.utils import check_random_state
+def random_generator(random_state: Any) -> np.random.RandomState:
+    """The generator for a `random_state` as scikit-learn takes it, but that None is 0.
 
-    return check_random_state(0 if random_state is None else random_state)
+    It stands here because importing scikit-learn for it took most of the first call of a process.
+
+    Raises
+    ------
+    ValueError
+        `random_state` is neither None, an integer from 0 to 2**32 - 1, nor a generator.
+    """
+    if isinstance(random_state, np.random.RandomState):
+        return random_state
+    if random_state is np.random:
+        generator: np.random.RandomState = np.random.mtrand._rand  # NumPy's global one
+        return generator
+    if random_state is None or isinstance(random_state, Integral):
+        return np.random.RandomState(int(random_state or 0))
+    raise ValueError(
+        f"random_state must be None, an integer or a numpy.random.RandomState, got {random_state!r}. "
+        "Use random_state=0."
+    )
 
 
 def _sums(problem: Problem, backend: str, n_jobs: int | None) -> Any:
