@@ -208,7 +208,7 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
         **_NadarayaWatson._parameter_constraints,
         "empty": [StrOptions({"nan", "raise", "nearest", "mean"})],
     }
-    _loss = "log_loss"
+    _predicts = "classes"
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
