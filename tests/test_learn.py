@@ -135,9 +135,9 @@ def test_the_same_seed_gives_the_same_widths_on_any_number_of_threads():
         ({"batch_size": 0}, "batch_size must be a positive integer"),
         ({"epochs": 1.5}, "epochs must be a positive integer"),
         ({"learning_rate": -1.0}, "learning_rate must be a positive number"),
-        ({"bandwidth": np.eye(2)}, "needs matrix=True"),
+        ({"bandwidth": np.eye(2)}, "Use matrix=True"),
         ({"kernel": "boxcar", "bandwidth": 1e-6}, "Start from a wider bandwidth"),
-        ({"values": None}, "values is required"),
+        ({"values": None}, "needs values"),
     ],
 )
 def test_errors(options, message):
