@@ -1,6 +1,6 @@
-"""A part of the test suite, a fraction of a minute, on the fastnw that is installed: at each of its instruction sets.
+"""Runs a part of the test suite on the installed fastnw, at each of its instruction sets, in a fraction of a minute.
 
-Run it by the interpreter that has fastnw and what they import, from anywhere but the source tree.
+Run it with the interpreter that has fastnw and the imports of the tests, from any folder but the source tree.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import fastnw
 from fastnw.backends.compiled import backend as compiled
 
 ROOT = Path(__file__).resolve().parent.parent
-# They import pytest, pytest-timeout, hypothesis, mpmath and pandas.
+# These tests import pytest, pytest-timeout, hypothesis, mpmath and pandas.
 TESTS = (
     "test_import.py::test_every_public_name_is_there",
     "test_import.py::test_no_openmp_runtime_is_linked",
@@ -44,7 +44,7 @@ def main() -> int:
     levels = compiled.levels()
     print(f"fastnw {fastnw.__version__}, Python {sys.version.split()[0]}, instruction sets: {', '.join(levels)}")
     if not levels:
-        print("no tiles were compiled", file=sys.stderr)
+        print("this fastnw has no compiled backend", file=sys.stderr)
         return 1
     command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider"]
     command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw import backends
+from fastnw.backends.cuda import interop
 from fastnw.backends.reference import LARGEST
 from fastnw.core import certify
 from fastnw.core._top_k import merge_largest
@@ -23,7 +24,7 @@ from fastnw.core.pack import KeyBlock, pack_inverse, pack_keys, pack_queries
 from fastnw.core.problem import Problem
 from fastnw.core.validate import Empty, build, check_empty
 from fastnw.interop import dataframes, frameworks
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.methods.nearest.search import nearest
 from fastnw.methods.scoring import Scoring
 from fastnw.methods.tails import method as tails
@@ -90,7 +91,7 @@ def attention_weights(
     array([[0.67, 0.33, 0.  ]])
     """
     restore = frameworks.restorer(queries, keys)
-    backend = frameworks.backend_for(backend, queries, keys)
+    backend = interop.backend_for(backend, queries, keys)
     queries = dataframes.matched(queries, keys)
     queries, keys, sample_weight, key_scale = map(frameworks.to_numpy, (queries, keys, sample_weight, key_scale))
     empty = check_empty(empty)
@@ -136,7 +137,7 @@ def _dense(model: Model, empty: Empty, meter: Meter) -> Array:
             with np.errstate(invalid="ignore"):
                 # a lone key's logarithm and its mass's may differ by a rounding
                 weights[rows, start : start + logs.shape[1]] = np.exp(np.minimum(logs - sweep.log_mass[rows, None], 0))
-        if problem.kernel.facts is None:  # logarithms so large that those of masses say nothing
+        if not problem.kernel.facts.built_in:  # logarithms so large that those of masses say nothing
             total = weights[rows].sum(axis=1, keepdims=True)
             np.divide(weights[rows], total, out=weights[rows], where=total > 1.5)
         for row in rows.start + np.flatnonzero(sweep.far[rows]):
@@ -264,7 +265,7 @@ class _Sweep:
     def _log_weights(self, rows: slice, keys: KeyBlock, u2: Floats) -> Floats:
         """log w κ; −inf beyond the support, without weight, and for a left-out own key."""
         kernel = self.problem.kernel
-        if kernel.facts is None:
+        if not kernel.facts.built_in:
             u2 = np.fmin(u2, LARGEST)  # as where the masses are summed
         with np.errstate(all="ignore"):
             if kernel.support is not None:
@@ -291,7 +292,7 @@ class _Sweep:
 def _exponent_error(scoring: Scoring, rows: Positions, log_mass: Floats) -> Floats:
     """(rows,) Bound on the weights' mean relative error from float64 exponents, or, without them, where κ vanishes."""
     problem = scoring.problem
-    if problem.kernel.facts is None or problem.kernel.facts.log_ratio is None:
+    if problem.kernel.facts.log_ratio is None:
         return np.zeros(len(log_mass))
     if not problem.kernel.works_on_logs:
         return np.where(log_mass < VANISHING_NATS, np.inf, 0.0)

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable
 from importlib import metadata
 
-import fastnw
+from fastnw._version import __version__
 from fastnw.runtime.hardware import cpu_levels, n_threads
 
 REQUIRED = ("numpy", "scipy", "scikit-learn", "numba", "finufft", "joblib", "narwhals", "threadpoolctl", "tqdm")
@@ -18,7 +18,7 @@ VARIABLES = ("FASTNW_CPU", "FASTNW_NUM_THREADS", "OMP_NUM_THREADS")
 def show_config() -> None:
     """Print versions, instruction set, threads, backends and extras."""
     rows = [
-        ("fastnw", fastnw.__version__),
+        ("fastnw", __version__),
         ("python", f"{platform.python_implementation()} {platform.python_version()}"),
     ]
     rows += [("platform", platform.platform())]

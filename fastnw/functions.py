@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw.core.array import DeviceRows
+from fastnw.backends.cuda import interop
 from fastnw.core.driver import predict
 from fastnw.core.estimate import finite_logs
 from fastnw.core.model import Model
@@ -18,7 +18,7 @@ from fastnw.core.plan import Plan
 from fastnw.core.problem import Problem
 from fastnw.core.validate import Empty, build, check_empty
 from fastnw.interop import dataframes, frameworks
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.planner import make_model, make_plan
 
 Array = NDArray[Any]
@@ -149,7 +149,7 @@ def pooled(
     error = np.empty(problem.m) if return_error else None
     extras = tuple(extra for extra in (log_mass, error) if extra is not None)
     if out is None and problem.on_device:
-        there = DeviceRows.empty(problem.m, problem.c, problem.dtype)
+        there = problem.keys.empty_rows(problem.m, problem.c, problem.dtype)  # type: ignore[attr-defined]
         predict(model, problem, progress, there, empty=empty, log_mass=log_mass, error=error)
         return (there.finished(flat), *extras)
     result = _output(out, (problem.m,) if flat else (problem.m, problem.c), problem.dtype)
@@ -322,8 +322,8 @@ def asked(
     restore: Callable[[Any], Any] = _unchanged
     if any(type(array) not in _PLAIN for array in arrays):  # a look at each costs 50 µs
         restore = frameworks.restorer(*(array for array in arrays[:3] if array is not None))
-        backend = frameworks.backend_for(backend, *arrays[:3])
-        arrays = frameworks.taken_in(backend, dataframes.matched(queries, keys), *arrays[1:])
+        backend = interop.backend_for(backend, *arrays[:3])
+        arrays = interop.taken_in(backend, dataframes.matched(queries, keys), *arrays[1:])
     queries, keys, values, sample_weight, key_scale = arrays
     problem = build(queries, keys, values, sample_weight=sample_weight, key_scale=key_scale, **choices)
     return problem, backend, restore

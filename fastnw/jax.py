@@ -16,7 +16,7 @@ except ImportError as error:  # pragma: no cover
 
 from fastnw import kernels
 from fastnw.gradients.differentiable import Choices, forward, gradients
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 __all__ = ["pool"]
 

@@ -170,7 +170,7 @@ def _compute_dtype(problem: Problem, tiles: Backend) -> np.dtype[Any]:
         factors = np.append(factors, problem.key_scale_range)
     fits = np.all((factors < FLOAT32_RANGE) & (factors > 1 / FLOAT32_RANGE))
     # near its edge a boxcar jumps, so whitened coordinates, which are not exact, need their digits
-    jumps = problem.kernel.name == "boxcar" and problem.metric.cholesky is not None
+    jumps = problem.kernel.facts.discontinuous and problem.metric.cholesky is not None
     asked_for_more = problem.tol is not None and 0 < problem.tol < FLOAT32_TOL
     narrow = problem.dtype == np.float32 and fits and not jumps and not asked_for_more
     narrow = narrow and problem.least_weight >= FLOAT32_WEIGHT and problem.kernel.fits_float32

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastnw import kernels as _kernels
 from fastnw.interop import dataframes
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ except ImportError as error:  # pragma: no cover
 
 from fastnw import kernels
 from fastnw.gradients.differentiable import Choices, forward, gradients
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 __all__ = ["pool"]
 
@@ -122,7 +122,7 @@ def pool(
 @torch.compiler.assume_constant_result
 def _named(kernel: str | Kernel) -> str:
     kernel = kernels.get(kernel)
-    if kernel.facts is not None:
+    if kernel.facts.built_in:
         return kernel.name
     if kernel not in _KERNELS:
         _KERNELS[kernel] = f"{kernel.name} #{len(_KERNELS)}"

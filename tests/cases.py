@@ -14,6 +14,9 @@ from fastnw import kernels
 KERNELS = kernels.names()
 LOG_KERNELS = [name for name in KERNELS if kernels.get(name).works_on_logs]
 COMPACT_KERNELS = [name for name in KERNELS if kernels.get(name).support is not None]
+PREFIX_SUM_KERNELS = [
+    name for name, kernel in kernels.built_in() if kernel.facts.window or kernel.facts.exponential_polynomial
+]
 
 
 @dataclass(frozen=True)

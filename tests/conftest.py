@@ -38,3 +38,28 @@ def backend(request):
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     return request.param
+
+
+# The files that take longest, longest first. pytest-xdist hands out whole files, those with the most tests first: a
+# long one with few tests would begin last and keep one worker busy when all others are done.
+LONGEST_FILES = (
+    "test_numba.py",
+    "test_drawn_problems.py",
+    "test_memory.py",
+    "test_selection.py",
+    "test_relative_weights.py",
+    "test_tree.py",
+    "test_torch.py",
+    "test_many_classes.py",
+    "test_conditions.py",
+)
+
+
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))

@@ -15,14 +15,25 @@ import pytest
 import fastnw
 
 ROOT = Path(__file__).resolve().parents[1]
-if not (ROOT / "bench" / "lowdim.py").is_file():
+if not (ROOT / "bench" / "report.py").is_file():
     pytest.skip("the benchmarks are not beside the tests", allow_module_level=True)
 sys.path.append(str(ROOT))  # after the import of fastnw: what is installed counts
-from bench import forced, lowdim, lowdim_growth, lowdim_table, planner, planner_cases, table  # noqa: E402
-from bench.cases import FASTNW_EXACT, MLPACK  # noqa: E402
-from bench.checks import Check  # noqa: E402
-from bench.lowdim import Form, Row, Work  # noqa: E402
-from bench.record import Progress  # noqa: E402
+from bench.bandwidth import report as bandwidth_report  # noqa: E402
+from bench.latency import report as latency_report  # noqa: E402
+from bench.lib import forced, record  # noqa: E402
+from bench.lib.markdown import write_section  # noqa: E402
+from bench.lib.record import Progress  # noqa: E402
+from bench.lib.systems import FASTNW_EXACT, MLPACK  # noqa: E402
+from bench.lowdim import growth as lowdim_growth  # noqa: E402
+from bench.lowdim import measure as lowdim  # noqa: E402
+from bench.lowdim import table as lowdim_table  # noqa: E402
+from bench.lowdim.measure import Form, Row, Work  # noqa: E402
+from bench.peers import table as peers_table  # noqa: E402
+from bench.peers.checks import Check  # noqa: E402
+from bench.planner import measure as planner  # noqa: E402
+from bench.planner import problems as planner_problems  # noqa: E402
+from bench.planner import report as planner_report  # noqa: E402
+from bench.steadiness import report as steadiness_report  # noqa: E402
 
 sys.path.remove(str(ROOT))
 
@@ -102,19 +113,30 @@ def test_table_shows_rows_checks_and_refusals():
     assert Row.from_json(json.loads(json.dumps(rows[0].as_json()))) == rows[0]
 
 
-def test_readme_markers(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
-    before = readme.read_text(encoding="utf-8")
-    table.write_readme(readme, "| new |", lowdim_table.START, lowdim_table.END)
-    after = readme.read_text(encoding="utf-8")
-    start, end = before.index(lowdim_table.START), before.index(lowdim_table.END)
-    assert after == f"{before[:start]}{lowdim_table.START}\n| new |\n{before[end:]}"
-    table.write_readme(readme, "| old |")
-    assert "| new |" in readme.read_text(encoding="utf-8")
-    readme.write_text("nothing", encoding="utf-8")
-    with pytest.raises(ValueError, match="has no markers <!-- lowdim:start -->"):
-        table.write_readme(readme, "", lowdim_table.START, lowdim_table.END)
+SECTIONS = [
+    (module.START, module.END)
+    for module in (peers_table, lowdim_table, bandwidth_report, steadiness_report, latency_report)
+]
+
+
+def test_a_section_is_written_between_its_markers(tmp_path):
+    page = tmp_path / "performance.md"
+    page.write_text("\n\n".join(f"about\n{start}\n| old |\n{end}" for start, end in SECTIONS), encoding="utf-8")
+    before = page.read_text(encoding="utf-8")
+    for start, end in SECTIONS:
+        write_section(page, f"| new {start} |", start, end)
+    wanted = "\n\n".join(f"about\n{start}\n| new {start} |\n{end}" for start, end in SECTIONS)
+    assert page.read_text(encoding="utf-8") == wanted != before
+    page.write_text("nothing", encoding="utf-8")
+    with pytest.raises(ValueError, match="must have the markers <!-- lowdim:start -->"):
+        write_section(page, "", lowdim_table.START, lowdim_table.END)
+
+
+@pytest.mark.parametrize(("start", "end"), SECTIONS)
+def test_the_page_has_the_markers(start, end):
+    text = record.PAGE.read_text(encoding="utf-8")
+    assert text.count(start) == text.count(end) == 1
+    assert text.index(start) < text.index(end)
 
 
 def test_every_method_is_offered_or_says_why_not():
@@ -173,29 +195,29 @@ def test_bounds_that_lie_are_found(monkeypatch):
 
 
 def test_the_planner_is_judged_by_both_goals():
-    assert planner.judge([1.0] * 9 + [2.9])[0]
-    assert not planner.judge([1.0] * 8 + [1.6] * 2)[0]
-    assert not planner.judge([1.0] * 19 + [3.1])[0]
+    assert planner_report.judge([1.0] * 9 + [2.9])[0]
+    assert not planner_report.judge([1.0] * 8 + [1.6] * 2)[0]
+    assert not planner_report.judge([1.0] * 19 + [3.1])[0]
     found = planner.Found("p", "exact", 0.1, {"exact": 1.0, "tree": 0.5})
     assert found.ratio == pytest.approx(2.2)
 
 
 def test_the_planner_measures_a_small_problem():
-    problem = planner_cases.Problem("epanechnikov", 1, 600, 600, 0.1, "clustered")
+    problem = planner_problems.Problem("epanechnikov", 1, 600, 600, 0.1, "clustered")
     rng = np.random.default_rng(0)
     found = planner.measure(problem.drawn(rng), rng, quick=True)
     assert {"exact", "moments"} <= set(found.seconds)
     assert set(found.seconds) | set(found.refused) == {"exact", "tree", "moments", "fourier"}
     assert found.ratio >= 1
-    assert found.name in planner.table([found])
+    assert found.name in planner_report.table([found])
 
 
 def test_the_planners_grid():
-    problems = planner_cases.grid()
+    problems = planner_problems.grid()
     assert len(problems) >= 60
     assert {problem.d for problem in problems} >= {1, 2, 3, 4, 5, 8, 16}
-    assert {problem.kernel for problem in problems} == {*fastnw.kernels.names(), planner_cases.USERS}
+    assert {problem.kernel for problem in problems} == {*fastnw.kernels.names(), planner_problems.USERS}
     assert {"normal", "clustered", "cauchy"} < {problem.data for problem in problems}
     rng = np.random.default_rng(0)
-    for data in planner_cases.REAL:
-        assert planner_cases.cloud(data, 50, 4, rng).shape == (50, 4)
+    for data in planner_problems.REAL:
+        assert planner_problems.cloud(data, 50, 4, rng).shape == (50, 4)

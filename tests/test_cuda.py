@@ -16,7 +16,7 @@ import pytest
 import fastnw
 from fastnw import backends
 from fastnw.backends.cuda import backend as cuda
-from fastnw.interop import frameworks
+from fastnw.backends.cuda import interop
 
 INSTALLED = importlib.util.find_spec("numba_cuda") is not None
 HERE = Path(__file__).parent
@@ -130,11 +130,11 @@ class OnHost:
 def test_auto_takes_cuda_only_for_arrays_on_a_device(monkeypatch):
     monkeypatch.setattr(cuda, "missing", lambda: None)
     host = np.zeros((1, 1))
-    assert frameworks.backend_for("auto", host, [[0.0]], OnHost()) == "auto"
-    assert frameworks.backend_for("auto", host, OnDevice()) == "cuda"
-    assert frameworks.backend_for("reference", OnDevice()) == "reference"
+    assert interop.backend_for("auto", host, [[0.0]], OnHost()) == "auto"
+    assert interop.backend_for("auto", host, OnDevice()) == "cuda"
+    assert interop.backend_for("reference", OnDevice()) == "reference"
     monkeypatch.setattr(cuda, "missing", lambda: "no driver")
-    assert frameworks.backend_for("auto", OnDevice()) == "auto"
+    assert interop.backend_for("auto", OnDevice()) == "auto"
 
 
 def test_arrays_on_a_device_that_cannot_be_read_are_an_error(monkeypatch):

@@ -1,4 +1,4 @@
-"""The chapter's exercises, as the pages in docs/ tell them: Parzen windows, the unit sphere, consistency, ASIF."""
+"""The exercises of the chapter, as docs/exercises/ shows them: Parzen windows, the unit sphere, consistency, ASIF."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sklearn.datasets import load_breast_cancer, load_digits
 import fastnw
 from fastnw.bandwidth import rule_bandwidth
 
-DOCS = Path(__file__).parent.parent / "docs"
+EXERCISES = Path(__file__).parent.parent / "docs" / "exercises"
 NORMALISABLE = [k for k in KERNELS if k not in ("constant", "dot")]
 
 
 @pytest.fixture(scope="module", params=["exercise_4_consistency", "exercise_5_asif"])
 def script(request):
-    """A script of docs/ as a module."""
-    spec = importlib.util.spec_from_file_location(request.param, DOCS / f"{request.param}.py")
+    """A script of docs/exercises/ as a module."""
+    spec = importlib.util.spec_from_file_location(request.param, EXERCISES / f"{request.param}.py")
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look themselves up there
     spec.loader.exec_module(module)
     yield module

@@ -8,11 +8,10 @@ from functools import cache
 import mpmath
 import numpy as np
 import pytest
-from cases import COMPACT_KERNELS, KERNELS, LOG_KERNELS
+from cases import COMPACT_KERNELS, KERNELS, LOG_KERNELS, PREFIX_SUM_KERNELS
 from oracle import MP_CAUCHY, MP_LOG_KAPPA, mp_pool, mp_squares
 
 import fastnw
-from fastnw.methods import prefix_sums
 
 PROMISE = {"float32": 1e-4, "float64": 1e-8}
 N = 300
@@ -79,7 +78,7 @@ def methods(kernel, d, shape):
     can = {
         "exact": True,
         "tree": kernel in LOG_KERNELS + COMPACT_KERNELS and kernel != "dot",
-        "moments": d == 1 and kernel in (*prefix_sums.WINDOWS, *prefix_sums.DECAYING),
+        "moments": d == 1 and kernel in PREFIX_SUM_KERNELS,
         "fourier": kernel == "gaussian" and shape == "number",
     }
     return [method for method in can if can[method]]

@@ -125,6 +125,7 @@ def test_methods_that_need_indicators_make_them_or_refuse(method, kernel, d, mon
     model.set_params(method=method)
     np.testing.assert_allclose(model.predict_proba(queries), expected, rtol=0, atol=2e-8)
     monkeypatch.setattr(planner._METHODS[method], "MOST_DENSE_BYTES", 1 << 10)
+    model.set_params(tol=2e-8)  # planned anew
     with pytest.raises(ValueError, match=f"method='{method}' cannot do this: would take .* {CLASSES} classes"):
         model.predict_proba(queries)
     model.set_params(method="auto").predict_proba(queries)
@@ -364,7 +365,9 @@ def test_rows_of_indicators():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of a process's memory is Linux's")
-@pytest.mark.parametrize("method", ["exact", "tree", "auto"])
+@pytest.mark.parametrize(
+    "method", ["auto", *(pytest.param(name, marks=pytest.mark.slow) for name in ("exact", "tree"))]
+)
 def test_a_hundred_thousand_classes_on_as_many_rows(method):
     """Indicators would be 80 GB; predictions of all rows in one array, too."""
     program = f"""

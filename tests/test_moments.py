@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from oracle import mp_pool, naive_pool
 
 import fastnw
+from fastnw import kernels
+from fastnw.core.driver import answers
 from fastnw.core.model import Queries
 from fastnw.core.validate import build
 from fastnw.methods import prefix_sums
@@ -23,7 +25,8 @@ from fastnw.runtime.threads import Meter
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastnw.EmptyWindowWarning")
 
-WINDOWS, DECAYING = list(prefix_sums.WINDOWS), list(prefix_sums.DECAYING)
+WINDOWS = [name for name, kernel in kernels.built_in() if kernel.facts.window]
+DECAYING = [name for name, kernel in kernels.built_in() if kernel.facts.exponential_polynomial]
 KERNELS = WINDOWS + DECAYING
 EPS = np.finfo(np.float64).eps
 UNIT = 8 * np.finfo(np.longdouble).eps  # 16 roundings
@@ -234,9 +237,8 @@ def test_the_bound_on_a_mass_beside_the_rim(kernel):
     rng = np.random.default_rng(9)
     queries = 0.3 + 0.1 * (1 - 10.0 ** -rng.uniform(0.1, 9, 300))
     problem = build(queries[:, None], np.array([[0.3]]), None, kernel=kernel, bandwidth=0.1)
-    model = make_model(problem, "moments", "auto", None)
-    state = model.summary(model.plan.ladder[0]).sums(Queries(problem, np.arange(300)), Meter(False, 0, ""))
-    power, exponent = prefix_sums.WINDOWS[kernel]
+    state = next(answers(make_model(problem, "moments", "auto", None), problem, Meter(False, 0, ""))).sums
+    power, exponent = kernels.get(kernel).facts.window
     for query, mass, log, error in zip(queries, state.mass, state.shift, state.mass_error, strict=True):
         u = (Fraction(query) - Fraction(0.3)) / Fraction(0.1)
         assert abs(np.exp(log) * mass - (1 - u**power) ** exponent) <= np.exp(log) * error

@@ -41,8 +41,13 @@ FUSED = ["d3 long", "d3 long without self", "one key", "many keys"]
 KINDS = ["gaussian", "matern52", "boxcar", "cosine", "cauchy"]
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("case", GENERAL)
+@pytest.mark.parametrize(
+    ("kernel", "dtype"),
+    [(kernel, "float32") for kernel in KERNELS]
+    + [(kernel, "float64") for kernel in KINDS]
+    + [pytest.param(kernel, "float64", marks=pytest.mark.slow) for kernel in KERNELS if kernel not in KINDS],
+)
 def test_any_number_of_coordinates(kernel, case, dtype):
     check(kernel, BY_NAME[case], dtype, "numba", "exact")
 
@@ -111,10 +116,17 @@ USERS = {
     "sharp": (sharp, {}),
     "table": (table, {}),
 }
+FLOAT64_TOO = ("student", "cut off", "table")  # quickly: one without support, one with a jump, one that is not traced
 
 
-@pytest.mark.parametrize("name", USERS)
-@pytest.mark.parametrize(("case", "dtype"), [("d3 long", "float32"), ("d5 long weights columns", "float64")])
+@pytest.mark.parametrize(
+    ("name", "case", "dtype"),
+    [(name, "d3 long", "float32") for name in USERS]
+    + [
+        pytest.param(name, "d5 long weights columns", "float64", marks=() if name in FLOAT64_TOO else pytest.mark.slow)
+        for name in USERS
+    ],
+)
 def test_a_users_kernel(name, case, dtype):
     """Within the bound that it claims, and the promise; the oracle is the reference in float64."""
     profile, facts = USERS[name]
@@ -178,10 +190,10 @@ def test_what_numba_cannot_compile_names_the_users_line():
 
 
 @pytest.mark.parametrize("name", [*KERNELS, *USERS])
-def test_steepness_bounds_small_changes(name):
+def test_log_sensitivity_bounds_small_changes(name):
     """Random steps of u², much smaller than the grid's, never change κ by more than is claimed."""
     kernel = fastnw.Kernel(name, USERS[name][0], **USERS[name][1]) if name in USERS else fastnw.kernels.get(name)
-    if kernel.inner_product or kernel.is_rough:
+    if kernel.inner_product or kernel.needs_pair_bounds:
         assert name in ("dot", "box", "cut off", "sharp", "table", "not monotone")
         return
     rng = np.random.default_rng(9)
@@ -197,16 +209,16 @@ def test_steepness_bounds_small_changes(name):
     if kernel.support:
         assert np.all(change <= kernel.window_sensitivity * error + noise)
     else:
-        a, b, log_peak = kernel.steepness
+        a, b, log_peak = kernel.log_sensitivity
         depth = np.maximum(log_peak - np.log(before[seen]), 0)
         assert np.all(change <= before[seen] * error * (a + b * depth) + noise)
 
 
-def test_kernels_that_jump_have_no_steepness():
+def test_kernels_that_jump_have_no_sensitivity():
     assert sensitivity.proof(fastnw.Kernel("sharp", sharp)) is None
     assert sensitivity.proof(fastnw.Kernel("box", lambda u2: 1.0, support=1.0)) is None
-    assert fastnw.Kernel("step", lambda u2: np.where(u2 < 4, 1.0, 0.0)).is_rough
-    assert not fastnw.Kernel("student", lambda u2: 1 / (1 + u2) ** 2).is_rough
+    assert fastnw.Kernel("step", lambda u2: np.where(u2 < 4, 1.0, 0.0)).needs_pair_bounds
+    assert not fastnw.Kernel("student", lambda u2: 1 / (1 + u2) ** 2).needs_pair_bounds
 
 
 def test_exp2_and_sin():

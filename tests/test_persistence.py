@@ -16,7 +16,7 @@ from sklearn.base import clone
 
 import fastnw
 from fastnw import KernelDensity, NadarayaWatsonClassifier, NadarayaWatsonRegressor
-from fastnw.estimators import persistence
+from fastnw.estimators import base, persistence
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastnw.BandwidthWarning")  # its words are in `selection_.notes`
 
@@ -339,7 +339,7 @@ def test_files_of_version_0_1_0_still_load(name, tmp_path):
 def test_pickles_warn_across_versions(name, monkeypatch):
     model = fitted(name)
     same = pickle.dumps(model)
-    monkeypatch.setattr(fastnw, "__version__", "0.0.9")
+    monkeypatch.setattr(base, "__version__", "0.0.9")
     older = pickle.dumps(model)
     monkeypatch.undo()
     words = (

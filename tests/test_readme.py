@@ -4,24 +4,24 @@ import re
 import shlex
 from pathlib import Path
 
-import pytest
-
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:matplotlib")  # the oldest, of names that pyparsing has changed
 def test_python_blocks_run_in_their_order(tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib").use("Agg")
     monkeypatch.chdir(tmp_path)
     blocks = [text for language, text in BLOCKS if language == "python"]
-    assert len(blocks) >= 4
+    assert len(blocks) >= 5
     names = {}
     for text in blocks:
         exec(compile(text, "README.md", "exec"), names)
     assert names["nearest"].shape == (1000, 5)
     assert names["model"].score(names["X_test"], names["y_test"]) > 0.97
-    assert (tmp_path / "fit.png").stat().st_size > 0
+    assert (tmp_path / "digits.npz").stat().st_size > 0
+
+
+def test_it_is_short():
+    assert README.count("\n") <= 160
 
 
 def test_command_lines_are_understood():
@@ -29,7 +29,7 @@ def test_command_lines_are_understood():
 
     lines = [line for language, text in BLOCKS if not language for line in text.splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("fastnw ")]
-    assert len(commands) == 4
+    assert len(commands) >= 2
     for arguments in commands:
         assert callable(_parse(arguments).run)
 

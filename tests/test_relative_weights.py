@@ -209,7 +209,7 @@ def test_the_order_of_rows_changes_nothing_but_rounding(search):
 
 @pytest.mark.parametrize("search", ["loo", "aicc"])
 @pytest.mark.parametrize("kernel", FAMILIES)
-@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("columns", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_unit_of_the_values_changes_no_search(search, kernel, columns):
     x, y = sample(25, 1)
     y = np.column_stack([y, 1e3 * x[:, 0] ** 2])[:, :columns]

@@ -128,7 +128,7 @@ def test_probabilities_are_clipped():
 
 @pytest.mark.parametrize("criterion", ["loo", "aicc"])
 @pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov", "laplacian", "boxcar"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
 def test_no_grid_finds_a_better_one(criterion, kernel, seed):
     rng = np.random.default_rng(seed)
     n = int(rng.integers(60, 300))
@@ -267,7 +267,7 @@ def test_the_same_data_give_the_same_bandwidth_on_any_number_of_threads():
     np.testing.assert_allclose(other.score, first.score, rtol=1e-6)
 
 
-@pytest.mark.parametrize("n", [3_000, 40_000])
+@pytest.mark.parametrize("n", [3_000, pytest.param(40_000, marks=pytest.mark.slow)])
 def test_the_spectrum_is_the_sum_of_every_pair(n):
     """Also where some keys have no neighbour within many bandwidths."""
     rng = np.random.default_rng(0)

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import COMPACT_KERNELS, KERNELS, LOG_KERNELS, spread_bandwidth
+from cases import COMPACT_KERNELS, KERNELS, LOG_KERNELS, PREFIX_SUM_KERNELS, spread_bandwidth
 from oracle import naive_log_density, naive_pool
 from parity import PROMISE, near_rim
 
 import fastnw
-from fastnw.methods import prefix_sums
 
 KEYS = (
     1,
@@ -60,7 +59,7 @@ def drawn(rng):
     methods = ["exact"]
     if kernel in LOG_KERNELS + COMPACT_KERNELS and kernel != "dot":
         methods.append("tree")
-    if d == 1 and "key_scale" not in options and kernel in (*prefix_sums.WINDOWS, *prefix_sums.DECAYING):
+    if d == 1 and "key_scale" not in options and kernel in PREFIX_SUM_KERNELS:
         methods.append("moments")
     return queries, keys, rng.normal(size=(n, c)).astype(dtype), options, methods
 

@@ -8,7 +8,7 @@ import pytest
 
 import fastnw
 from fastnw import kernels
-from fastnw.kernels.derivative import slope
+from fastnw.kernels.derivative import derivative
 
 # κ of u
 FORMULAS = {
@@ -41,13 +41,13 @@ def test_slopes_are_derivatives(name):
     with mp.workdps(40):
         of_square = (lambda s: mp.log(formula(mp.sqrt(s)))) if kernel.works_on_logs else lambda s: formula(mp.sqrt(s))
         expected = [float(-2 * mp.diff(of_square, mp.mpf(float(x)) ** 2)) for x in u]
-    np.testing.assert_allclose(slope(kernel, u**2), expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(derivative(kernel, u**2), expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_at_the_centre_and_beyond_the_support(name):
     kernel = kernels.get(name)
-    at = slope(kernel, np.array([0.0, 1e-24, 1.1, 1e200]))
+    at = derivative(kernel, np.array([0.0, 1e-24, 1.1, 1e200]))
     assert np.all(np.isfinite(at[[0, 2, 3]]))
     assert np.all(at >= 0)
     if name in KINKED:
@@ -66,9 +66,9 @@ def test_users_profiles_are_differentiated(support):
     kernel = fastnw.Kernel("mine", bump, support=support)
     u2 = np.linspace(0, 4.0 if support else 30.0, 50)
     expected = (1 - u2 / 4) if support else 4 / (1 + u2) ** 3
-    np.testing.assert_allclose(slope(kernel, u2), expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(derivative(kernel, u2), expected, rtol=0, atol=1e-9)
 
 
 def test_a_users_logarithm_is_differentiated():
     kernel = fastnw.Kernel("mine", lambda u2: np.exp(-0.5 * u2), log_profile=lambda u2: -0.5 * u2)
-    np.testing.assert_allclose(slope(kernel, np.array([0.0, 1.0, 1e3, 1e6])), 1.0, rtol=1e-9)
+    np.testing.assert_allclose(derivative(kernel, np.array([0.0, 1.0, 1e3, 1e6])), 1.0, rtol=1e-9)

@@ -70,9 +70,15 @@ def test_after_gradients_and_matrix_products(level):
 
 
 @pytest.mark.parametrize(
-    ("backend", "kernel"),
-    [(backend, kernel) for backend in ("compiled", "reference") for kernel in LOG_KERNELS if kernel != "dot"]
-    + [("numba", "gaussian")],
+    ("backend", "kernel", "dtype"),
+    [
+        (backend, kernel, dtype)
+        for backend in ("compiled", "reference")
+        for kernel in LOG_KERNELS
+        if kernel != "dot"
+        for dtype in ("float32", "float64")
+    ]
+    + [("numba", "gaussian", "float32"), pytest.param("numba", "gaussian", "float64", marks=pytest.mark.slow)],
 )
 def test_the_time_of_a_pair_does_not_depend_on_the_bandwidth(kernel, backend, dtype):
     """Kernel values from 1 down to 0: the processor's own time of this thread, and a limit far below the 10 to 35

@@ -5,9 +5,10 @@ from __future__ import annotations
 from fastnw.backends.backend import Backend
 from fastnw.backends.compiled import backend as compiled
 from fastnw.backends.cuda import backend as cuda
+from fastnw.backends.cuda import interop as _interop  # noqa: F401  registers arrays on CUDA devices
 from fastnw.backends.numba import backend as numba
 from fastnw.backends.reference import BACKEND as REFERENCE
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 NAMES = ("auto", "compiled", "numba", "cuda", "reference")
 # the fastest for arrays in the host's memory first

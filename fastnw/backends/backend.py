@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 
 @dataclass(frozen=True, eq=False)

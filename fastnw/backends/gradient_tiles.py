@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw.backends.compiled import backend as compiled
-from fastnw.kernels.derivative import slope
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.derivative import derivative
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.threads import check_stop, one_blas_thread
 
 Floats = NDArray[np.float64]
@@ -184,11 +184,11 @@ def _share_and_fall(kernel: Kernel, score: Floats, logs: Floats) -> tuple[Floats
     if kernel.log_profile is not None:
         inside = np.ones(score.shape, bool) if kernel.support is None else score <= kernel.support**2
         share = np.where(inside, np.exp(kernel.log_profile(np.where(inside, score, 0.0)) + logs), 0.0)
-        return share, share.copy() if kernel.inner_product else share * slope(kernel, score)
+        return share, share.copy() if kernel.inner_product else share * derivative(kernel, score)
     factor = np.exp(np.minimum(logs, LOG_LARGEST))  # finite: 0 beyond the support stays 0
     inside = np.ones(score.shape, bool) if kernel.support is None else score <= kernel.support**2
     kappa = np.where(inside, np.maximum(kernel.profile(np.where(inside, score, 0.0)), 0.0), 0.0)
-    return factor * kappa, factor * slope(kernel, score)
+    return factor * kappa, factor * derivative(kernel, score)
 
 
 def _differences(inverse: Floats, queries: Queries, keys: Keys, a: int) -> Floats:

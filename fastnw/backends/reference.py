@@ -14,7 +14,7 @@ from fastnw.core.pack import KeyBlock
 from fastnw.core.state import PoolState
 from fastnw.kernels import formula_texts
 from fastnw.kernels.intervals import Arithmetic
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.subnormal import flushed
 from fastnw.runtime.threads import check_stop, one_blas_thread
 
@@ -34,7 +34,7 @@ def refusal(kernel: Kernel) -> str | None:
 
 def bounds(kernel: Kernel) -> bool:
     """Whether `sum_tile` bounds in `mass_error` what the error of u² does."""
-    return kernel.facts is None or kernel.window_sensitivity > 0
+    return not kernel.facts.built_in or kernel.window_sensitivity > 0
 
 
 def isa() -> str:
@@ -55,7 +55,7 @@ def sum_tile(
     if keys.codes is not None:  # a row of totals is added for each part
         step = max(step, state.total.shape[1] // 4)
     # a user's formula may live on numbers that small
-    quick = nullcontext() if kernel.facts is None else flushed(inverse, keys.scale)
+    quick = nullcontext() if not kernel.facts.built_in else flushed(inverse, keys.scale)
     with one_blas_thread, np.errstate(all="ignore"), quick:
         for first in range(0, keys.size, step):
             check_stop()
@@ -91,15 +91,15 @@ def _sums(
     error: NDArray[np.float64],
     c: int,
 ) -> PoolState:
-    if kernel.facts is None:  # a user's formula is one of float64, in which its constants are what was written
+    if not kernel.facts.built_in:  # a user's formula is one of float64, in which its constants are what was written
         u2 = u2.astype(np.float64)
         beyond = ~(u2 <= LARGEST)
         u2 = np.fmin(u2, LARGEST)  # formulas such as u²/(1 + u²) are NaN where u² overflows
     w, values = keys.weights.astype(np.float64), keys.values.astype(np.float64)
-    if kernel.facts is None:  # a key without weight must not set the shift; built-in kernels go to `tails` then
+    if not kernel.facts.built_in:  # a key without weight must not set the shift; built-in kernels go to `tails` then
         present = present & (w > 0)
     weights, shift = _weights(kernel, u2, present)
-    if kernel.facts is None:
+    if not kernel.facts.built_in:
         # what the profile does within the error of u², at a slope or at a cliff
         steps = (u2 if keys.relative else np.maximum(u2, 1)) * error[:, None]
         nudged = [_weights(kernel, np.maximum(u2 + by, 0), present, shift)[0] for by in (steps, -steps)]
@@ -123,7 +123,7 @@ def _between(
     kernel: Kernel, u2: NDArray[Any], steps: NDArray[Any], present: NDArray[np.bool_], weights: NDArray[Any]
 ) -> NDArray[np.float64]:
     """What κ does anywhere within the steps, where its formula's comparisons could hide a jump there and back."""
-    text = None if kernel.works_on_logs or not kernel.is_rough else formula_texts.of(kernel, plain=True)
+    text = None if kernel.works_on_logs or not kernel.needs_pair_bounds else formula_texts.of(kernel, plain=True)
     if text is None or not any(" if " in line for line in text.lines):
         return np.zeros(u2.shape)
     edge = np.inf if kernel.support is None else kernel.support**2
@@ -147,7 +147,7 @@ def _weights(
     inside = np.where(present, u2, u2.dtype.type(0))  # profiles are only asked for within the support
     if kernel.log_profile is None:
         weights = np.asarray(kernel.profile(inside))
-        if kernel.facts is None:  # below 0 by more than a rounding, it is no kernel: NaN, which is reported
+        if not kernel.facts.built_in:  # below 0 by more than a rounding, it is no kernel: NaN, which is reported
             least = -NEGATIVE * float(kernel.profile(np.zeros(1))[0])
             weights = np.where(weights < least, np.nan, weights)
         weights = np.where(present, np.maximum(weights, 0.0), 0.0)

@@ -15,7 +15,8 @@ from fastnw.core.row_weights import relative_weights
 from fastnw.core.validate import build, check_bandwidth, metric
 from fastnw.functions import pooled
 from fastnw.interop import frameworks
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
+from fastnw.planner import make_model
 from fastnw.runtime.hardware import n_threads
 
 _BLOCK_ELEMENTS = 2**20  # neighbours found at a time: 16 MiB of distances and positions
@@ -85,7 +86,8 @@ class Abramson:
             raise ValueError(f"alpha must be a number between 0 and 1, got {self.alpha!r}.")
         restore = frameworks.restorer(keys)
         problem, present, n = _pilot(keys, kernel, self.bandwidth, sample_weight)
-        _, log_mass = pooled(problem, "auto", "auto", n_jobs, flat=False, empty="mean", return_mass=True)
+        model = make_model(problem, "auto", "auto", n_jobs)
+        _, log_mass = pooled(model, problem, flat=False, empty="mean", return_mass=True)
         logs = log_mass.astype(np.float64)
         logs -= np.average(logs, weights=problem.weights_at(slice(None)))
         scale = np.ones(n)

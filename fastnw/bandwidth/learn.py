@@ -18,7 +18,7 @@ from fastnw.bandwidth.select import random_generator
 from fastnw.core.classes import OneHot
 from fastnw.core.validate import check_bandwidth
 from fastnw.core.warnings import BandwidthWarning, caller_level
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure

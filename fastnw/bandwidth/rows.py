@@ -16,7 +16,7 @@ from fastnw.core.row_weights import relative_weights
 from fastnw.core.validate import build
 from fastnw.interop import dataframes, frameworks
 from fastnw.kernels import integrals
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 MAX_INDICATOR_BYTES = 64 << 20  # of one array; a search works with some five of them
 

@@ -11,7 +11,7 @@ from fastnw import kernels as _kernels
 from fastnw.core.row_weights import other_weights, relative_weights
 from fastnw.interop import dataframes
 from fastnw.kernels import integrals
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 # Factors of the spread σ_j for n observations in d coordinates, for the Gaussian kernel.
 _RULES: dict[str, Callable[[float, int], float]] = {

@@ -13,7 +13,7 @@ from scipy import optimize
 
 from fastnw.bandwidth.criteria import INFINITE, LIKELIHOOD, Floats, Loss, LossFunction, Sample
 from fastnw.bandwidth.fits.fitter import Fitter
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.threads import one_blas_thread
 
 STEP = 1.6  # factor between neighbouring bandwidths of the scan
@@ -185,7 +185,7 @@ def scan_line(objective: Objective, unit: Floats) -> list[tuple[float, float]]:
 def has_kinks(objective: Objective) -> bool:
     """Whether the loss along a line has so many minima that the scan must be refined."""
     kernel = objective.kernel
-    return len(objective.sample.values) <= MAX_KINKS_KEYS and (kernel.support is not None or kernel.is_rough)
+    return len(objective.sample.values) <= MAX_KINKS_KEYS and (kernel.support is not None or kernel.needs_pair_bounds)
 
 
 def refine_line(objective: Objective, unit: Floats, line: list[tuple[float, float]]) -> tuple[list[float], float]:
@@ -277,7 +277,7 @@ def zoom(objective: Objective, directions: Directions, start: Floats, width: flo
 
 def is_smooth(kernel: Kernel) -> bool:
     """Whether the loss has useful derivatives; it has none where κ is constant up to a jump."""
-    return not kernel.is_rough and kernel.name != "boxcar"
+    return not kernel.needs_pair_bounds and not kernel.facts.discontinuous
 
 
 def local_minima(line: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -26,7 +26,7 @@ from fastnw.core.problem import Problem
 from fastnw.core.validate import build, check_bandwidth
 from fastnw.core.warnings import BandwidthWarning, caller_level
 from fastnw.interop import dataframes, frameworks
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.threads import Meter
 
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fastnw import __version__
+from fastnw._version import __version__
 from fastnw.cli.usage import UsageError
 from fastnw.runtime.terminal import say
 

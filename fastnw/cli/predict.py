@@ -21,7 +21,7 @@ from fastnw.core.classes import OneHot
 from fastnw.core.validate import EMPTY_POLICIES
 from fastnw.core.warnings import EmptyWindowWarning
 from fastnw.functions import pool
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.terminal import say
 from fastnw.tables import Table, TableError, check_writable, read_table, write_table
 from fastnw.tables.columns import as_floats

@@ -1,39 +1,37 @@
-"""An array that stays in a GPU's memory, as validation, plans and methods see it: what they ask of one is found there.
+"""Arrays that stay in the memory of a device, as validation, plans and methods see them.
 
-Nothing of numba is imported before there is such an array; the kernels are in `fastnw.backends.cuda.arrays`.
+A backend for a device implements both classes; `fastnw.backends.cuda.device_array` does so for CUDA.
 """
 
 from __future__ import annotations
 
-from threading import Lock
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw.runtime.cached import cached_property
-
 Floats = NDArray[np.float64]
 
 
-class DeviceArray:
-    """One or two dimensions of numbers on a CUDA device, read where they lie.
+class DeviceArray(ABC):
+    """Numbers in one or two dimensions that lie in a device's memory and are read there.
 
-    Indexing gives host arrays. They come from a copy of everything that is made when it is first asked for: by the
-    methods that some queries are handed on to, never on the way of those that the device certifies.
+    Indexing returns host arrays. They come from a copy of the whole array, which is made when it is first needed: by a
+    method that runs on the host, never for queries that the device certifies.
 
-    Parameters
+    Attributes
     ----------
-    array : numba's device array
-        Of booleans, integers or floats.
+    array : object
+        The device's own array.
+    dtype : dtype
+        A type of booleans, integers or floats.
+    shape : tuple of int
     """
 
-    def __init__(self, array: Any) -> None:
-        self.array = array
-        self.dtype = np.dtype(array.dtype)
-        self.shape: tuple[int, ...] = tuple(int(size) for size in array.shape)
-        self._copy: NDArray[Any] | None = None
-        self._copying = Lock()
+    array: Any
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
 
     @property
     def ndim(self) -> int:
@@ -42,42 +40,38 @@ class DeviceArray:
     def __len__(self) -> int:
         return self.shape[0]
 
-    @property
-    def host(self) -> NDArray[Any]:
-        """All of it, copied once, whichever thread asks first."""
-        with self._copying:
-            if self._copy is None:
-                self._copy = np.asarray(_kernels().on_host(self.array))
-            return self._copy
-
     def __getitem__(self, rows: Any) -> Any:
         return self.host[rows]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self.host, dtype)
 
-    @cached_property
+    @property
+    @abstractmethod
+    def host(self) -> NDArray[Any]:
+        """A copy of the array on the host. It is made once, whichever thread asks first."""
+
+    @property
+    @abstractmethod
     def rows(self) -> Any:
-        """numba's array, (n, d); of one dimension as one column."""
-        return self.array if self.ndim == 2 else _kernels().as_column(self.array)
+        """The device's own array with two dimensions; one dimension becomes one column."""
 
+    @abstractmethod
     def as_rows(self) -> DeviceArray:
-        return self if self.ndim == 2 else DeviceArray(self.rows)
+        """The array with two dimensions."""
 
-    @cached_property
+    @property
+    @abstractmethod
     def extremes(self) -> tuple[Floats, Floats]:
-        """Least and largest of each column, NaN if one is there."""
-        low, high, _ = _kernels().reduced(self.rows)
-        return low, high
+        """The least and the largest value of each column; NaN if the column contains one."""
 
+    @abstractmethod
     def extremes_where(self, mask: DeviceArray) -> tuple[Floats, Floats]:
-        """Least and largest of each column among the rows whose `mask` is positive; inf and −inf without any."""
-        low, high, _ = _kernels().reduced(self.rows, mask.rows)
-        return low, high
+        """The extremes of each column over rows with a positive `mask`; inf and −inf if there are none."""
 
+    @abstractmethod
     def sums(self) -> Floats:
-        """Of each column, in float64."""
-        return np.asarray(_kernels().reduced(self.rows)[2])
+        """The sum of each column, in float64."""
 
     def min(self) -> Any:
         return self.dtype.type(self.extremes[0].min())
@@ -85,105 +79,88 @@ class DeviceArray:
     def max(self) -> Any:
         return self.dtype.type(self.extremes[1].max())
 
+    @abstractmethod
     def taken(self, positions: NDArray[np.intp], dtype: Any) -> DeviceArray:
-        """Those rows, side by side and in that type, on the device."""
-        return DeviceArray(_kernels().taken(self.rows, positions, np.dtype(dtype)))
+        """The rows at `positions` as a contiguous array of that type, on the device."""
 
     def astype(self, dtype: Any) -> DeviceArray:
         return self if self.dtype == dtype else self.taken(np.arange(len(self)), dtype)
-
-    def whitened(self, cholesky: Floats, origin: DeviceArray | None) -> DeviceArray:
-        """L⁻¹(x − the first row of `origin`), in float64, on the device."""
-        return DeviceArray(_kernels().whitened(self.rows, cholesky, None if origin is None else origin.rows))
 
     def every(self, step: int) -> DeviceArray:
         """Every `step`-th row, on the device."""
         return self.taken(np.arange(0, len(self), step), self.dtype)
 
+    @abstractmethod
+    def whitened(self, cholesky: Floats, origin: DeviceArray | None) -> DeviceArray:
+        """L⁻¹(x − the first row of `origin`) of each row x, in float64, on the device."""
+
+    @abstractmethod
     def norms(self, factors: Floats) -> Floats:
-        """(n,) Σ_j (x_j f_j)², on the host."""
-        return np.asarray(_kernels().sizes(self.rows, factors, True))
+        """(n,) Σ_j (x_j f_j)² of each row x, on the host."""
 
+    @abstractmethod
     def sizes(self, factors: Floats) -> Floats:
-        """(n,) Σ_j |x_j| f_j, on the host."""
-        return np.asarray(_kernels().sizes(self.rows, factors, False))
+        """(n,) Σ_j |x_j| f_j of each row x, on the host."""
+
+    @abstractmethod
+    def empty_rows(self, m: int, c: int, dtype: Any) -> DeviceRows:
+        """(m, c) Uninitialised rows on the same device."""
+
+    @abstractmethod
+    def relative_weights(
+        self, weights: DeviceArray | None, key_scale: DeviceArray | None, power: int
+    ) -> tuple[DeviceArray, float, float]:
+        """The weights w λ^(−power) of the keys in this array, in units of the largest.
+
+        Without `key_scale` (with which `power` is 0, too) weights are divided, as the host divides them.
+
+        Returns
+        -------
+        relative : (n,) float64, on the device
+        log_largest : float
+            The logarithm of the largest weight.
+        least : float
+            The least positive relative weight.
+        """
 
 
-class DeviceRows:
-    """(m, c) numbers on a CUDA device that are written there: totals, and the means that are made of them.
+class DeviceRows(ABC):
+    """(m, c) numbers that are written on a device: totals, and the means that are computed from them.
 
-    Rows are read and replaced as those of an array are; a slice of them is a view, any others are a copy on the device.
+    Rows are read and replaced like those of an array. A slice of them is a view; any other selection is a copy on the
+    device.
     """
 
-    def __init__(self, array: Any) -> None:
-        self.array = array
-        self.dtype = np.dtype(array.dtype)
-        self.shape: tuple[int, int] = (int(array.shape[0]), int(array.shape[1]))
-
-    @classmethod
-    def empty(cls, m: int, c: int, dtype: Any) -> DeviceRows:
-        return cls(_kernels().room(m, c, np.dtype(dtype)))
+    array: Any
+    dtype: np.dtype[Any]
+    shape: tuple[int, int]
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(_kernels().on_host(self.array), dtype)
+    @abstractmethod
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]: ...
 
-    def __getitem__(self, rows: slice | NDArray[Any]) -> DeviceRows:
-        if isinstance(rows, slice):
-            return DeviceRows(self.array[rows])
-        return DeviceRows(_kernels().taken(self.array, self._positions(rows), self.dtype))
+    @abstractmethod
+    def __getitem__(self, rows: slice | NDArray[Any]) -> DeviceRows: ...
 
+    @abstractmethod
     def __setitem__(self, rows: slice | NDArray[Any], numbers: Any) -> None:
-        """`numbers`: rows as these, on the device or the host, or what broadcasts to them."""
-        positions = self._positions(rows)
-        if not isinstance(numbers, DeviceRows):
-            numbers = np.broadcast_to(numbers, (len(positions), self.shape[1]))
-        _kernels().put(self.array, positions, numbers.array if isinstance(numbers, DeviceRows) else numbers)
+        """Replaces rows by rows on the device or the host, or by numbers that broadcast to them."""
 
-    def _positions(self, rows: slice | NDArray[Any]) -> NDArray[np.intp]:
-        return np.arange(len(self))[rows]
-
+    @abstractmethod
     def largest(self) -> Floats:
-        """(m,) Largest absolute value of each row, on the host."""
-        return np.asarray(_kernels().largest(self.array))
+        """(m,) The largest absolute value of each row, on the host."""
 
+    @abstractmethod
     def put_means(
         self, totals: DeviceRows, mass: Floats, low: Floats, high: Floats, centre: Floats, half: Floats
     ) -> None:
-        """Become centre + half · totals/mass within [low, high] (each (c,)); NaN without mass."""
-        _kernels().put_means(self.array, totals.array, mass, np.array([low, high, centre, half], np.float64))
+        """Writes centre + half · totals/mass, clipped to [low, high] (each (c,)); NaN where there is no mass."""
 
+    @abstractmethod
     def finished(self, flat: bool) -> Any:
-        """The array, (m,) if `flat`, once all is written that has been started: who reads it may use another stream."""
-        _kernels().synchronise()
-        return self.array.reshape(self.shape[0]) if flat else self.array
+        """The device's own array, (m,) if `flat`, after all started writes have ended.
 
-
-def relative_weights(
-    weights: DeviceArray | None, key_scale: DeviceArray | None, power: int
-) -> tuple[DeviceArray, float, float]:
-    """(n,) w λ^(−power) over the largest of them, in float64; the logarithm of the largest; the least positive ratio.
-
-    Without `key_scale` (which comes with `power` 0 as well) weights are divided, as the host divides them.
-    """
-    kernels = _kernels()
-    if power and key_scale is not None:
-        logs = DeviceArray(kernels.log_weights(None if weights is None else weights.rows, key_scale.rows, power))
-        log_largest = float(logs.max())
-        log_largest = log_largest if log_largest > -np.inf else 0.0
-        relative = DeviceArray(kernels.exponentials(logs.rows, log_largest))
-    else:
-        assert weights is not None
-        largest = float(weights.max()) or 1.0
-        log_largest = float(np.log(largest))
-        relative = DeviceArray(kernels.quotients(weights.rows, largest))
-    low = (relative.extremes if weights is None else relative.extremes_where(weights))[0]
-    return relative, log_largest, min(float(low[0]), 1.0)
-
-
-def _kernels() -> Any:
-    from fastnw.backends.cuda import arrays
-
-    return arrays
+        The reader may use another stream.
+        """

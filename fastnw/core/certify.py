@@ -51,8 +51,8 @@ class Rounding:
         # what exp adds below its clamp, with the polynomials of the Matérn kernels
         self.clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2
         self.lost = _vanished(problem, dtype, problem.least_weight if least_weight is None else least_weight)
-        users = problem.kernel.facts is None
-        self.log_peak = kernel.steepness[2] if self.lost and users and kernel.works_on_logs else None
+        users = not kernel.facts.built_in
+        self.log_peak = kernel.log_sensitivity[2] if self.lost and users and kernel.works_on_logs else None
 
     def certified(self, state: PoolState, error: Any, spread: float = 1.0) -> PoolState:
         """The state with bounds on the rounding of its sums.
@@ -84,8 +84,7 @@ class Rounding:
 
 def _vanished(problem: Problem, dtype: np.dtype[Any], least_weight: float) -> float:
     """Bound on terms that are lost, or lose digits, below the smallest normal number."""
-    facts = problem.kernel.facts
-    slow = facts is not None and facts.log_ratio is not None and not problem.kernel.works_on_logs  # κ ~ 1/u²
+    slow = problem.kernel.facts.heavy_tailed
     lost = float(np.finfo(dtype).tiny) if slow or least_weight < LEAST_WEIGHT else 0.0
     if slow and dtype == np.float64:
         lost = LOST_SLOWLY
@@ -121,7 +120,7 @@ def exponent_error(
 ) -> NDArray[np.float64]:
     """(rows,) Bound on the weights' mean relative error, from the error of u².
 
-    The relative error of κ is at most a + b·(−log κ) times that of u² (`Kernel.steepness`), and since the
+    The relative error of κ is at most a + b·(−log κ) times that of u² (`Kernel.log_sensitivity`), and since the
     Kullback–Leibler divergence of the weights from w/W, W = Σ w, is not negative, the mean of −log κ over the weights
     is at most log(W/mass). So the bound needs no further sum. An absolute error of u, as of whitened coordinates, is
     multiplied by |d log κ/du|: of the built-in kernels at most √5 or, of the Gaussian, u, whose mean square over the
@@ -129,7 +128,7 @@ def exponent_error(
     """
     if problem.kernel.inner_product:
         return error
-    log_peak = problem.kernel.steepness[2]
+    log_peak = problem.kernel.log_sensitivity[2]
     depth = np.maximum(math.log(problem.total_weight or 1.0) + log_peak - log_mass, 0.0)
     return nats(problem, error, depth, dtype)
 
@@ -138,9 +137,9 @@ def nats(
     problem: Problem, error: NDArray[np.float64], depth: NDArray[np.float64], dtype: np.dtype[Any] = FLOAT64
 ) -> NDArray[np.float64]:
     """(rows,) Bound on the error of log κ of keys that lie, in the mean, so deep below the kernel's peak."""
-    facts, (a, b, _) = problem.kernel.facts, problem.kernel.steepness
+    facts, (a, b, _) = problem.kernel.facts, problem.kernel.log_sensitivity
     with np.errstate(over="ignore", invalid="ignore"):  # such a query goes to `tails`
-        if problem.metric.factor is not None and facts is not None and b:
+        if problem.metric.factor is not None and facts.built_in and b:
             relative = relative_error(problem, dtype)
             apart = np.maximum(error - relative, 0.0) / 2
             return relative * (a + b * depth) + apart * (math.sqrt(5.0) + np.sqrt(2 * depth))

@@ -36,7 +36,12 @@ class Judge:
         problem = self.problem
         limit = self.limit(queries, sums) if self.has_tails else problem.promise
         kept = certify.accurate(problem, sums, limit, bound)
-        if self.has_tails and problem.kernel.jumps and problem.metric.factor is not None and not problem.on_device:
+        if (
+            self.has_tails
+            and problem.kernel.facts.discontinuous
+            and problem.metric.factor is not None
+            and not problem.on_device
+        ):
             kept &= ~self._on_the_rim(queries)
         return kept
 

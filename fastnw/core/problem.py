@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw.arithmetic.factor import MAX_EXACT_D, Factor, exact_factor
-from fastnw.core.array import DeviceArray, relative_weights
+from fastnw.core.array import DeviceArray
 from fastnw.core.classes import OneHot
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.cached import cached_property
 
 Array = NDArray[Any]
@@ -187,7 +187,12 @@ class Problem:
     def factor(self) -> Factor | None:
         """What whitens: for a kernel that jumps at its rim the most accurate factor, whatever the condition."""
         factor, kept = self.metric.factor, self.metric.kept
-        if factor is None or factor.whitening is not None or not self.kernel.jumps or self.d > MAX_EXACT_D:
+        if (
+            factor is None
+            or factor.whitening is not None
+            or not self.kernel.facts.discontinuous
+            or self.d > MAX_EXACT_D
+        ):
             return factor
         if "exact" not in kept:
             kept["exact"] = exact_factor(self.metric.bandwidth)
@@ -217,7 +222,8 @@ class Problem:
 
     @cached_property
     def _weights_there(self) -> tuple[DeviceArray, float, float]:
-        return relative_weights(self.weights, self.key_scale, self.d if self.by_volume else 0)  # type: ignore[arg-type]
+        keys: Any = self.keys
+        return keys.relative_weights(self.weights, self.key_scale, self.d if self.by_volume else 0)
 
     @property
     def weights_on_device(self) -> DeviceArray:

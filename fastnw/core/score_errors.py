@@ -71,8 +71,7 @@ class ScoreErrors:
         """
         problem, unit, on_device = self.problem, float(np.finfo(dtype).eps) / 2, isinstance(queries, DeviceArray)
         scaled = 0 if problem.key_scale is None else 3
-        facts = problem.kernel.facts
-        if facts is not None and facts.sensitivity == 0 and problem.kernel.support is None:
+        if problem.kernel.facts.constant:
             return np.zeros(len(queries))  # κ does not depend on u²
         if not problem.squares_in_range:
             return np.full(len(queries), np.inf)

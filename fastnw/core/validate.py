@@ -14,7 +14,7 @@ from fastnw.core.classes import OneHot
 from fastnw.core.precision import check_losses
 from fastnw.core.problem import Array, Floats, Metric, Problem, result_dtype, row_blocks
 from fastnw.interop import dataframes, frameworks
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 Empty = str | float
 

@@ -14,8 +14,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, check_non_negative, validate_data
 
-import fastnw
 from fastnw import bandwidth, kernels
+from fastnw._version import __version__
 from fastnw.bandwidth.adaptive import Abramson, NearestNeighbours
 from fastnw.bandwidth.criteria import loss_for
 from fastnw.core.classes import OneHot
@@ -26,7 +26,7 @@ from fastnw.core.problem import Problem
 from fastnw.core.validate import check_bandwidth, trusted
 from fastnw.core.warnings import VersionWarning, caller_level
 from fastnw.interop.dataframes import as_known
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.methods import NAMES
 from fastnw.planner import make_plan, model_of
 from fastnw.runtime.hardware import n_threads
@@ -171,15 +171,15 @@ class KernelEstimator(BaseEstimator):
             for name, value in super().__getstate__().items()
             if name not in ("_problem", "_models", "_plans")
         }
-        return {**state, VERSION: fastnw.__version__}
+        return {**state, VERSION: __version__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         written = state.pop(VERSION, "without a number")
-        if written != fastnw.__version__:
+        if written != __version__:
             warnings.warn(
                 f"This {type(self).__name__} was pickled by version {written} of fastnw and is read by version "
-                f"{fastnw.__version__}: it may fail, or predict something else. Fit it again, or keep models with "
+                f"{__version__}: it may fail, or predict something else. Fit it again, or keep models with "
                 "fastnw.save, whose files later versions read.",
                 VersionWarning,
                 stacklevel=caller_level(),

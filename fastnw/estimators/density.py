@@ -20,7 +20,7 @@ from fastnw.estimators.base import COMMON_CONSTRAINTS, FLOATS, KernelEstimator
 from fastnw.functions import densities
 from fastnw.interop.dataframes import as_known
 from fastnw.kernels import integrals
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 
 class KernelDensity(KernelEstimator):

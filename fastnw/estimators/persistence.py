@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-import fastnw
 from fastnw import kernels
+from fastnw._version import __version__
 from fastnw.bandwidth.adaptive import Abramson, NearestNeighbours
 from fastnw.bandwidth.result import BandwidthSelection, SearchPath
 from fastnw.core.validate import build
 from fastnw.estimators.base import VERSION, KernelEstimator
 from fastnw.estimators.regression import KernelDensity, NadarayaWatsonClassifier, NadarayaWatsonRegressor
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.tables import atomically
 from fastnw.tables.arrays import Archive
 
@@ -74,7 +74,7 @@ def save(estimator: KernelEstimator, path: str | os.PathLike[str]) -> None:
     header = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
-        "fastnw": fastnw.__version__,
+        "fastnw": __version__,
         "estimator": name,
         "state": {key: writer.coded(value, key) for key, value in state.items()},
     }
@@ -152,7 +152,7 @@ class _Writer:
         raise TypeError(f"fastnw.save cannot store {name}, of type {type(value).__name__}: files hold data, no code.")
 
     def _kernel(self, kernel: Kernel) -> Any:
-        if kernel.facts is None:
+        if not kernel.facts.built_in:
             raise TypeError(
                 f"fastnw.save cannot store kernel {kernel.name!r}, which is a function of your own: files hold data, "
                 "no code. Keep the data and the kernel's source, and fit again."
@@ -228,7 +228,7 @@ def _header(path: Path, array: np.ndarray) -> dict[str, Any]:
     if version > FORMAT_VERSION:
         raise ValueError(
             f"{path}: was written by fastnw {header.get('fastnw')} in version {version} of the format; fastnw "
-            f"{fastnw.__version__} reads up to version {FORMAT_VERSION}. Upgrade fastnw to read it."
+            f"{__version__} reads up to version {FORMAT_VERSION}. Upgrade fastnw to read it."
         )
     return header
 
@@ -256,7 +256,7 @@ def _rebuilt(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> KernelEst
     elif set(state) > parameters:
         raise ValueError("it is fitted, but has no keys")
     estimator = cls.__new__(cls)
-    estimator.__setstate__({**state, VERSION: fastnw.__version__})
+    estimator.__setstate__({**state, VERSION: __version__})
     estimator._validate_params()
     if len(named.asked) < len(arrays):
         raise ValueError(f"{min(set(arrays) - named.asked)} is no part of the estimator")

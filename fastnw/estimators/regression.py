@@ -24,7 +24,7 @@ from fastnw.estimators.base import COMMON_CONSTRAINTS, FLOATS, KernelEstimator
 from fastnw.estimators.density import KernelDensity
 from fastnw.functions import pooled
 from fastnw.interop.dataframes import as_known
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 __all__ = ["KernelDensity", "NadarayaWatsonClassifier", "NadarayaWatsonRegressor"]
 

@@ -13,7 +13,7 @@ from fastnw.core.driver import predict
 from fastnw.core.problem import Metric, Problem
 from fastnw.core.validate import build
 from fastnw.gradients.sums import QuerySums, by_key, by_query
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.planner import make_model
 from fastnw.runtime.hardware import n_threads as threads_for
 from fastnw.runtime.threads import Meter

@@ -42,8 +42,7 @@ REACH = 760.0  # nats below the leading key from which on a weight is 0 in float
 FAR = 1e-8  # bound on the relative error of a weight from which on float64 exponents do not do
 # −log of the mean κ from which on they do not do either: gradients cancel to 1/u² of their terms, of which those that
 # decay like e^−u leave eight digits at u = 2,000.
-DEPTHS = {"gaussian": 2e4, "dot": 2e4, "cauchy": 23.0}
-DEPTH = 2e3
+DEPTH, DEPTH_OF_QUADRATIC_FORMS, DEPTH_OF_HEAVY_TAILS = 2e3, 2e4, 23.0
 BATCH = 1 << 22  # pairs scored at a time, or one query's
 NEAR_EDGE = 1e-6  # 1 − u² below which less than ten of its digits are left
 
@@ -51,13 +50,14 @@ NEAR_EDGE = 1e-6  # 1 − u² below which less than ten of its digits are left
 def are_far(problem: Problem, positions: Rows, log_mass: Floats) -> NDArray[np.bool_]:
     """(p,) Which of the queries at `positions` are to be summed here."""
     kernel = problem.kernel
-    if kernel.facts is None or not tails.known(kernel):
+    if not tails.known(kernel):
         return np.zeros(len(positions), bool)
     relative = log_mass - problem.log_largest_weight
     if kernel.facts.log_ratio is None:
         assert kernel.facts.edge is not None
         return np.exp(relative) < 8 * float(kernel.facts.edge(np.full(1, NEAR_EDGE))[0])
-    nats, limit = depth(problem, log_mass), DEPTHS.get(kernel.name, DEPTH)
+    limit = DEPTH_OF_QUADRATIC_FORMS if kernel.facts.quadratic_form else DEPTH
+    nats, limit = depth(problem, log_mass), DEPTH_OF_HEAVY_TAILS if kernel.facts.heavy_tailed else limit
     if not kernel.inner_product and problem.metric.cholesky is None:
         return nats > limit
     queries, scoring = pack_queries(problem, positions, np.float64), _scoring(problem)
@@ -211,7 +211,7 @@ def _pairs(problem: Problem, positions: Rows, rows: Rows, without_weights: bool)
         for i, scores in zip(some, _scored(scoring, view, positions[some]), strict=True):
             check_stop()
             query = int(positions[i])
-            found = (_within if bare.kernel.facts.log_ratio is None else _decaying)(  # type: ignore[union-attr]
+            found = (_within if bare.kernel.facts.log_ratio is None else _decaying)(
                 scoring, view, query, scores, weights, without_weights
             )
             if found is None:

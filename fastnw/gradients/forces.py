@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw.arithmetic import doubledouble as dd
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.methods.tails.leading_key import View, factors, times
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
-
-TANH_IS_SHORT = 38.0  # u from which on tanh(u/2) is 1 − 2e^−u in 32 digits
-ROOT3, ROOT5 = (1.7320508075688772, 1.0035084221806903e-16), (2.23606797749979, -1.0864230407365012e-16)
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,8 @@ def forces(view: View, row: int, positions: Rows) -> Forces:
 
 def power_of_slope(view: View) -> int:
     """The power of two that slopes in a scaled view are divided by."""
-    return LIMITS[view.problem.kernel.name][1] * view.power if view.power else 0
+    limit = view.problem.kernel.facts.derivative_at_infinity
+    return limit[1] * view.power if view.power and limit else 0
 
 
 def _column(numbers: dd.Pair) -> dd.Pair:
@@ -85,33 +82,35 @@ def _applied(view: View, points: dd.Pair) -> dd.Pair:
 def _slope(view: View, square: dd.Pair) -> dd.Pair:
     """(J,) −2 d log κ/du² in the view's units; 0 at u = 0 where κ has a kink."""
     kernel, zeros = view.problem.kernel, np.zeros_like(square[0])
-    assert kernel.facts is not None
-    assert kernel.facts.slope is not None
-    if kernel.facts.log_ratio is None:
+    facts = kernel.facts
+    if facts.log_ratio is None:
         return _slope_within(kernel, square), zeros
     present = square[0] > 0
     square = np.where(present, square[0], 1.0), np.where(present, square[1], 0.0)
     if view.power:
-        constant, power = LIMITS[kernel.name]
+        assert facts.derivative_at_infinity is not None
+        constant, power = facts.derivative_at_infinity
         slope = _numbers(constant, zeros)
         slope = slope if power == 0 else dd.divide(slope, dd.root(square) if power == -1 else square)
     else:
-        slope = SLOPES[kernel.name](square, dd.root(square))
-    at_zero = float(kernel.facts.slope(np.zeros(1))[0])
+        assert facts.precise_derivative is not None
+        slope = facts.precise_derivative(square, dd.root(square))
+    assert facts.derivative is not None
+    at_zero = float(facts.derivative(np.zeros(1))[0])
     at_zero = at_zero if math.isfinite(at_zero) else 0.0
     return np.where(present, slope[0], at_zero), np.where(present, slope[1], 0.0)
 
 
 def _slope_within(kernel: Kernel, square: dd.Pair) -> Floats:
     """(J,) The same for a compact kernel, from 1 − u²: κ = (1 − u^p)^r has slope r p u^(p−2)/(1 − u^p)."""
-    assert kernel.facts is not None
-    assert kernel.facts.slope is not None
-    assert kernel.facts.edge is not None
+    facts = kernel.facts
     first, second = dd.add(_numbers((1.0, 0.0), square[0]), dd.negate(square))
     y, u2 = np.minimum(first + second, 1.0), square[0]
-    if kernel.facts.window is None:
-        return np.asarray(kernel.facts.slope(u2) / kernel.facts.edge(y))
-    p, r = kernel.facts.window
+    if facts.window is None:
+        assert facts.derivative is not None
+        assert facts.edge is not None
+        return np.asarray(facts.derivative(u2) / facts.edge(y))
+    p, r = facts.window
     u = np.sqrt(u2)
     rest = {1: y / (1.0 + u), 2: y, 3: y / (1.0 + u) * (1.0 + u + u2)}[p]
     return np.where((u > 0) | (p >= 2), r * p * np.where(u > 0, u, float(p == 2)) ** (p - 2) / rest, 0.0)
@@ -119,44 +118,3 @@ def _slope_within(kernel: Kernel, square: dd.Pair) -> Floats:
 
 def _numbers(pair: tuple[float, float], like: Any) -> dd.Pair:
     return np.full_like(like, pair[0]), np.full_like(like, pair[1])
-
-
-def _plus_one(x: dd.Pair) -> dd.Pair:
-    return dd.add(_numbers((1.0, 0.0), x[0]), x)
-
-
-def _over(number: float, x: dd.Pair) -> dd.Pair:
-    return dd.divide(_numbers((number, 0.0), x[0]), x)
-
-
-def _matern52(square: dd.Pair, u: dd.Pair) -> dd.Pair:
-    """5 (1 + z)/(3 (1 + z) + z²), z = √5 u."""
-    linear = _plus_one(dd.multiply(u, ROOT5))
-    five, three = _numbers((5.0, 0.0), u[0]), _numbers((3.0, 0.0), u[0])
-    return dd.divide(dd.multiply(linear, five), dd.add(dd.multiply(linear, three), dd.multiply(square, five)))
-
-
-def _logistic(square: dd.Pair, u: dd.Pair) -> dd.Pair:
-    """tanh(u/2)/u."""
-    minus, is_far = -2.0 * np.exp(-u[0]), u[0] > TANH_IS_SHORT
-    far = dd.divide(_plus_one((minus, np.zeros_like(minus))), u)
-    return np.where(is_far, far[0], np.tanh(u[0] / 2.0) / u[0]), np.where(is_far, far[1], 0.0)
-
-
-# −2 d log κ/du² from (u², u); and its limit as u goes to infinity: a constant, and the power of u that it multiplies.
-SLOPES: dict[str, Callable[[dd.Pair, dd.Pair], dd.Pair]] = {
-    "gaussian": lambda square, u: _numbers((1.0, 0.0), u[0]),
-    "laplacian": lambda square, u: _over(1.0, u),
-    "matern32": lambda square, u: _over(3.0, _plus_one(dd.multiply(u, ROOT3))),
-    "matern52": _matern52,
-    "logistic": _logistic,
-    "cauchy": lambda square, u: _over(2.0, _plus_one(square)),
-}
-LIMITS: dict[str, tuple[tuple[float, float], int]] = {
-    "gaussian": ((1.0, 0.0), 0),
-    "laplacian": ((1.0, 0.0), -1),
-    "matern32": (ROOT3, -1),
-    "matern52": (ROOT5, -1),
-    "logistic": ((1.0, 0.0), -1),
-    "cauchy": ((2.0, 0.0), -2),
-}

@@ -1,52 +1,54 @@
-"""The texts of a kernel's formulas (`formula`), as long as they give the formulas' own numbers."""
+"""The traced texts of a kernel's formulas, used only if they reproduce the values of the formulas."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastnw.kernels import tracing
+from fastnw.kernels.facts import HasFormulas
 from fastnw.kernels.user_formulas import scalar
 
-if TYPE_CHECKING:
-    from fastnw.kernels.registry import Kernel
-
-CLOSE = 1e-9  # relative: far below what another formula would differ by, far above rounding
+# Relative difference up to which a text reproduces its formula: far above rounding, far below a wrong branch.
+TEXT_RTOL = 1e-9
 PROBES = 1.0003 * np.concatenate([[0.0], np.linspace(0.0, 12.0, 61)[1:] ** 2, np.geomspace(1e-9, 1e9, 73)])
 
 
 @lru_cache(maxsize=512)
-def of(kernel: Kernel, log: bool = False, plain: bool = False) -> tracing.Traced | None:
-    """The text of κ, or of its logarithm; None if there is none, or if it is not what the formula computes: one that
-    asks for the type of its argument takes another way with numbers than it took when it was traced."""
+def of(kernel: HasFormulas, log: bool = False, plain: bool = False) -> tracing.Traced | None:
+    """The text of κ, or of its logarithm; None if the formula cannot be traced or the text computes something else.
+
+    The latter happens for a formula that tests the type of its argument: numbers may take another branch than the
+    traced one.
+    """
     formula = kernel.log_profile if log else kernel.profile
     assert formula is not None
     try:
         traced = tracing.trace(scalar(formula), plain)
     except tracing.Untraceable:
         return None
-    return traced if kernel.facts is not None or agrees(kernel, log, _evaluated(traced)) else None
+    return traced if kernel.facts.built_in or agrees(kernel, log, _evaluated(traced)) else None
 
 
-def agrees(kernel: Kernel, log: bool, computed: Any) -> bool:
-    """Whether a function of one number gives the formula's own results."""
+def agrees(kernel: HasFormulas, log: bool, computed: Any) -> bool:
+    """Whether `computed`, a function of one number, gives the same results as the formula."""
     formula = scalar(kernel.log_profile if log and kernel.log_profile else kernel.profile)
-    probes = PROBES if kernel.support is None else PROBES[kernel.support**2 > PROBES]
+    probes = PROBES if kernel.facts.support is None else PROBES[kernel.facts.support**2 > PROBES]
     with np.errstate(all="ignore"):
         for u2 in probes:
             try:
                 expected = float(formula(u2))
-            except Exception:  # it may not be meant for so large a number
+            except Exception:  # the formula may not accept so large a number
                 continue
-            if not np.isclose(float(computed(u2)), expected, rtol=CLOSE, atol=1e-300, equal_nan=True):
+            if not np.isclose(float(computed(u2)), expected, rtol=TEXT_RTOL, atol=1e-300, equal_nan=True):
                 return False
     return True
 
 
 def tests_equality(traced: tracing.Traced) -> bool:
-    """Whether it asks for more than whether u² is 0: such a value of κ, at one u² alone, has no bound."""
+    """Whether the text tests for equality other than u² = 0: κ at a single u² > 0 cannot be bounded."""
     zeros = {name for name, value in traced.constants.items() if value == 0}
     for line in traced.lines:
         words = line.partition(" = ")[2].split()

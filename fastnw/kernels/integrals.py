@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import integrate
 
-from fastnw.kernels.registry import Formula, Kernel
+from fastnw.kernels.facts import Formula
+from fastnw.kernels.kernel import Kernel
 from fastnw.kernels.registry import get as get_kernel
 
 # What lies further below the integrand's peak than e^−40 = 4e-18 cannot be seen in a double.

@@ -1,243 +1,74 @@
-"""The kernels: each one's formula and facts, once. Everything else reads them from here.
+"""The registry of kernels: the formulas and the facts of each, written once. All other modules read them from here.
 
 A profile κ is a function of the *squared* scaled distance u² (of the scaled inner product for ``dot``), unnormalised,
-with κ(0) = 1. Compact kernels live on u ≤ ``support``; their formula is only asked for there. Formulas are written with
-NumPy functions on plain expressions, so that one line serves arrays here and scalars in a compiler.
+with κ(0) = 1. The formula of a compact kernel is only evaluated for u ≤ ``support``. Formulas apply NumPy functions to
+plain expressions, so that the same line serves arrays here and scalars in a compiler.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from fastnw.kernels import sensitivity, user_formulas
+from fastnw.kernels import precise_derivatives
+from fastnw.kernels.facts import Facts, Formula
+from fastnw.kernels.kernel import Kernel
 
-Formula = Callable[..., Any]
-
-MOST_VERSIONS = 16  # of a user's kernel whose globals change, that are remembered
 SQRT3, SQRT5 = math.sqrt(3.0), math.sqrt(5.0)
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a built-in kernel beyond its profile."""
+class BuiltInKernel(Kernel):
+    """A kernel of the registry: its facts are written down instead of proven."""
 
-    aliases: tuple[str, ...] = ()
-    # log κ(u) − log κ(u₀) from (u − u₀, u₀), without cancellation, up to u₀ = 1e307; scores for inner products.
-    log_ratio: Formula | None = None
-    # κ from 1 − u², where κ goes to 0 at u = 1: given that difference accurately, all of κ's digits.
-    edge: Formula | None = None
-    # Largest |dκ/du²|·u²: the absolute error of κ for a relative error of u². None: bounded through −log κ instead.
-    sensitivity: float | None = None
-    # −2 dκ/du², over κ for kernels that work on logs: what an error, or a gradient, of the squared distance multiplies.
-    slope: Formula | None = None
-    inner_product: bool = False
-    # (p, r) of κ = (1 − u^p)^r within u ≤ 1
-    window: tuple[int, int] | None = None
-    max_density_dim: float = math.inf  # ∫κ is finite for d up to this
-
-
-@dataclass(frozen=True, eq=False, init=False)
-class Kernel:
-    """A radial kernel κ given by its profile; pass it wherever a kernel's name is accepted.
-
-    Parameters
-    ----------
-    name : str
-        Shown in errors and plans.
-    profile : callable
-        Scalar function of u² ≥ 0: finite, non-negative, κ(0) > 0. One that also works on arrays is called on arrays.
-    support : float, optional
-        κ is taken as 0 beyond this u, in bandwidths. ``None``: positive everywhere.
-    log_profile : callable, optional
-        log κ as a function of u². With it, sums are shifted by their largest term and do not underflow.
-    monotone : bool, default False
-        A promise that κ does not increase with u. Without it only ``method="exact"`` runs the kernel.
-
-    Raises
-    ------
-    TypeError
-        If `profile` or `log_profile` is not callable.
-    ValueError
-        If the profile is not finite and non-negative on a grid within the support, or κ(0) is not positive. Calls raise
-        it for distances beyond the grid.
-
-    Notes
-    -----
-    Globals, closures, defaults and attributes that the functions read may change between calls. Where a proof of the
-    formula's errors is found, it is compiled for the data's type; elsewhere (it jumps, or cannot be written out as one
-    expression) it is computed in float64.
-
-    Examples
-    --------
-    >>> import fastnw
-    >>> student = fastnw.Kernel("student", lambda u2: 1 / (1 + u2) ** 2)
-    >>> fastnw.pool([[0.0]], [[-1.0], [1.0]], [1.0, 3.0], kernel=student)
-    array([2.])
-    """
-
-    name: str
-    profile: Formula
-    support: float | None
-    log_profile: Formula | None
-    monotone: bool
-    facts: Facts | None  # None for a user's kernel
-
-    def __init__(
-        self,
-        name: str,
-        profile: Formula,
-        *,
-        support: float | None = None,
-        log_profile: Formula | None = None,
-        monotone: bool = False,
-        _facts: Facts | None = None,
-    ) -> None:
-        if _facts is None:
-            profile, log_profile = user_formulas.checked(name, profile, support, log_profile)
-        for field, value in (
-            ("name", name),
-            ("profile", profile),
-            ("support", support),
-            ("log_profile", log_profile),
-            ("monotone", monotone),
-            ("facts", _facts),
-        ):
-            object.__setattr__(self, field, value)
-        if _facts is None:
-            first = user_formulas.mark(profile, log_profile)
-            object.__setattr__(self, "_versions", {first: self} if first else {})
+    def __init__(self, name: str, profile: Formula, log_profile: Formula | None, facts: Facts) -> None:
+        self._set(name, profile, log_profile, facts)
 
     def current(self) -> Kernel:
-        """The kernel of what the formulas refer to *now*.
-
-        All that is kept for a kernel object stays right: it belongs to one state of what the formulas refer to.
-
-        Returns
-        -------
-        Kernel
-            This one, or another if a global, a closure, a default or an attribute has changed.
-        """
-        if self.facts is not None:
-            return self
-        versions: dict[str, Kernel] = self.__dict__.setdefault("_versions", {})
-        now = user_formulas.mark(self.profile, self.log_profile)
-        if now in versions:
-            return versions[now]
-        profile, log_profile = (f and user_formulas.scalar(f) for f in (self.profile, self.log_profile))
-        assert profile is not None
-        other = Kernel(self.name, profile, support=self.support, log_profile=log_profile, monotone=self.monotone)
-        if now is not None:
-            if len(versions) >= MOST_VERSIONS:
-                versions.pop(next(iter(versions)), None)
-            versions[now] = other
-            object.__setattr__(other, "_versions", versions)
-        return other
+        return self
 
     @property
     def is_opaque(self) -> bool:
-        """Whether its formulas refer to what cannot be watched for changes."""
-        return self.facts is None and not self.__dict__.get("_versions")
-
-    @property
-    def works_on_logs(self) -> bool:
-        return self.log_profile is not None
-
-    @property
-    def inner_product(self) -> bool:
-        return self.facts is not None and self.facts.inner_product
-
-    @property
-    def aliases(self) -> tuple[str, ...]:
-        return self.facts.aliases if self.facts else ()
+        return False
 
     @property
     def window_sensitivity(self) -> float:
-        """Bound on |Δκ| of a key in the window, per error of u²; 0 for kernels that need no such bound.
+        """The same as for a user's kernel, from the sensitivity to a relative error of u².
 
-        The sensitivity is that to a relative error. One more covers a whitened coordinate's absolute error, for which
-        |dκ/du| ≤ 2, and the profile's own rounding. For a user's kernel it is proven.
+        The one that is added covers a whitened coordinate's absolute error, for which |dκ/du| ≤ 2, and the rounding of
+        the profile.
         """
-        if self.support is None:
+        if self.support is None or not self.facts.sensitivity:
             return 0.0
-        if self.facts is None:
-            proofs = [proof for dtype in ("float64", "float32") if (proof := sensitivity.proof(self, dtype))]
-            at_zero = float(self.profile(np.zeros(1))[0])
-            return 0.0 if self.is_rough else max(proof.a for proof in proofs) + at_zero
-        return 1.0 + self.facts.sensitivity if self.facts.sensitivity else 0.0
+        return 1.0 + self.facts.sensitivity
 
     @property
-    def jumps(self) -> bool:
-        """Whether it is a built-in kernel that is not 0 at the rim of its support."""
-        return self.support is not None and self.facts is not None and self.facts.sensitivity == 0
+    def needs_pair_bounds(self) -> bool:
+        return False
 
     @property
-    def is_rough(self) -> bool:
-        """Whether an error of u² can only be bounded key by key: a user's kernel that jumps, or without text."""
-        if self.facts is not None:
-            return False
-        return sensitivity.proof(self) is None
+    def log_sensitivity(self) -> tuple[float, float, float]:
+        """The same as for a user's kernel.
 
-    @property
-    def steepness(self) -> tuple[float, float, float]:
-        """(a, b, log κmax): a relative error of u² times a + b·(log κmax − log κ) bounds that of κ. Not for compact or
-        rough kernels.
-
-        For built-ins that decay exponentially b = 1 (with equality for the Gaussian); the 1.2 is for whitened
+        Kernels that decay exponentially have b = 1 (with equality for the Gaussian). Their a = 1.2 covers whitened
         coordinates, whose error does not vanish with u: |d log κ/du| is at most √5, or u.
         """
-        if self.facts is None:
-            proofs = [proof for dtype in ("float64", "float32") if (proof := sensitivity.proof(self, dtype))]
-            if self.is_rough:
-                return np.inf, np.inf, 0.0
-            return max(p.a for p in proofs), max(p.b for p in proofs), max(p.log_peak for p in proofs)
-        return (1.2, 1.0, 0.0) if self.works_on_logs else (1.0 if self.facts.sensitivity else 0.0, 0.0, 0.0)
+        if self.works_on_logs:
+            return 1.2, 1.0, 0.0
+        return 1.0 if self.facts.sensitivity else 0.0, 0.0, 0.0
 
     @property
     def fits_float32(self) -> bool:
-        """Whether its errors are bounded in float32, where an error of u² is wide enough to hide a feature."""
-        return self.facts is not None or sensitivity.proof(self, "float32") is not None
+        return True
 
     def rounding(self, dtype: np.dtype[Any], as_written: bool) -> tuple[float, float]:
-        """The rounding of a user's formula that no error of u² stands for: relative to κ, and absolute.
-
-        Parameters
-        ----------
-        dtype : dtype
-            In which the formula is computed.
-        as_written : bool
-            Whether NumPy computes it; compiled texts are computed so, too, where nothing is proven of them.
-
-        Returns
-        -------
-        relative, absolute : float
-        """
-        if self.facts is not None:
-            return 0.0, 0.0
-        proof = None if as_written else sensitivity.proof(self, dtype.name)
-        return sensitivity.rounding(self) if proof is None else (0.0, proof.floor)
-
-    def normalisable(self, d: int) -> bool:
-        """Whether ∫κ(|x|)dx over ℝ^d is known to be finite (a user's kernel: settled by quadrature)."""
-        return self.facts is None or d <= self.facts.max_density_dim
-
-    def __str__(self) -> str:
-        return self.name
+        return 0.0, 0.0
 
     def __reduce__(self) -> Any:
-        """A built-in kernel is pickled by its name: its formulas have none. A user's is made again from its parts."""
-        if self.facts is not None:
-            return get, (self.name,)
-        formulas = [f and user_formulas.scalar(f) for f in (self.profile, self.log_profile)]
-        return _again, (self.name, formulas[0], self.support, formulas[1], self.monotone)
-
-
-def _again(name: str, profile: Formula, support: float | None, log_profile: Formula | None, monotone: bool) -> Kernel:
-    return Kernel(name, profile, support=support, log_profile=log_profile, monotone=monotone)
+        """Its formulas have no names to be pickled by, so the kernel is pickled by its own."""
+        return get, (self.name,)
 
 
 def _logistic_log_ratio(delta: Any, u0: Any) -> Any:
@@ -261,12 +92,12 @@ def _cauchy_log_ratio(delta: Any, u0: Any) -> Any:
     return 2.0 * np.log(np.hypot(1.0, u0) / np.hypot(1.0, u0 + delta))
 
 
-def _logistic_slope(u2: Any) -> Any:
+def _logistic_derivative(u2: Any) -> Any:
     u = np.maximum(np.sqrt(u2), 1e-150)
     return np.tanh(u / 2.0) / u
 
 
-def _matern52_slope(u2: Any) -> Any:
+def _matern52_derivative(u2: Any) -> Any:
     z = SQRT5 * np.sqrt(u2)
     return (5.0 / 3.0) / (1.0 + z * (z / (1.0 + z)) / 3.0)
 
@@ -280,140 +111,190 @@ def _log(formula_of_z: Formula, scale: float) -> Formula:
     return lambda u2: formula_of_z(scale * np.sqrt(u2))
 
 
-def _builtin(name: str, profile: Formula, *aliases: str, **facts: Any) -> Kernel:
-    shape = {key: facts.pop(key) for key in ("support", "log_profile") if key in facts}
-    return Kernel(name, profile, monotone=True, _facts=Facts(aliases=aliases, **facts), **shape)
+def _built_in(name: str, profile: Formula, *, log_profile: Formula | None = None, **facts: Any) -> Kernel:
+    works_on_logs = log_profile is not None
+    return BuiltInKernel(
+        name, profile, log_profile, Facts(built_in=True, monotone=True, works_on_logs=works_on_logs, **facts)
+    )
 
 
 _KERNELS = {
     kernel.name: kernel
     for kernel in (
-        _builtin(
+        _built_in(
             "gaussian",
             lambda u2: np.exp(-0.5 * u2),
             log_profile=lambda u2: -0.5 * u2,
             log_ratio=lambda delta, u0: -delta * (u0 + delta / 2),
-            slope=lambda u2: u2 * 0.0 + 1.0,
+            derivative=lambda u2: u2 * 0.0 + 1.0,
+            quadratic_form=True,
+            has_spectrum=True,
+            precise_derivative=precise_derivatives.gaussian,
+            derivative_at_infinity=((1.0, 0.0), 0),
+            compiled_code=0,
         ),
-        _builtin(
+        _built_in(
             "boxcar",
             lambda u2: u2 * 0.0 + 1.0,
-            "uniform",
-            "tophat",
             support=1.0,
             window=(1, 0),
             sensitivity=0.0,
             edge=np.ones_like,
-            slope=lambda u2: u2 * 0.0,
+            derivative=lambda u2: u2 * 0.0,
+            aliases=(
+                "uniform",
+                "tophat",
+            ),
+            discontinuous=True,
+            compiled_code=6,
         ),
-        _builtin(
+        _built_in(
             "triangular",
             lambda u2: 1.0 - np.sqrt(u2),
-            "linear",
             support=1.0,
             window=(1, 1),
             sensitivity=0.5,
             edge=_one_minus_u,
-            slope=lambda u2: 1.0 / np.sqrt(u2),
+            derivative=lambda u2: 1.0 / np.sqrt(u2),
+            aliases=("linear",),
+            relative_cost=2.5,
+            compiled_code=7,
         ),
-        _builtin(
+        _built_in(
             "epanechnikov",
             lambda u2: 1.0 - u2,
             support=1.0,
             window=(2, 1),
             sensitivity=1.0,
             edge=lambda y: y,
-            slope=lambda u2: u2 * 0.0 + 2.0,
+            derivative=lambda u2: u2 * 0.0 + 2.0,
+            compiled_code=8,
         ),
-        _builtin(
+        _built_in(
             "biweight",
             lambda u2: (1.0 - u2) ** 2,
-            "quartic",
             support=1.0,
             window=(2, 2),
             sensitivity=0.5,
             edge=lambda y: y**2,
-            slope=lambda u2: 4.0 * (1.0 - u2),
+            derivative=lambda u2: 4.0 * (1.0 - u2),
+            aliases=("quartic",),
+            compiled_code=9,
         ),
-        _builtin(
+        _built_in(
             "triweight",
             lambda u2: (1.0 - u2) ** 3,
             support=1.0,
             window=(2, 3),
             sensitivity=4 / 9,
             edge=lambda y: y**3,
-            slope=lambda u2: 6.0 * (1.0 - u2) ** 2,
+            derivative=lambda u2: 6.0 * (1.0 - u2) ** 2,
+            compiled_code=10,
         ),
-        _builtin(
+        _built_in(
             "tricube",
             lambda u2: (1.0 - u2 * np.sqrt(u2)) ** 3,
             window=(3, 3),
             support=1.0,
             sensitivity=2 / 3,
             edge=lambda y: (_one_minus_u(y) * (2.0 - y + np.sqrt(1.0 - y))) ** 3,
-            slope=lambda u2: 9.0 * np.sqrt(u2) * (1.0 - u2 * np.sqrt(u2)) ** 2,
+            derivative=lambda u2: 9.0 * np.sqrt(u2) * (1.0 - u2 * np.sqrt(u2)) ** 2,
+            relative_cost=2.5,
+            compiled_code=11,
         ),
         # cos(πu/2) written as a sine, which keeps its digits where κ goes to 0
-        _builtin(
+        _built_in(
             "cosine",
             lambda u2: np.sin(0.5 * math.pi * (1.0 - u2) / (1.0 + np.sqrt(u2))),
             support=1.0,
             sensitivity=math.pi / 4,
             edge=lambda y: np.sin(0.5 * math.pi * _one_minus_u(y)),
-            slope=lambda u2: 0.25 * math.pi**2 * np.sinc(0.5 * np.sqrt(u2)),
+            derivative=lambda u2: 0.25 * math.pi**2 * np.sinc(0.5 * np.sqrt(u2)),
+            relative_cost=2.5,
+            compiled_code=12,
         ),
-        _builtin(
+        _built_in(
             "laplacian",
             lambda u2: np.exp(-np.sqrt(u2)),
-            "exponential",
             log_profile=lambda u2: -np.sqrt(u2),
             log_ratio=lambda delta, u0: -delta,
-            slope=lambda u2: 1.0 / np.sqrt(u2),
+            derivative=lambda u2: 1.0 / np.sqrt(u2),
+            aliases=("exponential",),
+            relative_cost=1.6,
+            exponential_polynomial=((1.0,), 1.0),
+            precise_derivative=precise_derivatives.laplacian,
+            derivative_at_infinity=((1.0, 0.0), -1),
+            compiled_code=1,
         ),
-        _builtin(
+        _built_in(
             "matern32",
             lambda u2: (1.0 + SQRT3 * np.sqrt(u2)) * np.exp(-SQRT3 * np.sqrt(u2)),
             log_profile=_log(lambda z: np.log1p(z) - z, SQRT3),
             log_ratio=_matern32_log_ratio,
-            slope=lambda u2: 3.0 / (1.0 + SQRT3 * np.sqrt(u2)),
+            derivative=lambda u2: 3.0 / (1.0 + SQRT3 * np.sqrt(u2)),
+            relative_cost=2.0,
+            exponential_polynomial=((1.0, 1.0), SQRT3),
+            precise_derivative=precise_derivatives.matern32,
+            derivative_at_infinity=(precise_derivatives.SQRT3, -1),
+            compiled_code=2,
         ),
-        _builtin(
+        _built_in(
             "matern52",
             lambda u2: (1.0 + SQRT5 * np.sqrt(u2) + 5.0 * u2 / 3.0) * np.exp(-SQRT5 * np.sqrt(u2)),
             # 1 + z + z²/3 in two factors, since z² overflows before u² does
             log_profile=_log(lambda z: np.log1p(z) + np.log1p(z * (z / (1.0 + z)) / 3.0) - z, SQRT5),
             log_ratio=_matern52_log_ratio,
-            slope=_matern52_slope,
+            derivative=_matern52_derivative,
+            relative_cost=2.5,
+            exponential_polynomial=((1.0, 1.0, 1 / 3), SQRT5),
+            precise_derivative=precise_derivatives.matern52,
+            derivative_at_infinity=(precise_derivatives.SQRT5, -1),
+            compiled_code=3,
         ),
-        _builtin(
+        _built_in(
             "cauchy",
             lambda u2: 1.0 / (1.0 + u2),
             max_density_dim=1,
             sensitivity=0.25,
             log_ratio=_cauchy_log_ratio,
-            slope=lambda u2: 2.0 / (1.0 + u2) ** 2,
+            derivative=lambda u2: 2.0 / (1.0 + u2) ** 2,
+            relative_cost=3.0,
+            heavy_tailed=True,
+            precise_derivative=precise_derivatives.cauchy,
+            derivative_at_infinity=((2.0, 0.0), -2),
+            compiled_code=13,
         ),
-        _builtin(
+        _built_in(
             "logistic",
             lambda u2: 4.0 * np.exp(-np.sqrt(u2)) / (1.0 + np.exp(-np.sqrt(u2))) ** 2,
             log_profile=_log(lambda u: math.log(4.0) - u - 2.0 * np.log1p(np.exp(-u)), 1.0),
             log_ratio=_logistic_log_ratio,
-            slope=_logistic_slope,
+            derivative=_logistic_derivative,
+            relative_cost=3.2,
+            precise_derivative=precise_derivatives.logistic,
+            derivative_at_infinity=((1.0, 0.0), -1),
+            compiled_code=4,
         ),
-        _builtin(
+        _built_in(
             "constant",
             lambda u2: np.where(u2 > 0.0, 1.0, 1.0),  # u² times 0 is NaN where u² overflows
             max_density_dim=0,
             sensitivity=0.0,
-            slope=lambda u2: u2 * 0.0,
+            derivative=lambda u2: u2 * 0.0,
+            relative_cost=0.5,
+            constant=True,
+            compiled_code=14,
         ),
-        _builtin(
+        _built_in(
             "dot",
             lambda score: np.exp(score),
             log_profile=lambda score: score,
             log_ratio=lambda delta, score0: delta,
             inner_product=True,
             max_density_dim=0,
+            relative_cost=3.0,
+            quadratic_form=True,
+            compiled_code=5,
         ),
     )
 }

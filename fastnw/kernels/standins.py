@@ -1,4 +1,4 @@
-"""A function that takes variables: `math` and Python's own functions, which only take numbers, get stand-ins there."""
+"""Stand-ins for functions that accept only numbers (those of `math`, ``max``, ``min``), for tracing a formula."""
 
 from __future__ import annotations
 
@@ -12,33 +12,36 @@ from typing import Any
 
 import numpy as np
 
-FROM_MATH = {"atan": "arctan", "asin": "arcsin", "acos": "arccos", "pow": "power", "fabs": "absolute"}
+# NumPy's names of functions that `math` calls otherwise.
+NUMPY_NAMES = {"atan": "arctan", "asin": "arcsin", "acos": "arccos", "pow": "power", "fabs": "absolute"}
 
 
 class Untraceable(Exception):
-    """The formula does what has no text: it calls what is not known here, or needs a number."""
+    """The formula cannot be written as text: it calls an unknown function, or needs a number."""
 
 
 def on_variables(formula: Callable[..., Any]) -> Callable[..., Any]:
-    """The formula, and the functions that it calls, with NumPy's functions for those that only take numbers."""
+    """A copy of the formula, and of the functions that it calls, in which stand-ins replace functions of numbers."""
     return _replaced(formula, {})
 
 
 def python_function(value: Any) -> Any:
-    """The Python function of one that Numba has compiled; anything else as it is."""
+    """The Python function behind a function that Numba has compiled; any other value unchanged."""
     return getattr(value, "py_func", value)
 
 
 @functools.lru_cache(maxsize=1024)
 def global_names(code: types.CodeType) -> frozenset[str]:
-    """The globals that the code, or a function within it, reads."""
-    own = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return frozenset(own.union(*(global_names(inner) for inner in code.co_consts if isinstance(inner, types.CodeType))))
+    """The names of the globals that the code, or a function nested in it, reads."""
+    read = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return frozenset(
+        read.union(*(global_names(inner) for inner in code.co_consts if isinstance(inner, types.CodeType)))
+    )
 
 
 @functools.lru_cache(maxsize=1024)
 def attribute_names(code: types.CodeType) -> frozenset[str]:
-    """All names that the code, or a function within it, asks for, those of attributes too."""
+    """All names that the code, or a function nested in it, reads: globals and attributes."""
     inner = (attribute_names(inner) for inner in code.co_consts if isinstance(inner, types.CodeType))
     return frozenset(code.co_names).union(*inner)
 
@@ -50,7 +53,7 @@ def _replaced(value: Any, done: dict[int, Any]) -> Any:
     if isinstance(value, types.BuiltinFunctionType):
         try:
             return _STANDINS.get(value, value)
-        except TypeError:  # a method of something that has no hash
+        except TypeError:  # a method of an unhashable object
             return value
     if isinstance(value, types.FunctionType) and not _of_a_library(value):
         return done[id(value)] if id(value) in done else _copied(value, done)
@@ -58,7 +61,7 @@ def _replaced(value: Any, done: dict[int, Any]) -> Any:
         return types.MethodType(_replaced(value.__func__, done), value.__self__)
     if isinstance(value, functools.partial):
         return functools.partial(_replaced(value.func, done), *value.args, **value.keywords)
-    call = vars(type(value)).get("__call__")  # of an instance of a class of the user's
+    call = vars(type(value)).get("__call__")  # of an instance of a user's class
     if isinstance(call, types.FunctionType) and not _of_a_library(call):
         return types.MethodType(_replaced(call, done), value)
     return value
@@ -79,48 +82,48 @@ def _copied(function: types.FunctionType, done: dict[int, Any]) -> types.Functio
     for name, standin in _BUILTINS.items():
         if name in wanted and name not in function.__globals__:
             scope[name] = standin
-    for cell, own in zip(cells, function.__closure__ or (), strict=True):
-        cell.cell_contents = _replaced(own.cell_contents, done)
+    for cell, original in zip(cells, function.__closure__ or (), strict=True):
+        cell.cell_contents = _replaced(original.cell_contents, done)
     copy.__defaults__ = tuple(_replaced(value, done) for value in function.__defaults__ or ()) or None
     defaults = function.__kwdefaults__ or {}
     copy.__kwdefaults__ = {name: _replaced(value, done) for name, value in defaults.items()} or None
     return copy
 
 
-def _unknown(*values: Any) -> bool:
+def _any_variable(*values: Any) -> bool:
     return any(isinstance(value, np.lib.mixins.NDArrayOperatorsMixin) for value in values)
 
 
 def narrow(value: Any) -> bool:
-    """Whether a Python number beside this one makes NumPy compute in fewer than 64 bits."""
+    """Whether NumPy computes in fewer than 64 bits when this number meets a Python number."""
     return isinstance(value, np.generic) and value.itemsize < 8 and not isinstance(value, np.bool_)
 
 
-def _standin(own: Callable[..., Any], of_numpy: np.ufunc | None) -> Callable[..., Any]:
-    """`own` of numbers, which NumPy may compute in another type, and NumPy's function of variables."""
+def _standin(function: Callable[..., Any], ufunc: np.ufunc | None) -> Callable[..., Any]:
+    """Calls `function` for numbers, for which NumPy might choose another type, and `ufunc` for variables."""
 
     def call(*values: Any, **options: Any) -> Any:
-        if not _unknown(*values):
-            return own(*values, **options)
-        if of_numpy is None or options:
-            raise Untraceable(f"{own.__module__}.{own.__name__} is not known to it")
-        result = of_numpy(*values)
-        result.weak = True  # `math` returns Python's numbers
+        if not _any_variable(*values):
+            return function(*values, **options)
+        if ufunc is None or options:
+            raise Untraceable(f"{function.__module__}.{function.__name__} is not known to it")
+        result = ufunc(*values)
+        result.weak = True  # `math` returns Python numbers
         return result
 
     return call
 
 
-def _extreme(own: Callable[..., Any], of_numpy: np.ufunc) -> Callable[..., Any]:
-    """Python's `max` or `min`, of variables and numbers."""
+def _extreme(function: Callable[..., Any], ufunc: np.ufunc) -> Callable[..., Any]:
+    """Python's ``max`` or ``min`` for variables and numbers."""
 
     def call(*values: Any, **options: Any) -> Any:
-        values = tuple(values[0]) if len(values) == 1 and not _unknown(*values) else values
-        if options or not _unknown(*values):
-            return own(values, **options)
+        values = tuple(values[0]) if len(values) == 1 and not _any_variable(*values) else values
+        if options or not _any_variable(*values):
+            return function(values, **options)
         if any(narrow(value) for value in values):
-            raise Untraceable(f"{own.__name__} returns a number of another type than float64")
-        result = functools.reduce(of_numpy, values)
+            raise Untraceable(f"{function.__name__} returns a number of another type than float64")
+        result = functools.reduce(ufunc, values)
         result.weak = not all(isinstance(value, np.lib.mixins.NDArrayOperatorsMixin) for value in values)
         return result
 
@@ -128,10 +131,10 @@ def _extreme(own: Callable[..., Any], of_numpy: np.ufunc) -> Callable[..., Any]:
 
 
 def _of_math(name: str) -> Any:
-    own, of_numpy = getattr(math, name), getattr(np, FROM_MATH.get(name, name), None)
-    if not callable(own):
-        return own
-    return _standin(own, of_numpy if isinstance(of_numpy, np.ufunc) else None)
+    function, ufunc = getattr(math, name), getattr(np, NUMPY_NAMES.get(name, name), None)
+    if not callable(function):
+        return function
+    return _standin(function, ufunc if isinstance(ufunc, np.ufunc) else None)
 
 
 _MATH = types.SimpleNamespace(**{name: _of_math(name) for name in dir(math) if not name.startswith("_")})

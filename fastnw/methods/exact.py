@@ -285,7 +285,7 @@ def rungs(problem: Problem, backend: Backend, dtype: np.dtype[Any]) -> tuple[Run
         found.append(Rung("exact", "products", "float64", 2.0))
     if narrow or by_products:
         found.append(Rung("exact", "differences", "float64", 3.0))
-    users = problem.kernel.facts is None
+    users = not problem.kernel.facts.built_in
     if tails.known(problem.kernel):
         found.append(Rung("tails", "", "double-double", 5.0))
     elif users and not backend.as_written and not problem.on_device:

@@ -40,19 +40,6 @@ NANOSECONDS_INTEL: dict[tuple[str, str], tuple[float, float, float, float, float
     ("numba", "float32"): (0.35, 0.35, 0.080, 0.400, 3.0),
     ("numba", "float64"): (0.50, 0.50, 0.160, 0.500, 4.5),
 }
-# How much longer than the Gaussian, or than polynomials of u², the formulas of some kernels take.
-LONGER = {
-    "laplacian": 1.6,
-    "matern32": 2.0,
-    "matern52": 2.5,
-    "logistic": 3.2,
-    "triangular": 2.5,
-    "tricube": 2.5,
-    "cosine": 2.5,
-    "cauchy": 3.0,
-    "constant": 0.5,
-    "dot": 3.0,
-}
 STAGED = (2.0, 5.0)  # of an inner product, how much longer a coordinate and a value take: its loops are not fused
 ALONE = 1.3  # how much longer pairs take where own keys are left out
 WEIGHT_NS = 10.0  # more to pack a key with a weight
@@ -73,8 +60,8 @@ def nanoseconds(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tuple[f
     level = (isa, dtype.name)
     table = NANOSECONDS_INTEL.get(level, NANOSECONDS[level]) if vendor() == "intel" else NANOSECONDS[level]
     plain, with_exp, per_coordinate, per_value, per_element = table
-    base = (with_exp if kernel.works_on_logs else plain) * LONGER.get(kernel.name, 1.0)
-    if backend.name == "compiled" and kernel.name == "constant":
+    base = (with_exp if kernel.works_on_logs else plain) * kernel.facts.relative_cost
+    if backend.name == "compiled" and kernel.facts.constant:
         per_coordinate = 0.0  # no distance is taken
     elif backend.name == "compiled" and kernel.inner_product:
         per_coordinate, per_value = STAGED[0] * per_coordinate, STAGED[1] * per_value
@@ -103,7 +90,7 @@ def whitening(problem: Problem, points: int) -> float:
     factor, d = problem.metric.factor, problem.d
     if factor is None:
         return 0.0
-    if factor.whitening is None and not (problem.kernel.jumps and d <= MAX_EXACT_D):
+    if factor.whitening is None and not (problem.kernel.facts.discontinuous and d <= MAX_EXACT_D):
         return 1e-9 * points * (WHITEN_NS[0] + WHITEN_NS[1] * d)
     once = 0.0 if problem.prepared else EXACT_FACTOR_NS * d**3
     return 1e-9 * (once + points * (WHITEN_EXACTLY_NS[0] + WHITEN_EXACTLY_NS[1] * d))

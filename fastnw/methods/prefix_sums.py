@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw import kernels
 from fastnw.core.classes import MOST_DENSE_BYTES
 from fastnw.core.judge import TAIL_FLOOR, TAIL_LIMIT
 from fastnw.core.model import Model, Queries
@@ -34,14 +33,6 @@ from fastnw.runtime.cached import cached_property
 from fastnw.runtime.threads import Meter, check_stop, run
 
 Floats = NDArray[np.float64]
-
-# (p, r) of κ = (1 − u^p)^r; and κ·exp(s·u) as a polynomial in s·u, and s.
-WINDOWS = {name: kernel.facts.window for name, kernel in kernels.built_in() if kernel.facts and kernel.facts.window}
-DECAYING = {
-    "laplacian": ((1.0,), 1.0),
-    "matern32": ((1.0, 1.0), math.sqrt(3.0)),
-    "matern52": ((1.0, 1.0, 1 / 3), math.sqrt(5.0)),
-}
 
 UNIT, TINY = 2.0**-53, float(np.finfo(np.float64).tiny)
 # u² has seven roundings: keys this far beyond the rim are summed, too, so that none within is missed, and a window
@@ -92,7 +83,7 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
 def _refusal(problem: Problem, backend: Any) -> str | None:
     if problem.d != 1:
         return f"it works in one coordinate, not in {problem.d}"
-    if problem.kernel.facts is None or problem.kernel.name not in WINDOWS.keys() | DECAYING.keys():
+    if problem.kernel.facts.window is None and problem.kernel.facts.exponential_polynomial is None:
         return f"it has no moments for the kernel {problem.kernel.name}"
     if problem.key_scale is not None:
         return "its moments need one bandwidth for all keys, not key_scale"
@@ -108,10 +99,11 @@ def _refusal(problem: Problem, backend: Any) -> str | None:
 
 
 def _polynomial(problem: Problem) -> tuple[float, ...]:
-    name = problem.kernel.name
-    if name in DECAYING:
-        return DECAYING[name][0]
-    power, exponent = WINDOWS[name]
+    facts = problem.kernel.facts
+    if facts.exponential_polynomial is not None:
+        return facts.exponential_polynomial[0]
+    assert facts.window is not None
+    power, exponent = facts.window
     terms = [0.0] * (power * exponent + 1)
     terms[::power] = [(-1.0) ** i * math.comb(exponent, i) for i in range(exponent + 1)]
     return tuple(terms)
@@ -120,7 +112,7 @@ def _polynomial(problem: Problem) -> tuple[float, ...]:
 def _unit_error(problem: Problem, reach: float = 2.0) -> float:
     """Bound on the error of sums, in units of the weight in the window; of a mass of nats 20 deep, if it decays."""
     polynomial = _polynomial(problem)
-    if problem.kernel.name in DECAYING:
+    if problem.kernel.facts.exponential_polynomial is not None:
         error, slope = DECAY[len(polynomial)]
         return error + 20 * slope
     size = sum(abs(a) * reach**j for j, a in enumerate(polynomial))
@@ -142,10 +134,11 @@ class SortedKeys:
     """The keys with positive weight, sorted, and their moments: made once for the same keys and kernel."""
 
     def __init__(self, problem: Problem, n_threads: int) -> None:
-        name = problem.kernel.name
-        self.polynomial, self.decays = _polynomial(problem), name in DECAYING
-        self.inverse = (DECAYING[name][1] if self.decays else 1.0) / _bandwidth(problem)
-        self.edge = 1.0 if name == "boxcar" or self.decays else 1.0 + RIM
+        facts = problem.kernel.facts
+        exponential = facts.exponential_polynomial
+        self.polynomial, self.decays = _polynomial(problem), exponential is not None
+        self.inverse = (exponential[1] if exponential else 1.0) / _bandwidth(problem)
+        self.edge = 1.0 if facts.discontinuous or self.decays else 1.0 + RIM
         self.order, self.x = _sorted(problem, n_threads)
         far = max(-float(self.x[0]), float(self.x[-1])) if len(self.x) else 0.0
         # otherwise all queries are handed on
@@ -186,7 +179,7 @@ class SortedKeys:
             edges,
             factors,
             self.polynomial,
-            WINDOWS.get(problem.kernel.name, (1, 0)),
+            problem.kernel.facts.window or (1, 0),
             self.inverse,
             self.edge,
             self.decays,

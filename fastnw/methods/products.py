@@ -53,9 +53,8 @@ PACKERS = 4  # threads that copy keys
 
 def can(problem: Problem, tiles: Any) -> bool:
     """Whether the kernel and the bandwidth are a quadratic form of raw coordinates."""
-    exponential = problem.kernel.facts is not None and problem.kernel.name in ("gaussian", "dot")
     plain = problem.key_scale is None and problem.metric.cholesky is None and problem.squares_in_range
-    return exponential and plain and problem.d >= LEAST_D and tiles.has_products()
+    return problem.kernel.facts.quadratic_form and plain and problem.d >= LEAST_D and tiles.has_products()
 
 
 def seconds(problem: Problem, dtype: np.dtype[Any]) -> float:

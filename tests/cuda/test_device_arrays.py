@@ -16,8 +16,8 @@ from oracle import naive_log_density, naive_pool
 from parity import check
 
 import fastnw
-from fastnw.core.array import DeviceRows
-from fastnw.interop import frameworks
+from fastnw.backends.cuda import interop
+from fastnw.backends.cuda.device_array import CudaArray, CudaRows
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastnw.EmptyWindowWarning")
 
@@ -162,15 +162,15 @@ def test_rows_that_are_written_on_the_device():
     start, rng = RNG.normal(size=(7, 3)), np.random.default_rng(0)
     for rows in (slice(None), slice(2, 5), np.array([6, 0, 3]), np.array([], int), rng.random(7) < 0.5):
         for numbers in (np.nan, np.array([-0.0, np.inf, 5.0]), rng.normal(size=(7, 3))[rows]):
-            mine, expected = DeviceRows(placed(start)), start.copy()
+            mine, expected = CudaRows(placed(start)), start.copy()
             mine[rows] = numbers
             expected[rows] = numbers
             np.testing.assert_array_equal(np.asarray(mine), expected)
             np.testing.assert_array_equal(np.asarray(mine[rows]), expected[rows])
             np.testing.assert_array_equal(mine.largest(), abs(expected).max(axis=1))
-            mine[rows] = DeviceRows(placed(start))[rows]
+            mine[rows] = CudaRows(placed(start))[rows]
             np.testing.assert_array_equal(np.asarray(mine), start)
-    view = DeviceRows(placed(start))
+    view = CudaRows(placed(start))
     view[1:3][:] = 0.0  # a slice is a view
     assert np.all(np.asarray(view)[1:3] == 0)
 
@@ -345,8 +345,8 @@ def test_arrays_that_speak_dlpack(kind, interfaces, traffic):
 
 
 def test_another_device_goes_by_the_host(interfaces):
-    for index, where in ((0, frameworks.DeviceArray), (1, np.ndarray)):
-        assert isinstance(frameworks.taken_in("cuda", Speaker(KEYS, index), KEYS)[0], where)
+    for index, where in ((0, CudaArray), (1, np.ndarray)):
+        assert isinstance(interop.taken_in("cuda", Speaker(KEYS, index), KEYS)[0], where)
 
 
 class Tensor:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fastnw.backends.backend import Backend
 from fastnw.core.pack import KeyBlock, RowBlock
 from fastnw.core.state import PoolState
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.hardware import cpu_levels
 
 if TYPE_CHECKING:
@@ -25,14 +25,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 SEVERAL = 16  # profiles in one pass at most; _fused.h
-
-# The order of the enum in _tiles.pxi.
-_ORDER = (
-    *("gaussian", "laplacian", "matern32", "matern52", "logistic", "dot"),
-    *("boxcar", "triangular", "epanechnikov", "biweight", "triweight", "tricube", "cosine"),
-    *("cauchy", "constant"),
-)
-CODES = {name: code for code, name in enumerate(_ORDER)}
 
 
 @lru_cache(maxsize=1)
@@ -72,7 +64,7 @@ def missing() -> str | None:
 
 def refusal(kernel: Kernel) -> str | None:
     """Why the kernel does not run here, or None."""
-    if kernel.facts is None or kernel.name not in CODES:
+    if kernel.facts.compiled_code is None:
         return f"kernel {kernel.name!r} is not compiled in; backend='reference' runs it"
     return missing()
 
@@ -99,7 +91,7 @@ def sum_tile(
     """Add the block's sums to the state, in place; see `fastnw.backends`."""
     assert _active is not None
     _active.sum_tile(
-        CODES[kernel.name],
+        kernel.facts.compiled_code,
         queries,
         inverse,
         keys.scale,
@@ -140,7 +132,7 @@ def sum_several(
         factors = np.array([factor for _, factor in part])
         joined = PoolState.stacked(mine)
         _active.sum_several(
-            np.array([CODES[kernel.name] for kernel, _ in part], np.intc),
+            np.array([kernel.facts.compiled_code for kernel, _ in part], np.intc),
             ((factors / factors[0]) ** 2).astype(inverse.dtype),
             queries,
             np.ascontiguousarray(np.outer(factors, inverse.astype(np.float64)), inverse.dtype),
@@ -185,7 +177,7 @@ def sum_leaves(
     """
     assert _active is not None
     done, pairs = _active.sum_leaves(
-        CODES[kernel.name],
+        kernel.facts.compiled_code,
         queries,
         inverse,
         tree.block.scale,
@@ -288,7 +280,7 @@ def add_to_queries(
     module = _gradients(isa())
     assert module is not None
     module.add_to_queries(
-        CODES[kernel.name],
+        kernel.facts.compiled_code,
         inverse,
         np.ascontiguousarray(queries.coords.T),
         None if queries.positions is None else (queries.positions - keys.start).astype(np.int64),
@@ -319,7 +311,7 @@ def add_to_keys(
     module = _gradients(isa())
     assert module is not None
     module.add_to_keys(
-        CODES[kernel.name],
+        kernel.facts.compiled_code,
         inverse,
         np.ascontiguousarray(keys.coords.T),
         keys.scale,
@@ -341,7 +333,7 @@ def score_tile(kernel: Kernel, queries: NDArray[Any], keys: KeyBlock, inverse: N
     """(m, B) u², or the scaled inner product; see `fastnw.backends`."""
     assert _active is not None
     out = np.empty((len(queries), keys.size), queries.dtype)
-    _active.score_tile(CODES[kernel.name], queries, inverse, keys.scale, keys.coords, out)
+    _active.score_tile(kernel.facts.compiled_code, queries, inverse, keys.scale, keys.coords, out)
     return np.negative(out, out=out) if kernel.inner_product else out
 
 

@@ -18,7 +18,7 @@ from fastnw.backends.backend import Backend
 from fastnw.core.pack import KeyBlock, pack_keys
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.threads import Meter
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def refusal(kernel: Kernel) -> str | None:
 
 def bounds(kernel: Kernel) -> bool:
     """Whether `sum_tile` bounds in `mass_error` what the error of u² does."""
-    return kernel.facts is None or kernel.window_sensitivity > 0
+    return not kernel.facts.built_in or kernel.window_sensitivity > 0
 
 
 def isa() -> str:
@@ -122,7 +122,8 @@ def by_products(problem: Problem, dtype: np.dtype[Any]) -> bool:
     """Whether a first sweep takes u² from products, whose error is absolute."""
     from fastnw.methods import products
 
-    plain = problem.kernel.facts is not None and problem.kernel.name == "gaussian" and problem.key_scale is None
+    kernel = problem.kernel
+    plain = kernel.facts.quadratic_form and not kernel.inner_product and problem.key_scale is None
     plain = plain and problem.metric.cholesky is None and problem.d >= LEAST_D
     return plain and products.promising(problem, dtype, 0.75 * problem.promise)
 

@@ -17,7 +17,7 @@ import numpy as np
 from numba import config, cuda, types
 
 from fastnw.kernels import formula_texts
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.kernels.tracing import ONE, Traced
 from fastnw.kernels.user_formulas import scalar
 

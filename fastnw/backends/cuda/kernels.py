@@ -12,7 +12,7 @@ from numba import cuda, types
 from fastnw.backends.cuda.functions import LOG2E, SIMULATED, formula, functions
 from fastnw.backends.cuda.source import LANES, PART, TILE, Spec, near
 from fastnw.backends.cuda.wide import Tile, wide
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 
 REGISTERS_D = 32  # coordinates up to which a thread keeps its queries' in registers
 HUGE = {"float32": 1e37, "float64": 1e300}  # u² from which polynomials times exponentials are no numbers
@@ -103,7 +103,7 @@ class Shape:
 
 def spec_of(kernel: Kernel, shape: Shape, m: int, task: str) -> Spec:
     """What to write for a task of `Spec`."""
-    built_in = kernel.facts is not None
+    built_in = kernel.facts.built_in
     errors = "" if task == "max" else "nudged" if not built_in else "window" if kernel.window_sensitivity else ""
     support = None if kernel.support is None else float(kernel.support) ** 2
     return Spec(
@@ -125,10 +125,10 @@ def spec_of(kernel: Kernel, shape: Shape, m: int, task: str) -> Spec:
 
 def text_of(kernel: Kernel, shape: Shape, spec: Spec) -> tuple[str, dict[str, Any], float]:
     """A kernel's text, what it finds in its module, and the factor of u² that it expects."""
-    plain = spec.support is None and kernel.facts is not None and spec.task == "sum"
+    plain = spec.support is None and kernel.facts.built_in and spec.task == "sum"
     written = formula(kernel, spec.task != "sum", plain)
     real = getattr(np, spec.dtype)
-    scope = written.scope(spec.dtype, kernel.facts is not None) | functions(spec.dtype, kernel.facts is not None)
+    scope = written.scope(spec.dtype, kernel.facts.built_in) | functions(spec.dtype, kernel.facts.built_in)
     scope |= {"cuda": cuda, "dtype": getattr(types, spec.dtype), "ZERO": real(0), "ONE": real(1), "TWO": real(2)}
     scope |= {"HUGE": real(HUGE[spec.dtype]), "LOG2E": real(LOG2E), "LOWEST": real(-np.inf)}
     scope |= {f"I{i}": np.int32(i) for i in range(2 * LANES)}  # places within an iteration: comparisons in 32 bits

@@ -15,14 +15,15 @@ from numba import cuda
 from numpy.typing import NDArray
 
 from fastnw.backends.cuda import arrays
+from fastnw.backends.cuda.device_array import CudaArray, CudaRows
 from fastnw.backends.cuda.functions import SIMULATED
 from fastnw.backends.cuda.kernels import Shape, fill, made, merge
 from fastnw.backends.cuda.source import TILE
-from fastnw.core.array import DeviceArray, DeviceRows
+from fastnw.core.array import DeviceArray
 from fastnw.core.pack import KeyBlock
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.threads import check_stop
 
 Array = NDArray[Any]
@@ -180,7 +181,7 @@ def sums(kernel: Kernel, shape: Shape, queries: Queries, stream: Keys, done: Cal
     if m == 0:
         return PoolState.empty(0, shape.c)
     with np.errstate(all="ignore"):
-        if kernel.works_on_logs and (kernel.inner_product or kernel.facts is None):
+        if kernel.works_on_logs and (kernel.inner_product or not kernel.facts.built_in):
             return _shifted(kernel, shape, queries, stream, done)  # κ may be any number
         state = _pass(kernel, shape, queries, stream, done, "sum", np.zeros(m))
         if kernel.works_on_logs:
@@ -211,17 +212,17 @@ def _pass(
 ) -> PoolState:
     found = _launched(kernel, shape, queries, stream, done, task, shift)
     error = np.zeros(len(shift))
-    bounded = kernel.facts is None or kernel.window_sensitivity > 0
+    bounded = not kernel.facts.built_in or kernel.window_sensitivity > 0
     leading = 1 + bounded
     total: Any
     if isinstance(stream, Resident) and shape.c:  # then results belong there as well
         head, there = arrays.split(found, leading, shape.c, stream.summing)
-        total = DeviceRows(there)
+        total = CudaRows(there)
     else:
         head = _fetched(found, stream)
         total = np.ascontiguousarray(head[:, leading : leading + shape.c])
     if bounded:
-        error = head[:, 1] * (queries.error * kernel.window_sensitivity if kernel.facts is not None else 1.0)
+        error = head[:, 1] * (queries.error * kernel.window_sensitivity if kernel.facts.built_in else 1.0)
     real = np.dtype(shape.dtype).type
     return PoolState(shift.astype(real).astype(np.float64), head[:, 0].copy(), total, error, np.zeros(len(shift)))
 
@@ -292,7 +293,7 @@ def _points(shape: Shape, queries: Queries) -> tuple[Any, Array]:
     if isinstance(points, DeviceArray):
         factors = np.square(exact) if norms else exact if shape.form == "dot" else np.ones(d)
         norm = queries.norm() if norms else None
-        return DeviceArray(arrays.columns_of(points.rows, factors, norm, shape.padded, width)), padded
+        return CudaArray(arrays.columns_of(points.rows, factors, norm, shape.padded, width)), padded
     wide = np.zeros((shape.padded + norms, width), points.dtype)
     if norms:
         wide[:d, :m] = (points * np.square(exact)).T

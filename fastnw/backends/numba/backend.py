@@ -19,7 +19,7 @@ from fastnw.backends import reference
 from fastnw.backends.backend import Backend
 from fastnw.core.pack import VECTOR, KeyBlock
 from fastnw.core.state import PoolState
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.subnormal import flushed
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def missing() -> str | None:
 def refusal(kernel: Kernel) -> str | None:
     """Why the kernel does not run here, or None."""
     reason = missing()
-    if reason is None and kernel.facts is None:
+    if reason is None and not kernel.facts.built_in:
         from fastnw.backends.numba import build
 
         reason = build.refusal(kernel)
@@ -53,7 +53,7 @@ def isa() -> str:
 
 def bounds(kernel: Kernel) -> bool:
     """Whether `sum_tile` bounds in `mass_error` what the error of u² does."""
-    return kernel.is_rough or kernel.window_sensitivity > 0
+    return kernel.needs_pair_bounds or kernel.window_sensitivity > 0
 
 
 def prepare(kernel: Kernel, inverse: NDArray[Any], c: int, scaled: bool) -> None:
@@ -106,7 +106,7 @@ def sum_tile(
             state.total,
             state.mass_error,
             error,
-            (0.0 if keys.relative else 1.0) if kernel.is_rough else kernel.window_sensitivity,
+            (0.0 if keys.relative else 1.0) if kernel.needs_pair_bounds else kernel.window_sensitivity,
         )
 
 

@@ -23,7 +23,7 @@ from numba.core.dispatcher import Dispatcher
 
 from fastnw.backends.numba import functions
 from fastnw.kernels import formula_texts, sensitivity, tracing
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.kernels.user_formulas import scalar
 
 TEMPLATE = Path(__file__).with_name("tiles.py")
@@ -146,7 +146,7 @@ def _functions(kernel: Kernel) -> tuple[dict[str, tracing.Traced | None], dict[s
     for log, name in enumerate(("profile", "log_profile")):
         formula = kernel.log_profile if log else kernel.profile
         # without a proof of its errors, a formula is computed as it was written
-        texts[name] = None if formula is None else formula_texts.of(kernel, bool(log), plain=kernel.is_rough)
+        texts[name] = None if formula is None else formula_texts.of(kernel, bool(log), plain=kernel.needs_pair_bounds)
         if formula is not None and texts[name] is None:
             own[f"own_{name}"] = _jitted(scalar(formula))
     return texts, own
@@ -158,14 +158,14 @@ def _with_kernel(text: str, kernel: Kernel, texts: dict[str, tracing.Traced | No
     compact, logs, users, rough = (
         kernel.support is not None,
         kernel.works_on_logs,
-        kernel.facts is None,
-        kernel.is_rough,
+        not kernel.facts.built_in,
+        kernel.needs_pair_bounds,
     )
     lines = _names(dtype, users, rough)
     profile = texts["profile"]
     profile, folded = _folded(profile) if logs and not compact and not rough else (profile, 1.0)
     if users:
-        cap = float(np.finfo(dtype).max) if rough else sensitivity.FARTHEST[dtype]
+        cap = float(np.finfo(dtype).max) if rough else sensitivity.MAX_U2[dtype]
     else:
         cap = 0.0 if folded != 1.0 or not logs else CAPS[dtype][0]
     least = -8 * float(np.finfo(dtype).eps) / 2 * float(kernel.profile(np.zeros(1))[0]) if users else 0.0

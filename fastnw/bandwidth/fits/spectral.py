@@ -83,7 +83,7 @@ def seconds(problem: Problem, h: Floats, with_gradient: bool) -> float:
 
     In several coordinates it includes the time to make the level, which is likely to serve few bandwidths.
     """
-    if problem.d > MAX_D or problem.kernel.facts is None or problem.kernel.name != "gaussian":
+    if problem.d > MAX_D or not problem.kernel.facts.has_spectrum:
         return math.inf
     if problem.metric.cholesky is not None or problem.key_scale is not None or problem.classes is not None:
         return math.inf

@@ -149,7 +149,7 @@ def _refusal(problem: Problem, backend: Any) -> str | None:
     """Why the method cannot do the problem, or None."""
     if problem.d > MAX_D:
         return f"supports d <= {MAX_D}, got d = {problem.d}"
-    if problem.kernel.facts is None or problem.kernel.name != "gaussian":
+    if not problem.kernel.facts.has_spectrum:
         return f"supports kernels whose Fourier transform decays fast ('gaussian'), got {problem.kernel.name!r}"
     if problem.key_scale is not None:
         return "supports one bandwidth for all keys, got key_scale"

@@ -157,7 +157,6 @@ class Leader:
 def lead(view: View, row: int, position: int) -> Leader:
     """That key as the leader of that query."""
     problem = view.problem
-    assert problem.kernel.facts is not None
     assert problem.kernel.facts.log_ratio is not None
     q, key = view.points(problem.queries[row]), view.points(problem.keys[position])
     at = np.array([position])
@@ -190,7 +189,6 @@ def log_ratios(view: View, row: int, leader: Leader, positions: Positions) -> tu
 
 def _log_ratios(view: View, row: int, leader: Leader, positions: Positions) -> tuple[Floats, Floats]:
     problem = view.problem
-    assert problem.kernel.facts is not None
     assert problem.kernel.facts.log_ratio is not None
     if view.needs_digits:
         return np.zeros(len(positions)), np.full(len(positions), np.inf)
@@ -234,7 +232,6 @@ def _log_ratio(problem: Problem, delta: Floats, u: Floats, leader: Leader) -> Fl
 
     From the nearer of the two: polynomials of the Matérn kernels, and Cauchy's, cancel from the farther one.
     """
-    assert problem.kernel.facts is not None
     assert problem.kernel.facts.log_ratio is not None
     ratio = problem.kernel.facts.log_ratio
     if problem.kernel.inner_product:

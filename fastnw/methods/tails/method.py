@@ -28,7 +28,7 @@ from fastnw.core.pack import pack_inverse, pack_keys, pack_queries, weighted_tot
 from fastnw.core.plan import Rung
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.methods.scoring import Scoring
 from fastnw.methods.tails.leading_key import (
     LARGEST_DISTANCE,
@@ -58,7 +58,7 @@ MOST_LEADERS = 40  # tries to find the leading key: each gains 16 digits of expo
 
 def known(kernel: Kernel) -> bool:
     """Whether this module can do better than plain float64 sums."""
-    return kernel.facts is not None and (kernel.facts.log_ratio is not None or kernel.facts.edge is not None)
+    return kernel.facts.log_ratio is not None or kernel.facts.edge is not None
 
 
 @dataclass
@@ -93,7 +93,6 @@ def accumulate(scoring: Scoring, rows: Rows, meter: Meter) -> PoolState:
     """The state of those queries (positions in ``problem.queries``), if the kernel is `known`."""
     problem = scoring.problem
     state, view, (queries, _) = PoolState.empty(len(rows), problem.c), View.of(problem), block_shape(problem)
-    assert problem.kernel.facts is not None
     sums = _edge_sums if problem.kernel.facts.log_ratio is None else _log_sums
 
     def task(i: int) -> float:
@@ -180,7 +179,6 @@ def _edge_terms(scoring: Scoring, view: View, rows: Rows) -> Iterator[tuple[int,
 def _bounded_kappa(kernel: Kernel, y: Floats, error: Floats, square: Floats) -> tuple[Floats, Floats]:
     """κ of a compact kernel, and bounds on its errors, from y = 1 − u² near the rim, elsewhere from u² itself: the
     triangular kernel is 1 − u, and to y near 1 a small u is lost."""
-    assert kernel.facts is not None
     assert kernel.facts.edge is not None
     edge, y = kernel.facts.edge, np.clip(y, 0.0, 1.0)
     # κ grows with 1 − u²; where that may be 0, a boxcar may jump

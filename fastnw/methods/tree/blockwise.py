@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastnw.core.pack import KeyBlock, aligned_rows, empty_values
 from fastnw.core.state import PoolState
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.methods.tree.kdtree import LEAF, Tree
 
 Floats = NDArray[np.float64]

@@ -168,7 +168,7 @@ def _predicted(problem: Problem) -> selectivity.Shares:
 def _power(problem: Problem) -> int | None:
     """The power of a kernel (1 − u²)^power, if there are moments for it."""
     facts = problem.kernel.facts
-    if facts is None or facts.window is None or problem.key_scale is not None:
+    if facts.window is None or problem.key_scale is not None:
         return None
     base, power = facts.window
     return power if base == 2 or power == 0 else None
@@ -184,9 +184,9 @@ def _moment_numbers(problem: Problem, shares: selectivity.Shares) -> int:
 
 def refusal(problem: Problem, backend: Any) -> str | None:
     kernel = problem.kernel
-    if kernel.facts is None and not kernel.monotone:
+    if not kernel.monotone:
         return f"skips pairs by their distance: kernel {kernel.name!r} would have to be created with monotone=True"
-    if kernel.facts is not None and not (kernel.inner_product or kernel.works_on_logs or kernel.support is not None):
+    if kernel.facts.built_in and not (kernel.inner_product or kernel.works_on_logs or kernel.support is not None):
         return f"skips pairs of kernels that are compact or decay exponentially, not of {kernel.name}"
     if kernel.inner_product:
         return f"skips pairs by their distance, which {kernel.name} has none of"

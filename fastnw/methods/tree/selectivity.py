@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastnw.core.pack import coordinates, pack_inverse
 from fastnw.core.problem import Problem
-from fastnw.kernels.registry import Kernel
+from fastnw.kernels.kernel import Kernel
 from fastnw.methods.tree.kdtree import LEAF
 
 Floats = NDArray[np.float64]
@@ -87,7 +87,7 @@ def _share(distances: Floats, radius: Floats, d: int) -> Floats:
 
 def _radius(kernel: Kernel, nearest: Floats, nats: float) -> Floats:
     """(queries,) u where κ is e^(−nats) times its value at `nearest`, about; by bisection."""
-    if kernel.name == "gaussian":
+    if kernel.facts.quadratic_form and not kernel.inner_product:
         return np.sqrt(nearest**2 + 2 * nats)
 
     def depth(u: Floats) -> Floats:

@@ -1,0 +1,1 @@
+"""The choice of bandwidths: ``python bench/report.py --bandwidth``."""

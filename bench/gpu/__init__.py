@@ -1,0 +1,1 @@
+"""On an NVIDIA GPU: ``python bench/gpu.py``."""

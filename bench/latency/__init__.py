@@ -1,0 +1,1 @@
+"""How long small calls take: ``python bench/report.py --latency``."""

@@ -1,0 +1,1 @@
+"""Many keys and queries in few coordinates: ``python bench/report.py --lowdim``."""

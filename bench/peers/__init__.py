@@ -1,0 +1,1 @@
+"""fastnw beside its peers: ``python bench/report.py``."""

@@ -1,0 +1,1 @@
+"""What `method="auto"` chooses and predicts: ``python bench/report.py --planner``."""
