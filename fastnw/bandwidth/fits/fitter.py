@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -31,8 +31,8 @@ class Fitter(Protocol):
         None if that would not be faster than one call of `at` after another.
         """
 
-    def gradient(self, fit_at: FitAt, loss: Loss) -> Floats:
-        """The derivatives (d,) of the loss by the logarithms of the bandwidths."""
+    def gradient(self, fit_at: Any, loss: Loss) -> Floats:
+        """The derivatives (d,) of the loss by the logarithms of the bandwidths of `fit_at`, a result of `at`."""
 
 
 def cotangents(fit: Fit, loss: Loss) -> tuple[Floats, Floats]:
