@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _LEGEND_ROOM = 0.2  # of the y range, added on top, so that a legend there covers no data
 
 
-def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
     """The axes to draw on: the caller's, or the only ones of a new figure."""
     if ax is not None:
         return ax
@@ -118,7 +118,7 @@ class KernelDisplay:
 
     def plot(self, ax: Axes | None = None, *, legend: bool = True, **line_kwargs: Any) -> KernelDisplay:
         """Draw the profiles; `line_kwargs` go to ``Axes.plot``. The legend stands beside the axes if it is long."""
-        ax = _axes(ax, (8.0, 4.5))
+        ax = axes_or_new(ax, (8.0, 4.5))
         self.lines_ = []
         numbers = {True: count(), False: count()}
         if len(self.profiles) <= 10:  # there are ten colours; with more kernels, solid and dashed lines count their own
@@ -268,7 +268,7 @@ class RegressionDisplay:
         line_kwargs: dict[str, Any] | None = None,
     ) -> RegressionDisplay:
         """Draw the data and the fit; the dictionaries go to ``Axes.scatter`` and ``Axes.plot``."""
-        ax = _axes(ax, (5.0, 5.0) if self.curve is None else (7.0, 4.5))
+        ax = axes_or_new(ax, (5.0, 5.0) if self.curve is None else (7.0, 4.5))
         points = {"s": 22, "color": "0.35", "alpha": 0.7, "linewidths": 0, "label": "data", **(scatter_kwargs or {})}
         self.scatter_ = ax.scatter(self.x, self.y, **points)
         self.truth_ = None
@@ -395,7 +395,7 @@ class AttentionDisplay:
         self, ax: Axes | None = None, *, colorbar: bool = True, image_kwargs: dict[str, Any] | None = None
     ) -> AttentionDisplay:
         """Draw the weights; `image_kwargs` go to ``Axes.imshow`` (``vmax`` makes several pictures comparable)."""
-        ax = _axes(ax, (6.0, 4.8))
+        ax = axes_or_new(ax, (6.0, 4.8))
         style = {"cmap": "viridis", "vmin": 0.0, "aspect": "auto", **(image_kwargs or {})}
         self.image_ = ax.imshow(self.weights, **style)
         ax.set(xlabel="key", ylabel="query")

@@ -198,7 +198,7 @@ def empty_windows():
 
 def test_empty_windows_warn_in_one_line(here):
     ran = run(empty_windows())
-    said = "new.csv: 2 of 3 rows have no training row in reach (rows 2, 3); their prediction is nan."
+    said = "new.csv: 2 of 3 rows have no training row in their window (rows 2, 3); their prediction is nan."
     assert (ran.status, ran.err) == (0, f"fastnw predict: warning: {said}\n")
     np.testing.assert_allclose(numbers("new.predictions.csv", "prediction"), [1.5, np.nan, np.nan])
     np.testing.assert_allclose(numbers("new.predictions.csv", "log_mass"), [np.log(1.5), -np.inf, -np.inf])
@@ -229,7 +229,8 @@ def test_empty_windows_of_classes_get_the_weighted_shares(here):
 def test_empty_raise_is_the_datas_fault_and_writes_nothing(here):
     ran = run(f"{empty_windows()} --empty raise")
     said = (
-        "new.csv: 2 of 3 rows have no training row in reach (rows 2, 3); use a larger --bandwidth, or another --empty."
+        "new.csv: 2 of 3 rows have no training row in their window (rows 2, 3); use a larger --bandwidth, or another "
+        "--empty."
     )
     assert ran == (1, "", f"fastnw predict: error: {said}\n")
     assert not Path("new.predictions.csv").exists()
@@ -348,7 +349,7 @@ def test_the_datas_faults_exit_with_1_and_write_nothing(here, files, options, sa
 
 def test_identifiers_are_not_taken_for_classes(here, monkeypatch):
     tables()
-    monkeypatch.setattr(predict_command, "MAX_INDICATORS", 60)
+    monkeypatch.setattr(predict_command, "MAX_CLASS_CELLS", 60)
     ran = run("predict full.csv new.csv --target label --classify --features a,b")
     assert ran.status == 1
     assert "has 2 classes in 60 rows, more than can be held" in ran.err

@@ -43,7 +43,7 @@ def test_linked_files_exist(page):
 
 
 def test_command_lines_are_understood():
-    from fastnw.cli import _parse
+    from fastnw.cli.command import _parse
 
     lines = [line for page in PAGES for language, _, text in blocks(page) if not language for line in text.splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("fastnw ")]

@@ -12,7 +12,7 @@ import pytest
 from oracle import LONG, naive_log_density, naive_pool, naive_scaled
 
 import fastnw
-from fastnw.bandwidth.spectral import Spectrum
+from fastnw.bandwidth.fits.spectral import SpectralFitter
 from fastnw.core.model import Queries
 from fastnw.core.validate import build, metric
 from fastnw.methods.fourier import method as fourier
@@ -207,11 +207,11 @@ def test_the_bound_of_a_search(d, wider):
     keys = np.concatenate([np.zeros((20_000, d)), 3 * rng.normal(size=(300, d))])
     h = np.full(d, 0.5)
     problem = build(keys, keys, np.sin(keys[:, 0]), kernel="gaussian", bandwidth=h, exclude_self=True)
-    spectrum = Spectrum(problem, "auto", 1, QUIET)
+    spectrum = SpectralFitter(problem, "auto", 1, QUIET)
     spectrum.at(h)
     h = h * (wider if d == 1 else 1.0)
     level = spectrum.levels[-1]
-    sums = level.back(h, QUIET)[0, 20_000:] - 1
+    sums = level.to_keys(h, QUIET)[0, 20_000:] - 1
     kappa = np.exp(
         -np.square(naive_scaled(keys[20_000:], np.append(keys[20_000:], [[0.0] * d], axis=0), "gaussian", h)) / 2
     )

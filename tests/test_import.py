@@ -31,6 +31,18 @@ def test_import_and_first_use_load_nothing_heavy():
     assert fresh.run(program).splitlines() == ["[]", "[]"]
 
 
+@pytest.mark.parametrize("call", ["select_bandwidth", "learn_bandwidth"])
+def test_the_first_bandwidth_of_a_process_loads_nothing_heavy(call):
+    """Loading scikit-learn, and pandas and scipy.stats with it, took twice as long as the search."""
+    program = f"""
+    import sys, numpy as np, fastnw
+    x = np.random.default_rng(0).uniform(size=(200, 2))
+    fastnw.{call}(x, np.sin(6 * x[:, 0]) + x[:, 1])
+    print(sorted({{"numba", "sklearn", "matplotlib", "pandas", "scipy.stats", "pyarrow", "tqdm"}} & set(sys.modules)))
+    """
+    assert fresh.run(program).strip() == "[]"
+
+
 def test_import_changes_nothing_around_it():
     program = """
     import os, warnings

@@ -97,7 +97,7 @@ FIT = {
     "1 sample": (
         {"X": X[:1], "y": Y[:1]},
         ValueError,
-        "A bandwidth rule needs more than 1 sample, got n_samples = 1: give a number.",
+        "A bandwidth rule needs more than 1 sample, got n_samples = 1. Pass a number.",
         ESTIMATORS,
     ),
     "1-D": ({"X": X[:, 0]}, ValueError, "Expected 2D array, got 1D array instead:", ESTIMATORS),

@@ -10,7 +10,8 @@ import pytest
 import fastnw
 from fastnw import BandwidthWarning, kernels
 from fastnw.bandwidth import learn
-from fastnw.bandwidth.parameters import Matrix, Widths
+from fastnw.bandwidth.descent import Matrix, Steps, Widths
+from fastnw.bandwidth.rows import read_rows
 
 
 def sample(n=400, seed=0):
@@ -36,12 +37,12 @@ def test_gradients_are_those_of_the_loss(kernel, shape, weighted):
     x, y = sample(80)
     weights = np.random.default_rng(1).integers(1, 4, len(x)) if weighted else None
     start = 0.3 if kernels.get(kernel).support is None else 1.2
-    learner = learn._learner(x, y, kernels.get(kernel), start, weights, True, "squares", 1)
+    learner = learn._learner(read_rows(x, y, "loo", kernel, weights), start, True, 1)
     if shape == "matrix":
         form = Matrix(start**2 * np.array([[1.0, 0.3], [0.3, 2.0]]), 2)
     else:
         form = Widths(np.array([start, 1.5 * start]), shape == "each")
-    steps = learn._Steps(learner, form, lambda value: None, False)
+    steps = Steps(learner, form, lambda value: None, False)
     theta, batch = form.theta + 0.05 * np.arange(len(form.theta)), np.arange(0, 80, 3)
     _, gradient = steps(theta, batch)
     for i in range(len(theta)):
@@ -70,7 +71,7 @@ def test_one_width_for_all():
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "lbfgs"])
 def test_without_leaving_out_it_collapses_and_says_so(optimizer):
     x, y = sample(200)
-    with pytest.warns(BandwidthWarning, match="least at width zero"):
+    with pytest.warns(BandwidthWarning, match="least at bandwidth zero"):
         found = fastnw.learn_bandwidth(x, y, leave_one_out=False, optimizer=optimizer, epochs=150, learning_rate=10.0)
     start, best = fastnw.select_bandwidth(x, y, criterion="scott").bandwidth, fastnw.select_bandwidth(x, y)
     assert found.score < 0.6 * best.score
@@ -134,9 +135,9 @@ def test_the_same_seed_gives_the_same_widths_on_any_number_of_threads():
         ({"batch_size": 0}, "batch_size must be a positive integer"),
         ({"epochs": 1.5}, "epochs must be a positive integer"),
         ({"learning_rate": -1.0}, "learning_rate must be a positive number"),
-        ({"bandwidth": np.eye(2)}, "needs matrix=True"),
+        ({"bandwidth": np.eye(2)}, "Use matrix=True"),
         ({"kernel": "boxcar", "bandwidth": 1e-6}, "Start from a wider bandwidth"),
-        ({"values": None}, "values is required"),
+        ({"values": None}, "needs values"),
     ],
 )
 def test_errors(options, message):
@@ -157,5 +158,5 @@ def test_its_picture():
         figure = fastnw.learn_bandwidth(x, y, optimizer="adam", epochs=30, batch_size=20, **options).plot()
         assert len(figure.axes) == 2
         pyplot.close(figure)
-    with warnings.catch_warnings(), pytest.raises(ValueError, match="history=False"):
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="history=True"):
         fastnw.learn_bandwidth(x, y, epochs=1, history=False).plot()

@@ -14,7 +14,8 @@ import pytest
 
 import fastnw
 from fastnw import NadarayaWatsonClassifier, kernels, planner
-from fastnw.bandwidth import own_classes, select
+from fastnw.bandwidth import rows
+from fastnw.bandwidth.fits import own_classes
 from fastnw.core.classes import LEAST_CLASSES, MostProbable, OneHot
 from fastnw.core.driver import predict
 from fastnw.core.pack import pack_keys
@@ -289,9 +290,9 @@ def leave_one_out_loss(keys, labels, weights, kernel, h):
 @pytest.mark.parametrize("way", ["indicators", "own classes", "all classes"])
 def test_bandwidths_are_selected_by_leave_one_out_losses(kernel, way, monkeypatch):
     """By the pairs of the same class alone, or by sums of all classes of which only the own one's is kept."""
-    monkeypatch.setattr(select, "MOST_INDICATOR_BYTES", 1 << 30 if way == "indicators" else 0)
+    monkeypatch.setattr(rows, "MAX_INDICATOR_BYTES", 1 << 30 if way == "indicators" else 0)
     monkeypatch.setattr(own_classes, "PAIR_NS", 1e9 if way == "all classes" else 1e-9)
-    monkeypatch.setattr(own_classes, "PAIRS", 500)
+    monkeypatch.setattr(own_classes, "PAIRS_PER_TASK", 500)
     _, keys, labels, weights = cloud(n=300)
     keys = 0.35 * keys + np.column_stack([labels % 8, labels // 8])
     candidates = np.array([0.1, 0.4, 1.0, 3.0]) * (1 if kernel == "gaussian" else 20)
@@ -329,9 +330,9 @@ def test_own_classes_of_several_outputs():
 
 
 def test_aicc_of_many_classes_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(select, "MOST_INDICATOR_BYTES", 0)
+    monkeypatch.setattr(rows, "MAX_INDICATOR_BYTES", 0)
     _, keys, labels, _ = cloud()
-    message = rf"'aicc' needs indicators .* got .*\(500 rows, {CLASSES} classes\)\. Use 'loo'"
+    message = rf"'aicc' supports .* class indicators, got .*\(500 rows, {CLASSES} classes\)\. Use criterion='loo'"
     with pytest.raises(ValueError, match=message):
         NadarayaWatsonClassifier(bandwidth="aicc").fit(keys, labels)
 

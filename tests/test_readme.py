@@ -25,7 +25,7 @@ def test_it_is_short():
 
 
 def test_command_lines_are_understood():
-    from fastnw.cli import _parse
+    from fastnw.cli.command import _parse
 
     lines = [line for language, text in BLOCKS if not language for line in text.splitlines()]
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("fastnw ")]

@@ -11,10 +11,10 @@ from oracle import COMPACT, KAPPA, LOG_KAPPA
 
 import fastnw
 from fastnw import BandwidthWarning, NadarayaWatsonClassifier, NadarayaWatsonRegressor, kernels
-from fastnw.bandwidth import search, select
+from fastnw.bandwidth import criteria, search
 from fastnw.bandwidth.criteria import Sample
-from fastnw.bandwidth.spectral import Spectrum
-from fastnw.bandwidth.sums import Sums
+from fastnw.bandwidth.fits.planned import PlannedFitter
+from fastnw.bandwidth.fits.spectral import SpectralFitter
 from fastnw.core.validate import build
 from fastnw.runtime.threads import Meter
 
@@ -160,7 +160,7 @@ def test_no_grid_finds_a_better_pair(kernel):
     assert found.score <= best * (1 + 1e-7)
 
 
-@pytest.mark.parametrize("kind", select.LOSSES)
+@pytest.mark.parametrize("kind", criteria.LOSSES)
 @pytest.mark.parametrize("kernel", ["gaussian", "biweight", "tricube", "laplacian", "matern32", "matern52", "logistic"])
 @pytest.mark.parametrize("weighted", [None, "counts", "shares"])
 def test_gradients(kind, kernel, weighted):
@@ -188,11 +188,11 @@ def objectives(x, y, weights, kernel, kind, h):
     """One for each way of summing."""
     problem = build(x, x, y, kernel=kernel, bandwidth=h, sample_weight=weights, exclude_self=kind != "aicc")
     data = Sample.of(problem)
-    ways = [Sums, Spectrum] if kernel == "gaussian" else [Sums]
+    ways = [PlannedFitter, SpectralFitter] if kernel == "gaussian" else [PlannedFitter]
     for way in ways:
-        sums = way(problem, "auto", 1, Meter(False, 0, ""))
+        fitter = way(problem, "auto", 1, Meter(False, 0, ""))
         yield search.Objective(
-            lambda _, __, sums=sums: sums, select.LOSSES[kind][0], data, kernels.get(kernel), lambda _: None
+            lambda _, __, fitter=fitter: fitter, criteria.LOSSES[kind], data, kernels.get(kernel), lambda _: None
         )
 
 
@@ -276,14 +276,14 @@ def test_the_spectrum_is_the_sum_of_every_pair(n):
         y = np.sin(3 * x[:, 0])
         h = np.full(d, 0.02 if d == 1 else 0.1)
         problem = build(x, x, y, kernel="gaussian", bandwidth=h, exclude_self=True)
-        fit = Spectrum(problem, "auto", None, Meter(False, 0, "")).at(h).fit
+        fit = SpectralFitter(problem, "auto", None, Meter(False, 0, "")).at(h).fit
         some = np.concatenate([np.argsort(np.abs(x).max(axis=1))[-40:], rng.integers(0, n, 40)])
         k = -((((x[some][:, None] - x[None]) / h) ** 2).sum(axis=2)) / 2
         k[np.arange(len(some)), some] = -np.inf
         shift = k.max(axis=1)
         weight = np.exp(k - shift[:, None])
         f, log_mass = weight @ y / weight.sum(axis=1), np.log(weight.sum(axis=1)) + shift
-        # a mass is known to SURE = 4e3 times less than itself at worst
+        # a mass is known to MIN_MASS_OVER_ERROR = 4e3 times less than itself at worst
         np.testing.assert_allclose(fit.log_mass[some], log_mass, rtol=0, atol=3e-4)
         np.testing.assert_allclose(fit.mean[some, 0], f, rtol=0, atol=6e-4)
 

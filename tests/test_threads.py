@@ -155,9 +155,9 @@ def test_transforms_at_once_leave_filters_of_warnings_alone():
     import itertools, time, warnings
     import numpy as np
     import fastnw
-    from fastnw.methods.fourier import method as fourier
+    from fastnw.methods.fourier import transforms
 
-    fourier.transforms()  # old finuffts warn as they are loaded
+    transforms.library()  # old finuffts warn as they are loaded
     from finufft import _interfaces
 
     class Slow:

@@ -1,4 +1,4 @@
-"""What a search for bandwidths found."""
+"""The result of a search for bandwidths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchPath:
-    """Every bandwidth looked at, in order, and its loss (∞ where a window was empty).
+    """Every bandwidth that the search tried, in order, and its loss (∞ where a window was empty).
 
     Attributes
     ----------
@@ -37,14 +37,14 @@ class BandwidthSelection:
     Attributes
     ----------
     bandwidth : float or (d,) float64
-        To pass on as ``bandwidth=``; one number if all coordinates were to share one.
+        To use as ``bandwidth=``; one number if all coordinates share it.
     score : float
-        The criterion there, a loss; NaN for the reference rules, which have none.
+        The loss at the bandwidth; NaN for the reference rules, which have none.
     path : SearchPath
-        What was looked at.
+        The bandwidths that were tried.
     criterion, kernel : str
     notes : tuple of str
-        What to know about the result: coordinates without relation to the values, ends of the search.
+        Remarks on the result: coordinates without relation to the values, a bandwidth at the end of the search.
     """
 
     bandwidth: Any
@@ -55,12 +55,12 @@ class BandwidthSelection:
     notes: tuple[str, ...] = field(default=())
 
     def plot(self, ax: Any = None) -> Figure | SubFigure:
-        """The loss against the bandwidth of each coordinate, at all that were looked at.
+        """Draw the loss against the bandwidth of each coordinate, for all bandwidths that were tried.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            None: a new figure.
+            None makes a new figure.
 
         Returns
         -------
@@ -69,14 +69,19 @@ class BandwidthSelection:
         Raises
         ------
         ValueError
-            There is no path: a reference rule looks at nothing.
+            The path is empty, because a reference rule tries no bandwidths.
         """
-        from fastnw.bandwidth.picture import draw
+        from fastnw.bandwidth.picture import draw_path
 
-        return draw(self, ax).figure
+        if not len(self.path):
+            raise ValueError(
+                f"There is nothing to draw: {self.criterion!r} is a rule, which tries no bandwidths. "
+                "Use criterion='loo' or 'aicc'."
+            )
+        return draw_path(self.path.bandwidth, self.path.score, self.bandwidth, self.criterion, ax).figure
 
     def __repr__(self) -> str:
         h = np.array2string(np.atleast_1d(self.bandwidth), precision=6, separator=", ", threshold=8)
         h = h if np.ndim(self.bandwidth) else f"{self.bandwidth:.6g}"
         text = f"BandwidthSelection(bandwidth={h}, score={self.score:.6g}, criterion={self.criterion!r}, "
-        return text + f"kernel={self.kernel!r}, {len(self.path)} looked at)"
+        return text + f"kernel={self.kernel!r}, {len(self.path)} tried)"

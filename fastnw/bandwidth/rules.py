@@ -1,4 +1,4 @@
-"""Bandwidths from data: the reference rules of Scott and Silverman."""
+"""Bandwidths from data by the reference rules of Scott and Silverman."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ _RULES: dict[str, Callable[[float, int], float]] = {
     "silverman": lambda n, d: (n * (d + 2) / 4.0) ** (-1.0 / (d + 4)),
 }
 RULES = tuple(_RULES)
-CRITERIA = ("loo", "aicc")  # of `fastnw.select_bandwidth`, which estimators and the command line take beside the rules
 
-_BLOCK_ELEMENTS = 2**20  # of X, made float64 at a time: 8 MiB
+_BLOCK_ELEMENTS = 2**20  # elements of X that are converted to float64 at a time: 8 MiB
 
 
 def rule_bandwidth(
@@ -33,7 +32,7 @@ def rule_bandwidth(
     feature_names: Sequence[str] | None = None,
     named: str | None = None,
 ) -> np.ndarray:
-    """One bandwidth per coordinate by a reference rule: its spread times a factor that shrinks with the sample.
+    """One bandwidth per coordinate by a reference rule: the spread times a factor that falls with the sample size.
 
     Parameters
     ----------
@@ -42,15 +41,17 @@ def rule_bandwidth(
     rule : {"scott", "silverman"}
         h_j = σ_j n^(−1/(d+4)) [1]_; Silverman's is the same × (4/(d+2))^(1/(d+4)) [2]_.
     kernel : str or Kernel
-        Kernels other than the Gaussian are rescaled by the ratio of the canonical bandwidths, so that all smooth alike;
-        those that have none (``cauchy``, ``constant``, heavy-tailed ones of your own) keep the Gaussian's value.
+        For kernels other than the Gaussian the bandwidth is multiplied by the ratio of the canonical bandwidths, so
+        that all smooth alike. Kernels without a canonical bandwidth (``cauchy``, ``constant``, heavy-tailed kernels of
+        your own) use the Gaussian's value.
     sample_weight : array-like of shape (n,), optional
         Relative weights, as in SciPy's ``gaussian_kde``: n is the effective number of rows (Σw)²/Σw², and
-        σ_j² = Σw(x − x̄)²/Σw · n/(n − 1). A constant weight changes nothing, rows without weight are as if absent.
+        σ_j² = Σw(x − x̄)²/Σw · n/(n − 1). A constant factor changes nothing, and rows with weight 0
+        count as absent.
     feature_names : sequence of str, optional
-        Names of the columns for errors, where `X` does not carry them.
+        Names of the columns for errors, if `X` is no data frame.
     named : str, optional
-        What errors call the rule, for one that begins with it.
+        The name of the rule in errors, for a criterion whose search starts from the rule.
 
     Returns
     -------
@@ -59,7 +60,7 @@ def rule_bandwidth(
     Raises
     ------
     ValueError
-        Unknown rule; the kernel ``dot``; not more than one row with weight; a column without spread, by its name.
+        The rule is unknown, the kernel is ``dot``, there is at most one row with weight, or a column has no spread.
 
     References
     ----------
@@ -75,22 +76,22 @@ def rule_bandwidth(
     """
     if rule not in _RULES:
         choices = " or ".join(map(repr, RULES))
-        raise ValueError(f"Unknown bandwidth rule {rule!r}. Choose {choices}, or give a number or an array.")
+        raise ValueError(f"Unknown bandwidth rule {rule!r}. Choose {choices}, or pass a number or an array.")
     kernel, named = _kernels.get(kernel), named or rule
     if kernel.inner_product:
         raise ValueError(
-            f"bandwidth={named!r} is not defined for kernel {str(kernel)!r}, which has no distances to scale: "
-            "give a number, for example sqrt(d)."
+            f"bandwidth={named!r} is not defined for kernel {str(kernel)!r}, which has no distances to scale. "
+            "Pass a number, for example sqrt(d)."
         )
     if feature_names is None:
         feature_names = dataframes.column_names(X)
     data = X if isinstance(X, np.ndarray) else np.asarray(X)
     rows, weights = relative_weights(sample_weight)
-    given, data, d = len(data), data[rows], data.shape[1]
+    n_rows, data, d = len(data), data[rows], data.shape[1]
     if len(data) <= 1:
-        counted = "" if len(data) == given else ", counting only rows with a positive sample weight"
+        counted = "" if len(data) == n_rows else ", counting only rows with a positive sample weight"
         raise ValueError(
-            f"A bandwidth rule needs more than 1 sample, got n_samples = {len(data)}{counted}: give a number."
+            f"A bandwidth rule needs more than 1 sample, got n_samples = {len(data)}{counted}. Pass a number."
         )
     n = float(len(data))
     if weights is not None:
@@ -101,7 +102,15 @@ def rule_bandwidth(
     return h
 
 
+def geometric_mean(bandwidths: np.ndarray) -> float:
+    """The geometric mean of positive numbers; a power of two as a factor of them is one of it, to the last bit."""
+    mantissas, exponents = np.frexp(bandwidths)
+    whole, rest = divmod(int(exponents.sum()), len(bandwidths))
+    return float(np.ldexp(np.exp(np.log(mantissas).mean() + rest / len(bandwidths) * np.log(2.0)), whole))
+
+
 def _relative_to_gaussian(kernel: Kernel, d: int) -> float:
+    """The kernel's canonical bandwidth over the Gaussian's, or 1 if it has none."""
     canonical = integrals.canonical_bandwidth(kernel, d)
     gaussian = integrals.canonical_bandwidth(_kernels.get("gaussian"), d)
     return 1.0 if canonical is None or gaussian is None else canonical / gaussian

@@ -1,4 +1,4 @@
-"""``fastnw info``."""
+"""``fastnw info``: prints the configuration."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """It has none."""
+    """Add no arguments: the command has none."""
 
 
 def run(args: argparse.Namespace) -> int:

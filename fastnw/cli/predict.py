@@ -1,4 +1,4 @@
-"""``fastnw predict``: a table of training rows and one of queries in, the queries with their predictions out."""
+"""``fastnw predict``: reads a table of training rows and one of queries, and writes the queries with predictions."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from typing import Any
 import numpy as np
 
 from fastnw import bandwidth, kernels
-from fastnw.cli import say
+from fastnw.bandwidth.criteria import loss_for
+from fastnw.bandwidth.rows import Rows
+from fastnw.cli.usage import UsageError
+from fastnw.core.classes import OneHot
 from fastnw.core.validate import EMPTY_POLICIES
 from fastnw.core.warnings import EmptyWindowWarning
 from fastnw.functions import pool
 from fastnw.kernels.kernel import Kernel
+from fastnw.runtime.terminal import say
 from fastnw.tables import Table, TableError, check_writable, read_table, write_table
 from fastnw.tables.columns import as_floats
 
@@ -34,23 +38,31 @@ examples:
   fastnw predict train.parquet new.parquet --target species --classify --bandwidth loo
 """
 
-NAMED = (*bandwidth.RULES, *bandwidth.CRITERIA)  # bandwidths
-MAX_INDICATORS = 2**29  # 4 GiB: far more than classes need, and less than a column of identifiers would
-
-
-class UsageError(Exception):
-    """The call is at fault, not the data."""
+NAMED_BANDWIDTHS = (*bandwidth.RULES, *bandwidth.CRITERIA)
+MAX_CLASS_CELLS = 2**29  # rows times classes: far more than classes need, and less than a column of identifiers has
 
 
 @dataclass(frozen=True)
 class _Training:
-    """What the training table gives. For classes `values` is one column of zeros and ones for each."""
+    """The columns of the training table.
+
+    Attributes
+    ----------
+    table : Table
+    features : list of str
+    keys : (n, d) array
+    target : (n,) array
+        Numbers, or class labels.
+    weights : (n,) array or None
+    classes : (c,) array or None
+        The distinct labels, sorted.
+    """
 
     table: Table
     features: list[str]
-    keys: np.ndarray  # (n, d)
-    values: np.ndarray  # (n,) or (n, number of classes)
-    weights: np.ndarray | None  # (n,)
+    keys: np.ndarray
+    target: np.ndarray
+    weights: np.ndarray | None
     classes: np.ndarray | None
 
 
@@ -66,11 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weight", metavar="COL", help="column of TRAIN with each row's relative weight")
     of_kernels = f"one of {', '.join(kernels.names())} (default: %(default)s)"
     parser.add_argument("--kernel", type=_kernel, default="gaussian", metavar="K", help=of_kernels)
-    of_bandwidth = f"a number, one for each feature (H1,H2), {' or '.join(NAMED)} (default: %(default)s)"
+    of_bandwidth = f"a number, one for each feature (H1,H2), {' or '.join(NAMED_BANDWIDTHS)} (default: %(default)s)"
     parser.add_argument("--bandwidth", type=_bandwidth, default="scott", metavar="H", help=of_bandwidth)
     of_empty = (
-        f"prediction where no training row is in reach: {', '.join(EMPTY_POLICIES)} or a number (default: %(default)s, "
-        "with --classify the classes' shares in TRAIN)"
+        f"prediction where the window has no training row: {', '.join(EMPTY_POLICIES)} or a number "
+        "(default: %(default)s, with --classify the classes' shares in TRAIN)"
     )
     parser.add_argument("--empty", type=_empty, default="nan", metavar="POLICY", help=of_empty)
     parser.add_argument(
@@ -86,12 +98,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, predict, write and say so in two lines.
+    """Read the tables, predict, write the result and print a summary of two lines.
 
     Raises
     ------
-    UsageError, TableError
-        The call's fault; the data's fault.
+    UsageError
+        The call is wrong.
+    TableError
+        The data are wrong.
     """
     out = args.out or args.queries.with_name(f"{args.queries.stem}.predictions{args.queries.suffix}")
     _check_out(out, args)
@@ -102,10 +116,10 @@ def run(args: argparse.Namespace) -> int:
     _warn_of_rounding(args, training, queries)
     h = _resolve_bandwidth(args, training)
     start = time.perf_counter()
-    values, log_mass = _pool(args, training, points, h)
+    predicted, log_mass = _predicted(args, training, points, h)
     seconds = time.perf_counter() - start
     _report_empty(args, np.flatnonzero(np.isneginf(log_mass)), len(log_mass))
-    columns = _result_columns(training.classes, values, log_mass)
+    columns = _result_columns(training.classes, predicted, log_mass)
     write_table({**queries.columns, **columns}, out, force=args.force)
     if not args.quiet:
         print(_summary(args, training, len(points), h, seconds, out))
@@ -131,12 +145,12 @@ def _kernel(text: str) -> Kernel:
 
 def _bandwidth(text: str) -> str | np.ndarray:
     """The name of a rule or a criterion, or an array of shape () or (d,)."""
-    if text in NAMED:
+    if text in NAMED_BANDWIDTHS:
         return text
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        rules = " nor ".join(map(repr, NAMED))
+        rules = " nor ".join(map(repr, NAMED_BANDWIDTHS))
         raise argparse.ArgumentTypeError(f"{text!r} is neither numbers nor {rules}") from None
     bad = next((number for number in numbers if not (number > 0 and math.isfinite(number))), None)
     if bad is not None:
@@ -165,7 +179,7 @@ def _tolerance(text: str) -> float:
 
 
 def _check_out(out: Path, args: argparse.Namespace) -> None:
-    """Refuse what cannot be written, or would destroy an input, before the work is done."""
+    """Refuse, before the work is done, an output that cannot be written or that would overwrite an input."""
     for name in (args.train, args.queries):
         if out.exists() and name.exists() and out.samefile(name):
             raise UsageError(f"--out {out} would overwrite an input.")
@@ -189,12 +203,14 @@ def _read_training(args: argparse.Namespace) -> _Training:
         table.column(name)
     features = args.features or _default_features(table, others)
     keys = table.matrix(features)
-    classes = None
-    if args.classify:
-        classes, values = _indicators(table, target, keys.dtype)
-    else:
-        values = _target_numbers(table, target)
-    return _Training(table, features, keys, values, _weights(table, weight), classes)
+    labels = _labels(table, target) if args.classify else _target_numbers(table, target)
+    classes = np.unique(labels) if args.classify else None
+    if classes is not None and len(classes) * len(labels) > MAX_CLASS_CELLS:
+        raise TableError(
+            f"{table.path}: column {target!r} has {len(classes):,} classes in {len(labels):,} rows, more than can be "
+            "held as a column for each; if it is a number, leave out --classify."
+        )
+    return _Training(table, features, keys, labels, _weights(table, weight), classes)
 
 
 def _default_features(table: Table, others: list[str]) -> list[str]:
@@ -202,7 +218,7 @@ def _default_features(table: Table, others: list[str]) -> list[str]:
     if not features:
         raise TableError(f"{table.path}: has no column besides {', '.join(map(repr, others))} to predict from.")
     unnamed = next((name for name in features if not name or name.startswith("__index_level_")), None)
-    if unnamed is not None:  # pandas writes its index so
+    if unnamed is not None:  # pandas writes its index under such names
         raise TableError(
             f"{table.path}: column {unnamed!r} looks like a saved index; name the columns with --features."
         )
@@ -218,20 +234,11 @@ def _target_numbers(table: Table, target: str) -> np.ndarray:
         raise
 
 
-def _indicators(table: Table, target: str, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """The classes (c,), and a column of zeros and ones for each, (n, c)."""
+def _labels(table: Table, target: str) -> np.ndarray:
     labels = table.labels(target)
     if labels.dtype.kind == "f":
         raise TableError(f"{table.path}: column {target!r} holds fractions, not classes; leave out --classify.")
-    classes, codes = np.unique(labels, return_inverse=True)
-    if len(classes) * len(codes) > MAX_INDICATORS:
-        raise TableError(
-            f"{table.path}: column {target!r} has {len(classes):,} classes in {len(codes):,} rows, more than can be "
-            "held as a column for each; if it is a number, leave out --classify."
-        )
-    indicators = np.zeros((len(codes), len(classes)), dtype)
-    indicators[np.arange(len(codes)), codes] = 1
-    return classes, indicators
+    return labels
 
 
 def _weights(table: Table, weight: str | None) -> np.ndarray | None:
@@ -259,84 +266,78 @@ def _refuse_taken(queries: Table, names: list[str]) -> None:
 
 
 def _warn_of_rounding(args: argparse.Namespace, training: _Training, queries: Table) -> None:
-    """One line for all columns whose whole numbers are too large for floats."""
+    """Warn, in one line, of all columns whose whole numbers are too large for floats."""
     numbers = [*training.features, *([] if args.classify else [args.target]), *([args.weight] if args.weight else [])]
-    there = [(training.table, training.table.rounded(numbers)), (queries, queries.rounded(training.features))]
-    said = [f"{table.path}: {', '.join(map(repr, names))}" for table, names in there if names]
-    if said:
-        _warn(f"whole numbers beyond 2**53 are rounded to float64 ({'; '.join(said)}).")
+    rounded = [(training.table, training.table.rounded(numbers)), (queries, queries.rounded(training.features))]
+    columns = [f"{table.path}: {', '.join(map(repr, names))}" for table, names in rounded if names]
+    if columns:
+        _warn(f"whole numbers beyond 2**53 are rounded to float64 ({'; '.join(columns)}).")
 
 
 def _resolve_bandwidth(args: argparse.Namespace, training: _Training) -> np.ndarray:
     """The bandwidth as an array of shape () or (d,)."""
-    given, features = args.bandwidth, training.features
-    if isinstance(given, str):
+    h, features = args.bandwidth, training.features
+    if isinstance(h, str):
         if args.kernel.inner_product:
-            raise UsageError(f"--bandwidth {given} is not defined for the kernel {args.kernel}; give a number.")
+            raise UsageError(f"--bandwidth {h} is not defined for the kernel {args.kernel}; give a number.")
         try:
-            if given in bandwidth.CRITERIA:
+            if h in bandwidth.CRITERIA:
                 return _selected(args, training)
-            return bandwidth.rule_bandwidth(training.keys, given, args.kernel, training.weights, feature_names=features)
+            return bandwidth.rule_bandwidth(training.keys, h, args.kernel, training.weights, feature_names=features)
         except ValueError as error:
             raise TableError(f"{training.table.path}: {error}") from error
-    if given.ndim and len(given) != len(features):
-        raise UsageError(f"--bandwidth has {len(given)} numbers for {len(features)} features: {', '.join(features)}.")
-    return given
+    if h.ndim and len(h) != len(features):
+        raise UsageError(f"--bandwidth has {len(h)} numbers for {len(features)} features: {', '.join(features)}.")
+    return h
 
 
 def _selected(args: argparse.Namespace, training: _Training) -> np.ndarray:
-    """The bandwidth of least leave-one-out loss, or AICc."""
-    from fastnw.bandwidth.select import Progress, selected
+    """The bandwidth with the least leave-one-out loss or AICc."""
+    from fastnw.bandwidth.progress import Progress
+    from fastnw.bandwidth.select import selected
 
-    losses = {"loo": "squares" if training.classes is None else "log_loss", "aicc": "aicc"}
-    with warnings.catch_warnings(record=True) as caught, Progress(False if args.quiet else None) as told:
+    keys, weights, classes = training.keys, training.weights, training.classes
+    loss = loss_for(args.bandwidth, "numbers" if classes is None else "classes")
+    if classes is None:
+        values: Any = training.target[:, None]
+    else:
+        values = OneHot.of(np.searchsorted(classes, training.target)[:, None], [len(classes)], keys.dtype)
+    rows = Rows(keys, values, weights, args.kernel, loss, training.features)
+    with warnings.catch_warnings(record=True) as caught, Progress(False if args.quiet else None) as report:
         warnings.simplefilter("always")
-        found = selected(
-            training.keys,
-            training.values.reshape(len(training.keys), -1),
-            training.weights,
-            kernel=args.kernel,
-            kind=losses[args.bandwidth],
-            backend=args.backend,
-            n_jobs=args.n_jobs,
-            tell=told,
-            feature_names=training.features,
-        )
+        selection = selected(rows, backend=args.backend, n_jobs=args.n_jobs, report=report)
     for warning in caught:
         _warn(str(warning.message))
-    return np.asarray(found.bandwidth)
+    return np.asarray(selection.bandwidth)
 
 
-def _pool(args: argparse.Namespace, training: _Training, points: np.ndarray, h: np.ndarray) -> tuple[Any, Any]:
-    """Weighted means and log_mass; empty windows are reported by the caller, in the table's rows."""
+def _predicted(args: argparse.Namespace, training: _Training, points: np.ndarray, h: np.ndarray) -> tuple[Any, Any]:
+    """Predictions, or probabilities (m, c), and log masses; the caller reports empty windows, by row numbers."""
+    by_classes = training.classes is not None
     empty = args.empty
     if empty in ("nan", "raise"):
-        empty = "nan" if training.classes is None else "mean"
+        empty = "mean" if by_classes else "nan"
+    options = {"kernel": args.kernel, "bandwidth": h, "method": args.method, "backend": args.backend, "tol": args.tol}
+    options |= {"empty": empty, "n_jobs": args.n_jobs}
+    progress = False if args.quiet else None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", EmptyWindowWarning)
         try:
-            values, log_mass = pool(
-                points,
-                training.keys,
-                training.values,
-                kernel=args.kernel,
-                bandwidth=h,
-                sample_weight=training.weights,
-                method=args.method,
-                backend=args.backend,
-                tol=args.tol,
-                empty=empty,
-                return_mass=True,
-                n_jobs=args.n_jobs,
-                progress=False if args.quiet else None,
-            )
-        except (ValueError, TypeError, RuntimeError) as error:  # arrays were checked: what is left are the choices
+            if by_classes:
+                from fastnw.estimators import NadarayaWatsonClassifier
+
+                model = NadarayaWatsonClassifier(**options).fit(training.keys, training.target, training.weights)
+                predicted, log_mass = model._probabilities(points, progress)
+            else:
+                options |= {"sample_weight": training.weights, "return_mass": True, "progress": progress}
+                predicted, log_mass = pool(points, training.keys, training.target, **options)
+        except (ValueError, TypeError, RuntimeError) as error:  # the arrays were checked, so an option is wrong
             raise UsageError(str(error)) from error
     for warning in caught:
         if issubclass(warning.category, UserWarning):
             _warn(str(warning.message))
-    return values, log_mass
+    return predicted, log_mass
 
 
 def _report_empty(args: argparse.Namespace, rows: np.ndarray, m: int) -> None:
@@ -344,7 +345,7 @@ def _report_empty(args: argparse.Namespace, rows: np.ndarray, m: int) -> None:
     if len(rows) == 0 or args.empty not in ("nan", "raise"):
         return
     first = ", ".join(str(row + 1) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
-    message = f"{args.queries}: {len(rows)} of {m} rows have no training row in reach (rows {first})"
+    message = f"{args.queries}: {len(rows)} of {m} rows have no training row in their window (rows {first})"
     if args.empty == "raise":
         raise TableError(f"{message}; use a larger --bandwidth, or another --empty.")
     _warn(f"{message}; their prediction is {'by the shares of the classes' if args.classify else 'nan'}.")
@@ -354,11 +355,10 @@ def _warn(message: str) -> None:
     say(f"fastnw predict: warning: {' '.join(message.split())}")
 
 
-def _result_columns(classes: np.ndarray | None, values: np.ndarray, log_mass: np.ndarray) -> dict[str, np.ndarray]:
+def _result_columns(classes: np.ndarray | None, predicted: np.ndarray, log_mass: np.ndarray) -> dict[str, np.ndarray]:
     if classes is None:
-        return {"prediction": values, "log_mass": log_mass}
-    shares = values / values.sum(axis=1, keepdims=True)
-    columns = [classes[np.argmax(shares, axis=1)], *shares.T, log_mass]
+        return {"prediction": predicted, "log_mass": log_mass}
+    columns = [classes[np.argmax(predicted, axis=1)], *predicted.T, log_mass]
     return dict(zip(_result_names(classes), columns, strict=True))
 
 

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastnw.cli import say
+from fastnw.runtime.terminal import say
 from fastnw.tables import TableError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastnw import d2l
-from fastnw.demo.parts import chapter_truth
+from fastnw.demo.chapter_data import chapter_truth
 
 KERNELS = {"Gaussian": d2l.gaussian, "Boxcar": d2l.boxcar, "Constant": d2l.constant, "Epanechikov": d2l.epanechikov}
 WIDTHS = (0.1, 0.2, 0.5, 1.0)

@@ -12,10 +12,8 @@ import numpy as np
 
 import fastnw
 from fastnw import tables
+from fastnw.demo.chapter_data import CHAPTER_KERNELS, chapter_truth
 from fastnw.estimators.regression import NadarayaWatsonClassifier, NadarayaWatsonRegressor
-
-# The chapter's four kernels, and what it calls them where that differs.
-CHAPTER_KERNELS = {"gaussian": "", "boxcar": "", "constant": "", "triangular": 'its "Epanechikov"'}
 
 LARGE_BANDWIDTH = 0.14
 CHECKED_QUERIES = 50
@@ -66,10 +64,6 @@ def chapter(job: Job) -> Result:
         files.append(pictures.chapter_attention(job.out, x_test, x))
     lines = [f"RMSE to f {errors[k]:.3f}  {k}{note and f', {note}'}" for k, note in CHAPTER_KERNELS.items()]
     return Result("d2l.ai chapter", [f"{n} keys", f"{n} queries, 1-D"], lines, files)
-
-
-def chapter_truth(x: np.ndarray) -> np.ndarray:
-    return 2.0 * np.sin(x) + x
 
 
 def digits(job: Job) -> Result:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from fastnw.demo.parts import CHAPTER_KERNELS, chapter_truth
+from fastnw.demo.chapter_data import CHAPTER_KERNELS, chapter_truth
 from fastnw.plotting import AttentionDisplay, RegressionDisplay
 
 DPI = 100

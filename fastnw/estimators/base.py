@@ -17,6 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, chec
 from fastnw import bandwidth, kernels
 from fastnw._version import __version__
 from fastnw.bandwidth.adaptive import Abramson, NearestNeighbours
+from fastnw.bandwidth.criteria import loss_for
 from fastnw.core.classes import OneHot
 from fastnw.core.model import Model
 from fastnw.core.plan import Plan
@@ -62,8 +63,7 @@ class KernelEstimator(BaseEstimator):
     _parameter_constraints: ClassVar[dict[str, Any]] = COMMON_CONSTRAINTS
     _by_volume: ClassVar[bool] = False  # whether a key's share is spread over its own window
 
-    # what bandwidth="loo" leaves out to judge by: see `selection.select.LOSSES`
-    _loss: ClassVar[str] = "squares"
+    _predicts: ClassVar[str] = "numbers"  # the kind of values, for `fastnw.bandwidth.criteria.loss_for`
 
     def _fit_keys(self, X: np.ndarray, sample_weight: Any) -> None:
         kernel = kernels.get(self.kernel)
@@ -87,19 +87,16 @@ class KernelEstimator(BaseEstimator):
             self.key_scale_ = settled.key_scale(X, kernel=kernel, sample_weight=weights, n_jobs=self.n_jobs)
 
     def _selected(self, X: np.ndarray, weights: Any, kernel: Kernel, names: Any, criterion: str) -> np.ndarray:
+        from fastnw.bandwidth.rows import Rows
         from fastnw.bandwidth.select import selected
 
         values = self._values_kept()
+        values = values.reshape(len(X), -1) if isinstance(values, np.ndarray) else values
         self.selection_ = selected(
-            X,
-            values.reshape(len(X), -1) if isinstance(values, np.ndarray) else values,
-            weights,
-            kernel=kernel,
-            kind=self._loss if criterion == "loo" else "aicc",
+            Rows(X, values, weights, kernel, loss_for(criterion, self._predicts), names),
             random_state=getattr(self, "random_state", None),
             backend=self.backend,
             n_jobs=self.n_jobs,
-            feature_names=names,
         )
         return np.asarray(self.selection_.bandwidth)
 

@@ -90,7 +90,7 @@ class KernelDensity(KernelEstimator):
     }
     _by_volume = True
 
-    _loss = "likelihood"
+    _predicts = "density"
 
     def __init__(
         self,

@@ -208,7 +208,7 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
         **_NadarayaWatson._parameter_constraints,
         "empty": [StrOptions({"nan", "raise", "nearest", "mean"})],
     }
-    _loss = "log_loss"
+    _predicts = "classes"
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -279,11 +279,15 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
         p : ndarray of shape (m, n_classes), or list of such arrays
             Columns in the order of `classes_`; rows sum to 1.
         """
+        return self._probabilities(X)[0]
+
+    def _probabilities(self, X: Any, progress: bool | None = None) -> tuple[Any, np.ndarray]:
+        """What `predict_proba` returns, and the log mass (m,) of each query."""
         problem = self._asked(self._check_queries(X))
         means = np.empty((problem.m, problem.c), problem.dtype)
-        self._put_probabilities(problem, means)
-        found = shares(means, self._sizes())
-        return found if isinstance(self.classes_, list) else found[0]
+        log_mass = self._put_probabilities(problem, means, progress)
+        probabilities = shares(means, self._sizes())
+        return probabilities if isinstance(self.classes_, list) else probabilities[0], log_mass
 
     def _classes(self) -> list[np.ndarray]:
         return self.classes_ if isinstance(self.classes_, list) else [self.classes_]
@@ -299,19 +303,20 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
         indicators = [np.equal.outer(codes, np.arange(size)) for codes, size in pairs]
         return np.concatenate(indicators, axis=1).astype(self._keys.dtype)
 
-    def _put_probabilities(self, problem: Problem, means: Any) -> None:
-        """Put the classes' shares of all outputs, side by side, into `means` (m, c)."""
+    def _put_probabilities(self, problem: Problem, means: Any, progress: bool | None = None) -> np.ndarray:
+        """Put the classes' shares of all outputs, side by side, into `means` (m, c); return log masses (m,)."""
         log_mass = np.empty(problem.m, problem.dtype)
         predict(
             self._model(problem),
             problem,
-            None,
+            progress,
             means,
             empty="mean" if self.empty == "nan" else self.empty,
             log_mass=log_mass,
         )
         if self.empty == "nan":
             _warn_of_priors(np.flatnonzero(np.isneginf(log_mass)), problem.m)
+        return log_mass
 
 
 def _warn_of_priors(rows: np.ndarray, m: int) -> None:

@@ -1,4 +1,4 @@
-"""Leave-one-out shares of each row's own class, from pairs of rows of the same class: few where classes are many."""
+"""Leave-one-out shares of each row's own class, from pairs of rows of one class, few if classes are many."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fastnw.bandwidth.criteria import Floats
 from fastnw.core.problem import Problem
 from fastnw.runtime.threads import Meter, check_stop, run
 
-PAIRS = 1 << 18  # a task: some ten arrays of 2 MiB
-PAIR_NS = 100.0  # in NumPy, d = 2, one Zen 4 core; 0.9 where totals of all classes are summed
+PAIRS_PER_TASK = 1 << 18  # a task then holds some ten arrays of 2 MiB
+PAIR_NS = 100.0  # in NumPy, d = 2, on one Zen 4 core; a pair in the sums of all classes takes 0.9
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class OwnClasses:
     Attributes
     ----------
     orders : list of (n,) intp
-        Positions of the sorted rows, one array an output.
+        Positions of the sorted rows, one array for each output.
     firsts, sizes : list of (n,) intp
-        Where each sorted row's class begins among them, and how many rows it has.
+        Where the class of each sorted row begins among the sorted rows, and how many rows the class has.
     """
 
     orders: list[NDArray[np.intp]]
@@ -33,7 +33,7 @@ class OwnClasses:
 
     @classmethod
     def of(cls, codes: NDArray[np.int32]) -> OwnClasses:
-        """From codes (n, outputs)."""
+        """Sort the rows by their codes (n, outputs)."""
         orders = [np.argsort(column, kind="stable") for column in codes.T]
         firsts, sizes = [], []
         for order, column in zip(orders, codes.T, strict=True):
@@ -46,18 +46,19 @@ class OwnClasses:
 
     @property
     def seconds(self) -> float:
-        """Predicted, for `shares` on one thread."""
+        """Predicted time of `shares` on one thread."""
         return PAIR_NS * 1e-9 * sum(float(size.sum()) for size in self.sizes)
 
     def shares(self, problem: Problem, log_mass: Floats, n_threads: int) -> Floats:
-        """(n, outputs) Of the mass at each row, that of the other rows of its class; NaN where the window is empty.
+        """The part (n, outputs) of the mass at each row that belongs to other rows of its class.
 
-        The problem's queries are its keys, its bandwidths one a coordinate; `log_mass` (n,) is without the row's own.
+        It is NaN where the window is empty. The queries of the problem are its keys, with one bandwidth for each
+        coordinate; `log_mass` (n,) leaves out each row's own weight.
         """
-        found = np.empty((problem.n, len(self.orders)))
+        result = np.empty((problem.n, len(self.orders)))
         for k, (order, firsts, sizes) in enumerate(zip(self.orders, self.firsts, self.sizes, strict=True)):
             ends = np.cumsum(sizes)
-            cuts = np.unique(np.searchsorted(ends, np.arange(0, ends[-1], PAIRS)))
+            cuts = np.unique(np.searchsorted(ends, np.arange(0, ends[-1], PAIRS_PER_TASK)))
             cuts = np.append(cuts, problem.n)
 
             def task(
@@ -70,12 +71,12 @@ class OwnClasses:
             ) -> float:
                 check_stop()
                 rows = slice(cuts[i], cuts[i + 1])
-                found[order[rows], k] = _shares(problem, log_mass, order, rows, firsts[rows], sizes[rows])
+                result[order[rows], k] = _shares(problem, log_mass, order, rows, firsts[rows], sizes[rows])
                 return 0.0
 
             run(task, len(cuts) - 1, n_threads, Meter(False, 0, ""))
-        found[np.isneginf(log_mass)] = np.nan
-        return found
+        result[np.isneginf(log_mass)] = np.nan
+        return result
 
 
 def _shares(
@@ -86,13 +87,13 @@ def _shares(
     firsts: NDArray[np.intp],
     sizes: NDArray[np.intp],
 ) -> Floats:
-    """Those of some sorted rows."""
+    """The shares of a range of the sorted rows."""
     starts = np.cumsum(sizes) - sizes
-    each = np.repeat(np.arange(len(sizes)), sizes)
-    others = order[firsts[each] + np.arange(len(each)) - starts[each]]
-    own = order[rows][each]
-    kernel, u2 = problem.kernel, np.zeros(len(each))
-    with np.errstate(all="ignore"):  # κ(0 · ∞) of no consequence, logarithms of 0
+    row_of_pair = np.repeat(np.arange(len(sizes)), sizes)
+    others = order[firsts[row_of_pair] + np.arange(len(row_of_pair)) - starts[row_of_pair]]
+    own = order[rows][row_of_pair]
+    kernel, u2 = problem.kernel, np.zeros(len(row_of_pair))
+    with np.errstate(all="ignore"):  # κ(0 · ∞) of pairs that are left out, and logarithms of 0
         for j, inverse in enumerate(problem.metric.inverse):
             u2 += np.square((problem.keys[own, j] - problem.keys[others, j]) * inverse)
         logs = np.log(np.maximum(kernel.profile(u2), 0.0)) if kernel.log_profile is None else kernel.log_profile(u2)
