@@ -38,7 +38,7 @@ def terminal(monkeypatch):
 
 @pytest.fixture
 def everything_is_long(monkeypatch):
-    monkeypatch.setattr(threads, "PROGRESS_AFTER", 0.0)
+    monkeypatch.setattr(threads, "PROGRESS_SECONDS", 0.0)
 
 
 def states(text):

@@ -29,7 +29,7 @@ from fastnw.core.warnings import BandwidthWarning, caller_level
 from fastnw.interop import dataframes, frameworks
 from fastnw.kernels import integrals
 from fastnw.kernels.kernel import Kernel
-from fastnw.runtime.threads import PROGRESS_AFTER, Meter
+from fastnw.runtime.threads import PROGRESS_SECONDS, Meter
 
 CRITERIA = ("loo", "aicc", "log_loss", *RULES)
 MOST_INDICATOR_BYTES = 64 << 20  # of classes; some five arrays of that size are worked with
@@ -368,7 +368,7 @@ class Progress:
 
     def __call__(self, value: float) -> None:
         self.best = min(self.best, value)
-        late = time.perf_counter() - self.start > PROGRESS_AFTER and sys.stderr is not None and sys.stderr.isatty()
+        late = time.perf_counter() - self.start > PROGRESS_SECONDS and sys.stderr is not None and sys.stderr.isatty()
         if self.bar is None and (self.show or (self.show is None and late)):
             from tqdm import tqdm
 

@@ -1,1 +1,1 @@
-"""Arrays and data frames of other libraries, in and out. None of these libraries is imported before it is used."""
+"""Arrays and data frames of other libraries, in and out. None of these libraries is imported unless it is in use."""

@@ -1,7 +1,7 @@
-"""Data frames in place of arrays: which columns they have, and which of those belong together.
+"""Data frames in place of arrays: their column names, and the matching of columns by name.
 
-A frame is told by what it offers, not by narwhals, which takes neither Arrow's record batches nor frames in which a
-column's name comes twice. NumPy reads pandas, polars and Arrow tables by itself.
+A frame is recognised by its attributes, not by narwhals, which accepts neither Arrow record batches nor frames with
+duplicate column names. NumPy reads pandas, polars and Arrow tables by itself.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 
-NAMES_SHOWN = 5  # as in scikit-learn's messages
+MAX_NAMES_SHOWN = 5  # as in scikit-learn's messages
 
 
 def is_frame(table: Any) -> bool:
-    """Whether this is a data frame: pandas, polars and their kin, Arrow tables and record batches."""
-    # `shape` first: a lazy frame has none, and warns when its columns are asked for
-    if _is_arrow(table) and type(table).__name__ == "RecordBatch":  # has no shape before Arrow 15
+    """Whether this is a data frame of pandas, polars or a similar library, an Arrow table or a record batch."""
+    # `shape` first: a lazy frame has none, and it warns when its columns are read
+    if _is_arrow(table) and type(table).__name__ == "RecordBatch":  # without `shape` before Arrow 15
         return True
     return not isinstance(table, np.ndarray) and hasattr(table, "shape") and hasattr(table, "columns")
 
 
 def as_known(table: Any) -> Any:
-    """A frame whose names scikit-learn knows: it takes an Arrow record batch for an array without names."""
+    """The frame in a form whose column names scikit-learn reads; it would read an Arrow record batch as an array."""
     if _is_arrow(table) and type(table).__name__ == "RecordBatch":
         import pyarrow
 
@@ -33,7 +33,7 @@ def as_known(table: Any) -> Any:
 
 
 def column_names(table: Any) -> list[Any] | None:
-    """The names of a frame's columns; None for anything else, and where no name is a string."""
+    """The names of a frame's columns; None if no name is a string, or if the table is not a frame."""
     if not is_frame(table):
         return None
     names = list(table.schema.names if _is_arrow(table) else table.columns)
@@ -41,7 +41,7 @@ def column_names(table: Any) -> list[Any] | None:
 
 
 def columns(table: Any) -> Iterator[Any]:
-    """A frame's columns, by position: names may come twice."""
+    """The columns of a frame by position, since names may occur twice."""
     if _is_arrow(table):
         yield from table.columns
     elif hasattr(table, "iloc"):
@@ -51,50 +51,51 @@ def columns(table: Any) -> Iterator[Any]:
 
 
 def dates(table: Any) -> Any:
-    """The name of the first column of dates, times or durations; None if there is none."""
+    """The name of the first column of dates, times or durations, or None."""
     if _is_arrow(table):
         from pyarrow import types
 
-        found = zip(table.schema.names, map(types.is_temporal, table.schema.types), strict=True)
+        kinds = zip(table.schema.names, map(types.is_temporal, table.schema.types), strict=True)
     else:
-        found = zip(table.columns, map(_is_temporal, table.dtypes), strict=True)
-    return next((name for name, is_temporal in found if is_temporal), None)
+        kinds = zip(table.columns, map(_is_temporal, table.dtypes), strict=True)
+    return next((name for name, is_temporal in kinds if is_temporal), None)
 
 
 def matched(queries: Any, keys: Any, names: tuple[str, str] = ("queries", "keys")) -> Any:
-    """`queries`, with its columns in the order of those of `keys` where both are frames with names.
+    """Returns `queries` with its columns in the order of those of `keys`, if both are frames with names.
 
-    Where only one of them has names, columns are matched by position, as scikit-learn does.
+    If only one of them has names, columns are matched by position, as in scikit-learn.
 
     Parameters
     ----------
     queries, keys : array or data frame
     names : pair of str
-        What messages call them.
+        Their names in error messages.
 
     Raises
     ------
     ValueError
-        One frame has columns that the other has not, or a name comes twice in frames that differ.
+        The frames have different columns, or different orders of columns and a duplicate name.
     TypeError
-        Some names of a frame are strings and some are not.
+        Only some of the names of a frame are strings.
     """
     if isinstance(queries, np.ndarray) and isinstance(keys, np.ndarray):
         return queries
-    asked, there = column_names(queries), column_names(keys)
-    if asked == there:
+    query_names, key_names = column_names(queries), column_names(keys)
+    if query_names == key_names:
         return queries
-    if asked is None or there is None:
+    if query_names is None or key_names is None:
         return queries
-    for name, found in zip(names, (asked, there), strict=True):
-        _refuse_unclear(name, found)
-    if set(asked) != set(there):
-        raise ValueError(_difference(names, set(asked) - set(there), set(there) - set(asked)))
-    return queries.select(there) if _is_arrow(queries) else queries[there]
+    for table, columns_of_table in zip(names, (query_names, key_names), strict=True):
+        _check_unique_strings(table, columns_of_table)
+    if set(query_names) != set(key_names):
+        unexpected, missing = set(query_names) - set(key_names), set(key_names) - set(query_names)
+        raise ValueError(_difference(names, unexpected, missing))
+    return queries.select(key_names) if _is_arrow(queries) else queries[key_names]
 
 
-def _refuse_unclear(table: str, names: list[Any]) -> None:
-    """Raise unless columns can be told by these names."""
+def _check_unique_strings(table: str, names: list[Any]) -> None:
+    """Raises an error unless the names identify the columns."""
     types = sorted({type(name).__qualname__ for name in names})
     if not all(isinstance(name, str) for name in names):
         raise TypeError(
@@ -102,16 +103,17 @@ def _refuse_unclear(table: str, names: list[Any]) -> None:
             f"{table} has {types} as feature name / column name types. Convert them all to strings, by using "
             f"{table}.columns = {table}.columns.astype(str) for example, or pass arrays."
         )
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
+    duplicates = [name for name, count in Counter(names).items() if count > 1]
+    if duplicates:
+        shown = ", ".join(map(repr, duplicates[:MAX_NAMES_SHOWN]))
         raise ValueError(
-            f"{table} has more than one column named {', '.join(map(repr, twice[:NAMES_SHOWN]))}: columns cannot be "
-            "matched by name. Rename them, or pass arrays to match by position."
+            f"{table} has more than one column named {shown}: columns cannot be matched by name. Rename them, or pass "
+            "arrays to match by position."
         )
 
 
 def _difference(names: tuple[str, str], unexpected: set[str], missing: set[str]) -> str:
-    """What differs, in the manner of scikit-learn."""
+    """The message on different columns, worded as in scikit-learn."""
     queries, keys = names
     message = f"The feature names of {queries} should match those of {keys}.\n"
     if unexpected:
@@ -123,7 +125,7 @@ def _difference(names: tuple[str, str], unexpected: set[str], missing: set[str])
 
 def _listed(names: Iterable[str]) -> str:
     lines = [f"- {name}\n" for name in sorted(names)]
-    return "".join(lines[:NAMES_SHOWN] + ["- ...\n"] * (len(lines) > NAMES_SHOWN))
+    return "".join(lines[:MAX_NAMES_SHOWN] + ["- ...\n"] * (len(lines) > MAX_NAMES_SHOWN))
 
 
 def _is_arrow(table: Any) -> bool:
@@ -131,5 +133,5 @@ def _is_arrow(table: Any) -> bool:
 
 
 def _is_temporal(dtype: Any) -> bool:
-    """Of a type of pandas, which says its kind as NumPy does, or of polars."""
+    """Whether a type of pandas (which has a kind, as in NumPy) or of polars holds dates, times or durations."""
     return bool(dtype.is_temporal()) if hasattr(dtype, "is_temporal") else getattr(dtype, "kind", None) in ("M", "m")

@@ -1,7 +1,7 @@
-"""Arrays on a CUDA device that speak DLPack and no ``__cuda_array_interface__``: the one put in terms of the other.
+"""Presents arrays that support only DLPack as arrays with ``__cuda_array_interface__``.
 
 The structures are those of dlpack.h (https://dmlc.github.io/dlpack/latest/c_api.html) before version 1.0, which every
-producer hands out when it is not asked for another.
+producer returns unless the consumer requests another version.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import ctypes
 from typing import Any
 
 CUDA, CUDA_MANAGED = 2, 13  # kDLCUDA, kDLCUDAManaged
-LEGACY_STREAM = 1  # the default stream, which the producer makes wait until the array is written
+LEGACY_STREAM = 1  # the default stream; the producer makes it wait until the array is written
 KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}  # kDLInt, kDLUInt, kDLFloat, kDLBool
 
 
 class _Tensor(ctypes.Structure):
-    """DLTensor; device and type are spelled out, since they lie in it without padding."""
+    """The structure DLTensor. The members of its device and its type are fields here: there is no padding."""
 
     _fields_ = [
         ("data", ctypes.c_void_p),
@@ -32,22 +32,24 @@ class _Tensor(ctypes.Structure):
 
 
 class Interface:
-    """What a capsule describes as ``__cuda_array_interface__``; as long as it lives, so does the memory.
+    """An array's DLPack capsule as ``__cuda_array_interface__``. The object keeps the memory alive.
 
     Raises
     ------
     TypeError
-        The elements are none of NumPy's.
+        NumPy has no type for the elements.
     """
 
     def __init__(self, array: Any) -> None:
-        # never renamed to "used_dltensor": it stays the producer's, whose memory is freed with the capsule
+        # The capsule is not renamed to "used_dltensor": the producer stays the owner and frees the memory with it.
         self._capsule = array.__dlpack__(stream=LEGACY_STREAM)
         pointer = ctypes.pythonapi.PyCapsule_GetPointer
         pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
         tensor = _Tensor.from_address(pointer(self._capsule, b"dltensor"))
         if tensor.code not in KINDS or tensor.lanes != 1 or tensor.bits not in (8, 16, 32, 64):
-            raise TypeError(f"{type(array).__name__} holds no numbers that NumPy knows.")
+            raise TypeError(
+                f"{type(array).__name__} must hold numbers of a type that NumPy has. Convert it to float32 or float64."
+            )
         size = tensor.bits // 8
         strides = tuple(tensor.strides[i] * size for i in range(tensor.ndim)) if tensor.strides else None
         self.__cuda_array_interface__ = {
@@ -60,12 +62,12 @@ class Interface:
 
 
 def device_of(array: Any) -> int | None:
-    """The CUDA device that the array says it lies on, or None."""
-    asked = getattr(type(array), "__dlpack_device__", None)
-    if asked is None or not hasattr(type(array), "__dlpack__"):
+    """The number of the CUDA device that the array reports, or None."""
+    query = getattr(type(array), "__dlpack_device__", None)
+    if query is None or not hasattr(type(array), "__dlpack__"):
         return None
     try:
-        kind, index = asked(array)
-    except Exception:  # in words of its own, as for tensors that need gradients
+        kind, index = query(array)
+    except Exception:  # the library may raise an error of its own, as for tensors that require gradients
         return None
     return int(index) if int(kind) in (CUDA, CUDA_MANAGED) else None

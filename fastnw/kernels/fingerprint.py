@@ -1,7 +1,7 @@
-"""What a function refers to, by value: whether it is still the one that something was compiled or measured for.
+"""A digest of a function and of all values that it refers to, by which cached results notice a change.
 
 A user's function may read globals, closures, defaults and attributes, and call other functions that do. All of these
-may change between two calls, and whatever is kept for the function has to notice.
+may change between two calls.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LIBRARIES = ("numpy", "scipy", "numba", "math", "builtins", "fastnw")
 
 
 class Opaque(Exception):
-    """The function refers to something whose value cannot be told, with its type."""
+    """The function refers to an object whose state cannot be read. The message names its type."""
 
 
 def fingerprint(*functions: Callable[..., Any] | None) -> str:
@@ -30,7 +30,7 @@ def fingerprint(*functions: Callable[..., Any] | None) -> str:
     Raises
     ------
     Opaque
-        A value's state is not visible from Python.
+        The state of a value is not visible from Python.
     """
     walk = _Walk()
     for function in functions:
@@ -39,12 +39,12 @@ def fingerprint(*functions: Callable[..., Any] | None) -> str:
 
 
 class _Walk:
-    """One digest, and what it has seen, so that recursion and shared values end."""
+    """A digest in progress, and the objects visited so far, so that recursion ends."""
 
     def __init__(self) -> None:
         self.digest = hashlib.blake2b(digest_size=20)
         self.seen: dict[int, int] = {}
-        self.alive: list[Any] = []  # an id is only good for as long as its object
+        self.alive: list[Any] = []  # an id identifies an object only while the object exists
 
     def put(self, *parts: Any) -> None:
         for part in parts:
@@ -52,7 +52,7 @@ class _Walk:
             self.digest.update(len(text).to_bytes(8, "little") + text)
 
     def add(self, value: Any, wanted: frozenset[str]) -> None:
-        """`wanted`: the names that the code around it asks for, which are what is looked at of a module."""
+        """Adds a value. Of a module, only the names in `wanted`, which the surrounding code reads, are added."""
         value = python_function(value)
         if isinstance(value, PLAIN):
             self.put(type(value).__qualname__, value.tobytes() if isinstance(value, np.generic) else repr(value))
@@ -105,7 +105,7 @@ class _Walk:
         for cell in function.__closure__ or ():
             try:
                 self.add(cell.cell_contents, wanted)
-            except ValueError:  # not set yet
+            except ValueError:  # the cell is not set yet
                 self.put("empty")
         for name in sorted(global_names(function.__code__) & function.__globals__.keys()):
             self.put(name)
@@ -116,7 +116,7 @@ class _Walk:
         self._all(code.co_consts, frozenset())
 
     def _object(self, value: Any, wanted: frozenset[str]) -> None:
-        """A method, a partial function, an instance of a class of the user's: its parts."""
+        """Adds the parts of a method, a partial function, a class or an instance of a user's class."""
         if isinstance(value, (types.BuiltinFunctionType, np.ufunc)) or (
             isinstance(value, type) and value.__module__.partition(".")[0] in LIBRARIES
         ):
@@ -134,11 +134,11 @@ class _Walk:
         elif isinstance(value, functools.partial):
             self._all([value.func, value.args, value.keywords], wanted)
         elif type(value).__module__ == "numpy" and callable(value):
-            self.put(repr(value))  # functions that numpy dispatches
+            self.put(repr(value))  # functions with NumPy's array-function dispatch
         elif isinstance(value, type):
             self._class(value)
-        elif hasattr(value, "__dict__") and type(value).__module__ not in LIBRARIES and _is_pythons(type(value)):
-            state = {name: part for name, part in vars(value).items() if name != "_versions"}  # of a kernel
+        elif hasattr(value, "__dict__") and type(value).__module__ not in LIBRARIES and _is_plain_class(type(value)):
+            state = {name: part for name, part in vars(value).items() if name != "_versions"}  # the cache of a Kernel
             self._all([state, type(value)], wanted)
         else:
             raise Opaque(f"{type(value).__module__}.{type(value).__qualname__}")
@@ -152,8 +152,8 @@ class _Walk:
                     self.add(getattr(member, "__func__", getattr(member, "fget", member)), frozenset())
 
 
-def _is_pythons(cls: type) -> bool:
-    """Whether all of an instance's state lies in its ``__dict__``."""
+def _is_plain_class(cls: type) -> bool:
+    """Whether the ``__dict__`` of an instance holds all of its state."""
     return all(base is object or base.__flags__ & (1 << 9) for base in cls.__mro__) and not any(
         "__slots__" in vars(base) for base in cls.__mro__
     )

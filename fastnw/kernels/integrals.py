@@ -1,7 +1,8 @@
-"""Integrals of radial kernels over ℝ^d: normalisation, canonical bandwidths, radii of random draws.
+"""Integrals of radial kernels over ℝ^d: normalisation, canonical bandwidths, radii of random samples.
 
-All of them come from the moments M_k = ∫ κ(u)^p u^(k−1) du, taken over s = log u and divided by the integrand's peak:
-κ(e^s)^p e^(ks) decays at both ends even where κ's tail is a power, and neither overflows nor underflows for large k.
+All of them follow from the moments M_k = ∫ κ(u)^p u^(k−1) du. They are integrated over s = log u and divided by the
+peak of the integrand: κ(e^s)^p e^(ks) decays at both ends even if the tail of κ is a power, and neither overflows nor
+underflows for large k.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from fastnw.kernels.facts import Formula
 from fastnw.kernels.kernel import Kernel
 from fastnw.kernels.registry import get as get_kernel
 
-# What lies further below the integrand's peak than e^−40 = 4e-18 cannot be seen in a double.
-_DEPTH = 40.0
-# The search for the peak: s up to 350 keeps u² finite. Convergent tails that need more count as infinite.
-_LOWEST, _HIGHEST, _GRID = -150.0, 350.0, 2**14
-# Quadrature is asked for 1e-13; a user's kernel may cost digits (noise, kinks), but not the 1e-8 that density promises.
-_WORST_QUADRATURE = 1e-10
+# The integrand below e^−40 = 4e-18 of its peak does not change a sum in float64.
+_DEPTH_NATS = 40.0
+# The grid on which the peak is searched: s up to 350 keeps u² finite. A tail that needs more counts as divergent.
+_MIN_S, _MAX_S, _GRID = -150.0, 350.0, 2**14
+# The quadrature aims at 1e-13. A user's kernel with noise or kinks may cost digits, but density promises 1e-8.
+_MAX_QUADRATURE_ERROR = 1e-10
 _TINY = float(np.finfo(np.float64).tiny)
 
 
 class _Window(NamedTuple):
-    """Where an integrand lives: u = peak·e^t for low ≤ t ≤ high; `log_peak` is log κ(peak)^p + k·log peak."""
+    """The range u = peak·e^t, low ≤ t ≤ high, of an integrand; `log_peak` is log κ(peak)^p + k·log peak."""
 
     peak: float
     low: float
@@ -53,9 +54,9 @@ def log_integral(kernel: Kernel | str, d: int) -> float:
 
 @lru_cache(maxsize=512)
 def canonical_bandwidth(kernel: Kernel | str, d: int) -> float | None:
-    """(R(K)/μ₂(K)²)^(1/(d+4)) with K = κ/C_d, R = ∫K², μ₂ = ∫x₁²K; None where one of them does not exist.
+    """(R(K)/μ₂(K)²)^(1/(d+4)) with K = κ/C_d, R = ∫K², μ₂ = ∫x₁²K; None if one of them does not exist.
 
-    Bandwidths in the ratio of two kernels' canonical ones smooth equally [1]_.
+    Two kernels smooth equally if the ratio of their bandwidths is that of their canonical bandwidths [1]_.
 
     References
     ----------
@@ -74,7 +75,7 @@ def canonical_bandwidth(kernel: Kernel | str, d: int) -> float | None:
 
 
 def sample_radius(kernel: Kernel | str, d: int, uniform: np.ndarray) -> np.ndarray:
-    """Radii u whose distribution function, that of a density ∝ κ(u) u^(d−1), takes the values `uniform` (to 1e-9).
+    """Radii u at which the distribution function of the density ∝ κ(u) u^(d−1) equals `uniform`, to 1e-9.
 
     Raises
     ------
@@ -85,11 +86,11 @@ def sample_radius(kernel: Kernel | str, d: int, uniform: np.ndarray) -> np.ndarr
     log_integral(kernel, d)
     peak, t, cumulative, density = _radius_table(kernel, d)
     target = np.asarray(uniform, dtype=np.float64) * cumulative[-1]
-    # the first cell that reaches the target has mass, unless the target is 0; a user's kernel may have holes
+    # The first cell that reaches the target has mass, unless the target is 0, even if κ is 0 in other cells.
     left = np.minimum(np.searchsorted(cumulative[1:], target), t.size - 2)
     f0, f1 = density[left], density[left + 1]
     share = (target - cumulative[left]) / (cumulative[left + 1] - cumulative[left])
-    # The density is linear within a cell: ∫ = f0·x + (f1 − f0)·x²/2 is solved for x without cancellation.
+    # The density is linear within a cell, so ∫ = f0·x + (f1 − f0)·x²/2, which is solved for x without cancellation.
     area = np.clip(share, 0.0, 1.0) * 0.5 * (f0 + f1)
     x = 2.0 * area / np.maximum(f0 + np.sqrt(np.maximum(f0 * f0 + 2.0 * (f1 - f0) * area, 0.0)), _TINY)
     u = peak * np.exp(t[left] + x * (t[1] - t[0]))
@@ -102,7 +103,7 @@ def _log_sphere(d: int) -> tuple[float, float, float]:
 
 
 def _log_kernel(kernel: Kernel, u: np.ndarray) -> np.ndarray:
-    """log κ(u), −inf where κ is 0, cannot be computed (overflow far out in a user's formula), or has no support."""
+    """log κ(u); −inf if κ is 0, if u is beyond the support, or if a user's formula overflows."""
     formula = kernel.profile if kernel.log_profile is None else kernel.log_profile
     with np.errstate(all="ignore"):
         try:
@@ -124,18 +125,18 @@ def _or_nan(formula: Formula, u2: float) -> float:
 
 @lru_cache(maxsize=512)
 def _window(kernel: Kernel, power: int, k: int) -> _Window:
-    """Finds the integrand's peak and the window around it: grids that zoom in on what is within e^−40 of the peak."""
-    high = _HIGHEST if kernel.support is None else math.log(kernel.support)
-    low = min(_LOWEST, high + _LOWEST)
+    """Finds the peak of the integrand, and by ever finer grids the range in which it is above e^−40 of the peak."""
+    high = _MAX_S if kernel.support is None else math.log(kernel.support)
+    low = min(_MIN_S, high + _MIN_S)
     for _ in range(4):
         s = np.linspace(low, high, _GRID + 1)
         log_kernel = _log_kernel(kernel, np.exp(s))
         log_f = power * log_kernel + k * s
-        seen = np.flatnonzero(log_f > log_f.max() - _DEPTH)
-        if kernel.support is None and seen[-1] == _GRID and high == _HIGHEST:
+        visible = np.flatnonzero(log_f > log_f.max() - _DEPTH_NATS)
+        if kernel.support is None and visible[-1] == _GRID and high == _MAX_S:
             raise ValueError(f"Kernel {str(kernel)!r} cannot be normalised in d = {k}: its integral is infinite.")
-        low, high = s[max(seen[0] - 1, 0)], s[min(seen[-1] + 1, _GRID)]
-    if kernel.log_profile is None and log_kernel[seen[-1]] < -640.0:
+        low, high = s[max(visible[0] - 1, 0)], s[min(visible[-1] + 1, _GRID)]
+    if kernel.log_profile is None and log_kernel[visible[-1]] < -640.0:
         raise ValueError(
             f"Kernel {str(kernel)!r} cannot be normalised in d = {k}: its integral is infinite, or its profile "
             "underflows before the integral has converged. If so, give fastnw.Kernel a log_profile."
@@ -148,7 +149,7 @@ def _window(kernel: Kernel, power: int, k: int) -> _Window:
 
 
 def _integrand(kernel: Kernel, power: int, k: int, window: _Window, t: np.ndarray) -> np.ndarray:
-    """κ(u)^p u^k over its value at the peak, for u = peak·e^t: what is integrated over t."""
+    """κ(u)^p u^k for u = peak·e^t, relative to its peak; its integral over t is the moment."""
     at_peak = _log_kernel(kernel, np.float64(window.peak))
     return np.exp(power * (_log_kernel(kernel, window.peak * np.exp(t)) - at_peak) + k * t)
 
@@ -159,18 +160,18 @@ def _log_moment(kernel: Kernel, power: int, k: int) -> tuple[float, float]:
     window = _window(kernel, power, k)
     edges = np.unique(np.append(np.linspace(window.low, window.high, 17), 0.0))
     grid = np.linspace(window.low, window.high, 1025)
-    enough = 1e-15 * float(np.sum(_integrand(kernel, power, k, window, grid))) * (grid[1] - grid[0])
+    tolerance = 1e-15 * float(np.sum(_integrand(kernel, power, k, window, grid))) * (grid[1] - grid[0])
 
     def f(t: float) -> float:
         return float(_integrand(kernel, power, k, window, np.float64(t)))
 
     parts = [
-        integrate.quad(f, a, b, epsabs=enough, epsrel=1e-13, limit=200, full_output=True)[:2]
+        integrate.quad(f, a, b, epsabs=tolerance, epsrel=1e-13, limit=200, full_output=True)[:2]
         for a, b in pairwise(edges)
     ]
     total = math.fsum(value for value, _ in parts)
     error = math.fsum(bound for _, bound in parts)
-    if not error <= _WORST_QUADRATURE * total:
+    if not error <= _MAX_QUADRATURE_ERROR * total:
         raise ValueError(
             f"Kernel {str(kernel)!r} cannot be normalised in d = {k}: the quadrature of its profile does not converge "
             f"(relative error {error / total:.1g})."
@@ -180,7 +181,7 @@ def _log_moment(kernel: Kernel, power: int, k: int) -> tuple[float, float]:
 
 @lru_cache(maxsize=32)
 def _radius_table(kernel: Kernel, d: int) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-    """The peak, equidistant t, ∫ up to each t (Simpson's rule in each cell), and the density there."""
+    """The peak, equidistant t, the integral up to each t (Simpson's rule per cell), and the density at each t."""
     window = _window(kernel, 1, d)
     fine = np.linspace(window.low, window.high, 2**16 + 1)
     density = _integrand(kernel, 1, d, window, fine)

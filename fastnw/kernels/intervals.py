@@ -1,8 +1,8 @@
-"""A formula's text over intervals of u²: what it can be there, and what an error of u² and its own rounding make of it.
+"""Interval arithmetic on the text of a formula: bounds on its values and its errors over cells of u².
 
-Every number of the text becomes an interval that holds it, with bounds on three kinds of error (Moore, 1966, Interval
+Each number of the text becomes an interval that contains it, with bounds on three kinds of error (Moore, 1966, Interval
 Analysis; the errors are those of a running error analysis, Higham, 2002, Accuracy and Stability, section 3.3). All
-bounds hold for each u² of a cell, so a subdivision of [0, ∞) into cells is a proof, where a grid of points is none.
+bounds hold for every u² of a cell. Cells that cover [0, ∞) therefore prove a bound, which a grid of points cannot.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from numpy.typing import NDArray
 from fastnw.kernels.tracing import Traced
 
 Floats = NDArray[np.float64]
-FUNCTION_UNITS = 4.0  # roundings of an elementary function: compilers' own are right to one or two
-LARGEST_ERROR = 2.0**-16  # of u², for which conditions are taken to hold all over a cell
+FUNCTION_ULPS = 4.0  # of an elementary function; those of compilers are accurate to one or two
+MAX_U2_ERROR = 2.0**-16  # error of u² up to which a condition must keep its value over a cell
 
 
 @dataclass(frozen=True)
 class Range:
-    """A number of the text over each cell.
+    """The range of a number of the text over each cell, and bounds on its errors.
 
     Attributes
     ----------
     low, high : (cells,)
     moved : (cells,)
-        Its change per error of u² (see `fastnw.backends`), to first order.
+        The change per error of u² (see `fastnw.backends`), to first order.
     rounded : (cells,)
-        Its rounding error, in roundings of 1.
+        The rounding error, in units of a rounding of 1.
     lost : (cells,)
-        What overflow and underflow may take from it, absolute.
+        The absolute error from overflow and underflow.
     of_u2 : float or None
-        It is u² times this.
+        The factor a, if the number is a·u².
     """
 
     low: Floats
@@ -52,13 +52,13 @@ class Range:
 
     @property
     def least(self) -> Floats:
-        """Of its absolute value."""
+        """The least absolute value."""
         return np.where((self.low <= 0) & (self.high >= 0), 0.0, np.minimum(np.abs(self.low), np.abs(self.high)))
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Where a condition holds all over a cell, and where it does nowhere."""
+    """The cells in which a condition holds everywhere (`yes`), and those in which it holds nowhere (`no`)."""
 
     yes: NDArray[np.bool_]
     no: NDArray[np.bool_]
@@ -66,31 +66,39 @@ class Truth:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The type that the text is computed in.
+    """The floating-point arithmetic in which the text is computed.
 
-    `error` is the largest error of u² for which results are asked; `as_written`: constants are those of the formula,
-    not products or quotients of them.
+    Attributes
+    ----------
+    unit : float
+        The relative rounding error.
+    tiny, huge : float
+        Smaller numbers may lose digits, larger ones may overflow.
+    error : float
+        The largest error of u² for which the bounds must hold.
+    as_written : bool
+        Whether constants are those of the formula, not products or quotients of them.
     """
 
     unit: float
     tiny: float
     huge: float
-    error: float = LARGEST_ERROR
+    error: float = MAX_U2_ERROR
     as_written: bool = False
 
     @classmethod
-    def of(cls, dtype: Any, error: float = LARGEST_ERROR) -> Arithmetic:
-        """Of compiled texts: results below twice the smallest normal number may be flushed to 0."""
+    def of(cls, dtype: Any, error: float = MAX_U2_ERROR) -> Arithmetic:
+        """The arithmetic of compiled texts, which may flush results below twice the smallest normal number to 0."""
         info = np.finfo(dtype)
         return cls(float(info.eps) / 2, 4 * float(info.tiny), float(info.max) / 4, error)
 
     @classmethod
-    def as_numpy(cls, error: float = LARGEST_ERROR) -> Arithmetic:
-        """Of formulas as they are written, in float64: numbers lose their digits below the normal ones."""
+    def as_numpy(cls, error: float = MAX_U2_ERROR) -> Arithmetic:
+        """The arithmetic of NumPy in float64, in which numbers lose digits only below the normal ones."""
         return cls(2.0**-53, 4 * 2.0**-1074, float(np.finfo(np.float64).max) / 4, error, True)
 
     def over(self, traced: Traced, low: Floats, high: Floats) -> Range:
-        """The text's result for low ≤ u² ≤ high."""
+        """The result of the text over the cells low ≤ u² ≤ high."""
         with np.errstate(all="ignore"):
             u = np.sqrt(high)
             known: dict[str, Any] = {"u2": Range(low, high, u * np.maximum(u, 1.0), 0 * u, 0 * u, 1.0)}
@@ -129,7 +137,7 @@ class Arithmetic:
         return self._compared(left, sign, right)
 
     def _tidy(self, x: Range) -> Range:
-        """With numbers that overflow as infinite, and those that are none as anything."""
+        """Replaces numbers that overflow by infinity, and NaN by the interval of all numbers."""
         bad = np.isnan(x.low) | np.isnan(x.high)
         low, high = np.where(bad, -np.inf, x.low), np.where(bad, np.inf, x.high)
         low, high = np.where(low < -self.huge, -np.inf, low), np.where(high > self.huge, np.inf, high)
@@ -152,8 +160,10 @@ class Arithmetic:
         return Truth(truth.no, truth.yes) if sign in (">=", "<=", "!=") else truth
 
     def _chosen(self, condition: Truth, a: Range, b: Range) -> Range:
-        """a where the condition holds, b where it does not; over a cell with both, either, and nothing is known of how
-        it moves."""
+        """a where the condition holds, b where it does not.
+
+        In a cell where both occur, the result is the union, and nothing bounds its change per error of u².
+        """
 
         def either(x: Floats, y: Floats, both: Floats) -> Floats:
             return np.where(condition.yes, x, np.where(condition.no, y, both))
@@ -167,15 +177,15 @@ class Arithmetic:
         )
 
     def _made(self, low: Floats, high: Floats, parts: list[tuple[Floats, Range]], units: float = 1.0) -> Range:
-        """A result of operands, each with a bound on the derivative by it."""
+        """A result from its operands, each with a bound on the derivative by that operand."""
         size = np.maximum(np.abs(low), np.abs(high))
         certain = (low == 0) & (high == 0)
         least = np.where((low <= 0) & (high >= 0), 0.0, np.minimum(np.abs(low), np.abs(high)))
         moved, rounded, lost = (
-            np.asarray(sum(np.where(e == 0, 0.0, slope * e) for slope, e in errors))
+            np.asarray(sum(np.where(e == 0, 0.0, derivative * e) for derivative, e in errors))
             for errors in zip(*[[(s, x.moved), (s, x.rounded), (s, x.lost)] for s, x in parts], strict=True)
         )
-        flushed = np.minimum(self.tiny, 2 * size)  # no more than all of it
+        flushed = np.minimum(self.tiny, 2 * size)  # a number cannot lose more than itself
         lost = lost + np.where((least < self.tiny) & ~certain, flushed, 0.0)
         return Range(low, high, moved, rounded + units * size, lost)
 
@@ -203,11 +213,11 @@ class Arithmetic:
         corners = np.stack([a.low / b.low, a.low / b.high, a.high / b.low, a.high / b.high])
         least = b.least
         low, high = corners.min(axis=0), corners.max(axis=0)
-        # as a/b times the relative errors of b: its square may overflow where a/b does not
+        # The error is a/b times the relative error of b, since b² may overflow although a/b does not.
         of_b = Range(b.low, b.high, b.moved / least, b.rounded / least, b.lost / least)
         made = self._made(low, high, [(1 / least, a), (a.size / least, of_b)])
         low, high = np.where(least > 0, low, np.nan), np.where(least > 0, high, np.nan)
-        # a number divided by one that may have overflowed: whatever it should be, it lies between 0 and its largest
+        # If the divisor may have overflowed, the quotient lies between 0 and its largest value.
         over = np.isinf(b.size) & (least > 0) & np.isfinite(a.size)
         size, zero = a.size / least + self.tiny, np.zeros(low.shape)
         low, high = np.where(over & (a.low < 0), -size, low), np.where(over & (a.high > 0), size, high)
@@ -232,14 +242,14 @@ class Arithmetic:
         return Range(a.least, a.size, a.moved, a.rounded, a.lost)
 
     def sqrt(self, a: Range) -> Range:
-        if a.of_u2 is not None:  # √u² is u, and an error of u² is one of u
+        if a.of_u2 is not None:  # √u² is u, whose error follows directly from that of u²
             low, high, factor = np.sqrt(a.low), np.sqrt(a.high), np.sqrt(a.of_u2)
             moved = factor * np.maximum(high / factor, 1.0) / 2
-            return Range(low, high, moved, FUNCTION_UNITS * high, np.where(low < self.tiny, np.sqrt(self.tiny), 0.0))
+            return Range(low, high, moved, FUNCTION_ULPS * high, np.where(low < self.tiny, np.sqrt(self.tiny), 0.0))
         low = np.where(a.low < 0, np.nan, np.sqrt(np.maximum(a.low, 0.0)))
-        made = self._made(low, np.sqrt(a.high), [(0.5 / low, a)], FUNCTION_UNITS)
-        # |√x − √y| ≤ √|x − y|: also where the slope is infinite
-        rounded = np.sqrt(a.rounded / self.unit) + FUNCTION_UNITS * made.size
+        made = self._made(low, np.sqrt(a.high), [(0.5 / low, a)], FUNCTION_ULPS)
+        # |√x − √y| ≤ √|x − y| holds even where the derivative is infinite.
+        rounded = np.sqrt(a.rounded / self.unit) + FUNCTION_ULPS * made.size
         flushed = np.where(made.low < self.tiny, np.minimum(self.tiny, 2 * made.size), 0.0)
         lost = np.fmin(made.lost, np.sqrt(a.lost) + flushed)
         return Range(low, made.high, made.moved, np.fmin(made.rounded, rounded), lost)
@@ -248,15 +258,17 @@ class Arithmetic:
         corners = np.stack([x**y for x in (a.low, a.high) for y in (b.low, b.high)])
         low, high = np.where(a.low < 0, np.nan, corners.min(axis=0)), corners.max(axis=0)
         by_base = np.stack([np.abs(y) * x ** (y - 1) for x in (a.low, a.high) for y in (b.low, b.high)]).max(axis=0)
-        if a.of_u2 is not None and np.all(b.low == b.high) and np.all(b.low >= 0.5):  # u to a power of at least 1
+        if (
+            a.of_u2 is not None and np.all(b.low == b.high) and np.all(b.low >= 0.5)
+        ):  # a power of u with an exponent of at least 1
             p, factor = b.low, np.sqrt(a.of_u2)
             u = np.sqrt(a.high)
             moved = factor * p * u ** (2 * p - 1) * np.maximum(u / factor, 1.0)
-            rounded = (p * a.rounded / np.where(a.size > 0, a.size, 1.0) + FUNCTION_UNITS) * high
+            rounded = (p * a.rounded / np.where(a.size > 0, a.size, 1.0) + FUNCTION_ULPS) * high
             return Range(low, high, moved, rounded, np.where(low < self.tiny, self.tiny, 0.0))
         logs = np.maximum(np.abs(np.log(a.low)), np.abs(np.log(a.high)))
         parts = [(by_base, a), (np.where(high == 0, 0.0, high * logs), b)]
-        return self._made(low, high, parts, FUNCTION_UNITS)
+        return self._made(low, high, parts, FUNCTION_ULPS)
 
 
 def _extreme(
@@ -269,11 +281,11 @@ def _extreme(
 
 
 def _function(
-    values: Callable[[Range], tuple[Floats, Floats]], slope: Callable[[Range], Floats]
+    values: Callable[[Range], tuple[Floats, Floats]], derivative: Callable[[Range], Floats]
 ) -> Callable[[Arithmetic, Range], Range]:
     def over(arithmetic: Arithmetic, a: Range) -> Range:
         low, high = values(a)
-        return arithmetic._made(low, high, [(slope(a), a)], FUNCTION_UNITS)
+        return arithmetic._made(low, high, [(derivative(a), a)], FUNCTION_ULPS)
 
     return over
 
@@ -283,7 +295,7 @@ def _rising(function: Callable[[Floats], Floats]) -> Callable[[Range], tuple[Flo
 
 
 def _wave(function: Callable[[Floats], Floats], top: float) -> Callable[[Range], tuple[Floats, Floats]]:
-    """A sine's values, whose maxima are at `top` and whole turns from it."""
+    """The values of a sine with maxima at `top` plus multiples of 2π."""
 
     def values(a: Range) -> tuple[Floats, Floats]:
         ends = function(a.low), function(a.high)
@@ -291,7 +303,7 @@ def _wave(function: Callable[[Floats], Floats], top: float) -> Callable[[Range],
 
         def has(at: float) -> NDArray[np.bool_]:
             first = np.ceil((a.low - at) / turn - 1e-9) * turn + at
-            return ~(first > a.high + 1e-6)  # also where these are no numbers any more
+            return ~(first > a.high + 1e-6)  # also True for NaN
 
         return np.where(has(top + np.pi), -1.0, np.minimum(*ends)), np.where(has(top), 1.0, np.maximum(*ends))
 

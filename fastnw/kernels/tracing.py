@@ -1,8 +1,9 @@
-"""A kernel's formula as text for a compiler, found by calling it with a variable that notes what is done to it.
+"""Traces a kernel's formula: calls it with a symbolic variable, and records each operation as text for a compiler.
 
-So one line of NumPy in `kernels`, or in a user's program, serves arrays, Numba and CUDA; constants take the compute
-type, where a compiler would widen float32 to float64; powers become products; and an expression is computed once.
-A formula that branches is called once for each way that it can take, and the ways become choices between their results.
+One line of NumPy in the registry, or in a user's program, thus serves arrays, Numba and CUDA. In the text, constants
+take the type in which the kernel is computed (a compiler would widen float32 to float64), powers become products, and
+each expression is computed once. A formula that branches is called once for each path, and the text selects between the
+results of the paths.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from fastnw.kernels.standins import Untraceable, narrow, on_variables
 __all__ = ["ARITHMETIC", "FUNCTIONS", "ONE", "Traced", "Untraceable", "trace"]
 
 LOG2E = 1.4426950408889634
-MOST_FACTORS = 16  # of an integer power written as products
-MOST_BRANCHES = 64  # calls of a formula that branches
+MAX_POWER = 16  # largest integer power that is written as products
+MAX_PATHS = 64  # of a formula that branches
 ARITHMETIC = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 COMPARISONS = {
     "less": "<",
@@ -29,7 +30,7 @@ COMPARISONS = {
     "equal": "==",
     "not_equal": "!=",
 }
-# NumPy adds, multiplies and compares truth values as truth values.
+# The sum, the product and the extremes of truth values are truth values in NumPy.
 LOGICAL = {"logical_and": "and", "bitwise_and": "and", "logical_or": "or", "bitwise_or": "or"}
 ON_TRUTH = {"add": "or", "maximum": "or", "multiply": "and", "minimum": "and"}
 NOT = ("logical_not", "invert")
@@ -50,7 +51,7 @@ ONE = (
     "arcsin",
     "arccos",
 )
-# What a formula may call, by NumPy's names; `FUNCTIONS` is what a compiler has to have.
+# The functions that a formula may call, by NumPy's names. A compiler must provide all of them.
 FUNCTIONS = (*ONE, "absolute", "maximum", "minimum", "power")
 ALIASES = {"true_divide": "divide", "fabs": "absolute", "float_power": "power"}
 FLOAT64, INT64, TRUTH = np.dtype(np.float64), np.dtype(np.int64), np.dtype(np.bool_)
@@ -58,20 +59,29 @@ ON_INTEGERS = ("add", "subtract", "multiply", "negative", "positive", "absolute"
 
 
 class _Branch(BaseException):
-    """The formula asks whether a condition holds. No `Exception`, which the formula might catch."""
+    """Signals that the formula tests a condition. It is not an `Exception`, since the formula might catch that."""
 
 
 @dataclass(eq=False)
 class _Text:
-    """The lines so far, each a name and an expression; and which conditions hold on the way that is being followed.
+    """The lines recorded so far, and the conditions that hold on the present path.
 
-    `plain` text has the formula's own operations, one for one: no constants multiplied beforehand, no powers as
-    products, no divisions as products.
+    Attributes
+    ----------
+    plain : bool
+        Whether to keep the operations of the formula one for one: constants are not combined, and powers and divisions
+        are not replaced by products.
+    lines : dict
+        The name of each expression.
+    constants : dict
+        Name and value of each constant by its text, which distinguishes NaN and -0.0.
+    holds : dict
+        Whether a condition holds, by its name.
     """
 
     plain: bool = False
-    lines: dict[str, str] = field(default_factory=dict)  # expression: name
-    constants: dict[str, tuple[str, float]] = field(default_factory=dict)  # by text: NaN and -0.0 are keys, too
+    lines: dict[str, str] = field(default_factory=dict)
+    constants: dict[str, tuple[str, float]] = field(default_factory=dict)
     holds: dict[str, bool] = field(default_factory=dict)
 
     def name(self, expression: str) -> str:
@@ -88,16 +98,20 @@ class _Text:
             isinstance(value, np.ndarray) and value.ndim == 0
         ):
             if isinstance(value, (complex, np.complexfloating)) or getattr(value, "dtype", FLOAT64).itemsize > 8:
-                raise Untraceable(f"{type(value).__name__} is no float64")
+                raise Untraceable(f"{type(value).__name__} is not a float64")
             return self.constant(value)
-        raise Untraceable(f"{type(value).__name__} is no number")
+        raise Untraceable(f"{type(value).__name__} is not a number")
 
 
 class Variable(np.lib.mixins.NDArrayOperatorsMixin):
-    """A number that is not known yet, of the type that NumPy would give it.
+    """A symbolic number with the type that NumPy would give it.
 
-    `factors`: a constant and the name of another variable, if it is their product. `weak`: it may be one of Python's
-    numbers, which take the type of what they meet: ``max(u2, 0.1) * np.float32(3)``.
+    Attributes
+    ----------
+    factors : (float, str) or None
+        A constant and the name of another variable, if this variable is their product.
+    weak : bool
+        Whether it may be a Python number, which takes the type of its operand: ``max(u2, 0.1) * np.float32(3)``.
     """
 
     def __init__(
@@ -121,7 +135,7 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
     __int__ = __index__ = __float__
 
     def __array__(self, *_: Any, **__: Any) -> Any:
-        raise Untraceable("it makes an array of its argument")
+        raise Untraceable("it converts its argument to an array")
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Variable:
         if method != "__call__" or options:
@@ -138,7 +152,7 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
             return self._where(*inputs)
         if function is np.clip and len(inputs) == 3 and all(bound is not None for bound in inputs[1:]):
             return np.minimum(np.maximum(inputs[0], inputs[1]), inputs[2])
-        raise Untraceable(f"numpy.{function.__name__} is not known to it")
+        raise Untraceable(f"numpy.{function.__name__} is not supported")
 
     def _new(
         self, expression: str, dtype: np.dtype[Any] = FLOAT64, factors: tuple[float, str] | None = None
@@ -151,7 +165,7 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
         if not condition.logical:
             condition = condition != 0
         _refuse_narrow((yes, no))
-        # NumPy gives both sides one type: 0.1 beside np.float32(0.2) is rounded to float32
+        # NumPy gives both choices one type: it rounds 0.1 to float32 if the other one is np.float32(0.2)
         sample = np.where(np.ones(1, bool), *(_sample(value) for value in (yes, no)))
         yes, no = (v if isinstance(v, Variable) else np.asarray(v).astype(sample.dtype)[()] for v in (yes, no))
         if sample.dtype == TRUTH:
@@ -170,7 +184,7 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
             left, right = (operand(self._as_number(value)) for value in inputs)
             return self._new(f"{left} {COMPARISONS[name]} {right}", TRUTH)
         if dtype != FLOAT64 and not (dtype == INT64 and name in ON_INTEGERS):
-            raise Untraceable(f"numpy.{name} computes in {dtype} there")
+            raise Untraceable(f"numpy.{name} would compute in {dtype}")
         inputs = tuple(self._as_number(value) for value in inputs)
         if name in ARITHMETIC:
             return self._arithmetic(name, inputs, dtype)
@@ -182,19 +196,22 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
             return inputs[0] * inputs[0]
         if name == "reciprocal":
             return 1.0 / inputs[0]
-        if name == "exp" and not self.text.plain:  # with its constant factors in one
+        if name == "exp" and not self.text.plain:  # exp(c·x) = exp2(c·log2(e)·x): one product for all constant factors
             scale, of = inputs[0].factors or (1.0, inputs[0].name)
             return self._new(f"exp2({self._new(f'{self.text.constant(scale * LOG2E)} * {of}').name})")
         if name == "power":
             return self._power(*inputs)
-        if name in ("fmax", "fmin"):  # they pass over NaN, of which these formulas should have none
+        if name in (
+            "fmax",
+            "fmin",
+        ):  # they differ from maximum and minimum only for NaN, which a profile must not produce
             name = "maximum" if name == "fmax" else "minimum"
         if name in FUNCTIONS and len(inputs) == (1 if name in ONE or name == "absolute" else 2):
             return self._new(f"{name}({', '.join(map(operand, inputs))})", dtype)
-        raise Untraceable(f"numpy.{name} is not known to it")
+        raise Untraceable(f"numpy.{name} is not supported")
 
     def _both(self, word: str, left: Any, right: Any) -> Variable:
-        """`left` and, or or, `right`: one of them may be a truth value that is known."""
+        """``left and right`` or ``left or right``, of which one may be a known truth value."""
         if not isinstance(left, Variable):
             left, right = right, left
         if isinstance(right, Variable):
@@ -207,12 +224,14 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
     def _arithmetic(self, name: str, inputs: tuple[Any, Any], dtype: np.dtype[Any]) -> Variable:
         left, right = inputs
         if name == "divide" and not self.text.plain and not isinstance(right, Variable) and _invertible(right):
-            # a division takes as long as ten products
+            # a division costs as much as ten products
             return self._arithmetic("multiply", (left, 1.0 / float(right)), dtype)
         if name == "multiply" and any(
             not isinstance(a, Variable) and a == 0 and b.name == "u2" for a, b in ((left, right), (right, left))
         ):
-            return self._new(self.text.constant(0.0))  # how formulas make a constant of any shape: u2 * 0 + 1
+            return self._new(
+                self.text.constant(0.0)
+            )  # formulas write constants as u2 * 0 + 1, to give them the shape of u2
         factors = self._factors(left, right) if name == "multiply" else None
         operand = self.text.operand
         return self._new(f"{operand(left)} {ARITHMETIC[name]} {operand(right)}", dtype, factors)
@@ -238,8 +257,8 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
                 return root if exponent > 0 else 1.0 / root
             if exponent < 0 and exponent.is_integer() and not self.text.plain:
                 return 1.0 / self._power(base, -exponent)
-            most = 2 if self.text.plain else MOST_FACTORS
-            if exponent.is_integer() and 1 <= exponent <= most:
+            limit = 2 if self.text.plain else MAX_POWER
+            if exponent.is_integer() and 1 <= exponent <= limit:
                 half = self._power(base, exponent // 2) if exponent > 1 else None
                 squared = half * half if half is not None else base
                 return squared * base if exponent > 1 and exponent % 2 else squared
@@ -247,12 +266,12 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
 
 
 def _invertible(value: Any) -> bool:
-    """Whether a product with the reciprocal is as good as a division."""
+    """Whether a division by `value` may become a product with the reciprocal."""
     return 1e-300 < abs(float(value)) < 1e300
 
 
 def _sample(value: Any) -> Any:
-    """What stands for the value where NumPy is asked for the type of a result."""
+    """A concrete value of the same type, with which NumPy determines the type of a result."""
     return np.ones(1, value.dtype) if isinstance(value, Variable) else value
 
 
@@ -262,7 +281,7 @@ def _is_weak(value: Any) -> bool:
 
 def _refuse_narrow(inputs: tuple[Any, ...]) -> None:
     if any(isinstance(value, Variable) and value.weak for value in inputs) and any(map(_is_narrow, inputs)):
-        raise Untraceable("a number of Python's takes another type than float64 there")
+        raise Untraceable("a Python number takes another type than float64 in it")
 
 
 def _is_narrow(value: Any) -> bool:
@@ -274,39 +293,45 @@ def _dtype(value: Any) -> np.dtype[Any]:
 
 
 def _type_of(ufunc: np.ufunc, inputs: tuple[Any, ...]) -> np.dtype[Any]:
-    """The type that NumPy computes it in, which depends on those of constants."""
+    """The type in which NumPy computes the function, which depends on the types of constants."""
     with np.errstate(all="ignore"):
         return np.dtype(ufunc(*map(_sample, inputs)).dtype)
 
 
 @dataclass(frozen=True)
 class Traced:
-    """A formula as single assignments: lines of "name = expression" from "u2" on, their constants, and its result."""
+    """A formula as a list of single assignments ``name = expression``, starting from ``u2``."""
 
     lines: tuple[str, ...]
     constants: dict[str, float]
     result: str
 
     def source(self, name: str) -> str:
-        """A Python function of that name; it finds its constants and functions in its module."""
+        """The source of a Python function of that name. The module must define its constants and functions."""
         body = "".join(f"    {line}\n" for line in self.lines)
         return f"def {name}(u2):\n{body}    return {self.result}\n"
 
 
 def trace(formula: Callable[..., Any], plain: bool = False) -> Traced:
-    """The formula's text; if `plain`, with the formula's own operations, one for one.
+    """Traces a formula.
+
+    Parameters
+    ----------
+    formula : callable
+    plain : bool
+        Whether to keep the operations of the formula one for one.
 
     Raises
     ------
     Untraceable
-        With the reason.
+        The formula cannot be written as text; the message says why.
     """
     text = _Text(plain)
     try:
-        name = _ways(text, on_variables(formula), [])
+        name = _paths(text, on_variables(formula), [])
     except Untraceable:
         raise
-    except Exception as error:  # whatever the formula does with what is not a number
+    except Exception as error:  # the formula may fail in any way for an argument that is not a number
         raise Untraceable(f"{type(error).__name__}: {error}") from error
     lines = _needed([f"{name} = {expression}" for expression, name in text.lines.items()], name)
     used = {value for line in lines for value in _tokens(line)} | {name}
@@ -314,19 +339,19 @@ def trace(formula: Callable[..., Any], plain: bool = False) -> Traced:
     return Traced(lines, constants, name)
 
 
-def _ways(text: _Text, formula: Callable[..., Any], calls: list[int]) -> str:
-    """The name of the result: where the formula branches, a choice between those of both ways."""
+def _paths(text: _Text, formula: Callable[..., Any], calls: list[int]) -> str:
+    """The name of the result. If the formula branches, the result is a selection between those of both paths."""
     calls.append(1)
-    if len(calls) > MOST_BRANCHES:
+    if len(calls) > MAX_PATHS:
         raise Untraceable("it branches on its argument too often")
     try:
         result = formula(Variable(text, "u2"))
     except _Branch as branch:
         condition, holds = branch.args[0], text.holds
         text.holds = {**holds, condition: True}
-        yes = _ways(text, formula, calls)
+        yes = _paths(text, formula, calls)
         text.holds = {**holds, condition: False}
-        no = _ways(text, formula, calls)
+        no = _paths(text, formula, calls)
         return yes if yes == no else text.name(f"{yes} if {condition} else {no}")
     if isinstance(result, Variable):
         result = result._as_number(result)
@@ -338,7 +363,7 @@ def _tokens(text: str) -> set[str]:
 
 
 def _needed(lines: list[str], result: str) -> tuple[str, ...]:
-    """Without those that nothing uses."""
+    """The lines on which the result depends."""
     wanted, kept = {result}, []
     for line in reversed(lines):
         name, _, expression = line.partition(" = ")

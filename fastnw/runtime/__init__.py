@@ -1,1 +1,1 @@
-"""The machine: its instruction sets and cores, the threads that run tiles, and how subnormal numbers are treated."""
+"""The machine: its instruction sets and cores, the threads that run tiles, and the treatment of subnormal numbers."""

@@ -1,8 +1,8 @@
-"""`cached_property` without a lock, as it is from Python 3.12 on.
+"""`cached_property` without a lock, like that of Python 3.12 and later.
 
-Before, all instances share one lock a property. A thread may hold it, for as long as it takes to build a tree, while
-another one forks: in the child nobody ever gives it back. Two threads may now find out the same thing at once; either
-result will do.
+In earlier versions all instances share one lock per property. A thread may hold the lock while it builds a tree, and
+another thread may fork in the meantime: in the child process the lock is never released. Without the lock, two threads
+may compute the same value at once; either result is right.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class cached_property(Generic[T]):
-    """An attribute that is computed when it is first asked for."""
+    """An attribute that is computed at its first use."""
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
         self._compute, self.__doc__ = compute, compute.__doc__
@@ -29,5 +29,5 @@ class cached_property(Generic[T]):
     def __get__(self, instance: object | None, owner: type) -> cached_property[T] | T:
         if instance is None:
             return self
-        # found there from now on; the first of several threads' results stays, so that all see one object
+        # Later reads find the value in __dict__. If several threads compute it, all of them get the first result.
         return instance.__dict__.setdefault(self._name, self._compute(instance))

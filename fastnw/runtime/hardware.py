@@ -1,4 +1,4 @@
-"""What the machine offers: cores, instruction set. Read once."""
+"""The instruction sets, the vendor and the cores of the machine, each read once."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from functools import lru_cache
 from fastnw.runtime._cpu import x86_level, x86_vendor
 
 LEVELS = ("v2", "v3", "v4")
-MOST_THREADS = 4096  # more than any machine has cores; a number mistyped starts no more
+MAX_THREADS = 4096  # more than any machine has cores; limits the harm of a mistyped number
 
 
 @lru_cache(maxsize=1)
 def cpu_levels() -> tuple[str, ...]:
-    """The x86-64 levels that the processor runs, lowest first, no higher than ``FASTNW_CPU``; empty elsewhere.
+    """The x86-64 levels that the processor supports, lowest first, up to ``FASTNW_CPU``; empty on other processors.
 
     Raises
     ------
@@ -31,20 +31,20 @@ def cpu_levels() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def vendor() -> str:
-    """Who made the processor: "amd", "intel", or "other". Times that the planner predicts are stored for each."""
+    """The vendor of the processor: "amd", "intel" or "other". The planner has timings for each."""
     return x86_vendor()
 
 
 def n_threads(n_jobs: int | None = None) -> int:
-    """Threads to run on.
+    """The number of threads to use.
 
-    `n_jobs` as in joblib (negative: all cores but |n_jobs| − 1), then ``FASTNW_NUM_THREADS``, ``OMP_NUM_THREADS``,
-    then every core that affinity and cgroup allow.
+    `n_jobs` counts as in joblib (a negative number means all cores but |n_jobs| − 1). Without it,
+    ``FASTNW_NUM_THREADS`` decides, then ``OMP_NUM_THREADS``, then the number of cores that affinity and cgroup allow.
 
     Raises
     ------
     ValueError
-        `n_jobs` is 0, or a variable holds no positive integer.
+        `n_jobs` is 0, or an environment variable is not a positive integer.
     TypeError
         `n_jobs` is not an integer.
     """
@@ -54,18 +54,18 @@ def n_threads(n_jobs: int | None = None) -> int:
             if text:
                 if not (text.isascii() and text.isdigit() and int(text)):
                     raise ValueError(f"{name} must be a positive integer, got {text!r}.")
-                return min(int(text), MOST_THREADS)
+                return min(int(text), MAX_THREADS)
         return _cores()
     if isinstance(n_jobs, bool) or not hasattr(n_jobs, "__index__"):
         raise TypeError(f"n_jobs must be an integer or None, got {n_jobs!r}.")
     n_jobs = n_jobs.__index__()
     if n_jobs == 0:
         raise ValueError("n_jobs == 0 has no meaning; use None for every core.")
-    return min(n_jobs, MOST_THREADS) if n_jobs > 0 else max(_cores() + 1 + n_jobs, 1)
+    return min(n_jobs, MAX_THREADS) if n_jobs > 0 else max(_cores() + 1 + n_jobs, 1)
 
 
 @lru_cache(maxsize=1)
 def _cores() -> int:
-    from joblib import cpu_count  # knows affinity and cgroup quotas; imported late, it takes 50 ms
+    from joblib import cpu_count  # respects affinity and cgroup quotas; imported here since the import takes 50 ms
 
     return int(cpu_count())

@@ -1,4 +1,4 @@
-"""The threads that run tiles: progress, Ctrl-C, and BLAS held to one thread."""
+"""Threads that run tiles, with progress bars and Ctrl-C; and a guard that limits BLAS to one thread."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
-PROGRESS_AFTER = 2.0  # seconds of expected work from which a terminal shows a bar
+PROGRESS_SECONDS = 2.0  # expected duration from which a terminal shows a progress bar
 
 
 _current = threading.local()
 
 
 class _Stopped(Exception):
-    """The run is over; whoever ended it reports."""
+    """The run has been stopped; the error that stopped it is raised elsewhere."""
 
 
 def check_stop() -> None:
-    """Leave a task whose run has been interrupted: for tasks that may last longer than Ctrl-C should wait."""
+    """Ends a task if its run has been interrupted. Long tasks call it, so that Ctrl-C does not wait for them."""
     stop = getattr(_current, "stop", None)
     if stop is not None and stop.is_set():
         raise _Stopped
 
 
 def run(task: Callable[[int], float], n_tasks: int, n_threads: int, meter: Meter, *, detachable: bool = False) -> None:
-    """Call ``task(0) … task(n_tasks − 1)``, each of some milliseconds; what a task returns is added to the meter.
+    """Calls ``task(0) … task(n_tasks − 1)``, each of a few milliseconds, and adds what they return to the meter.
 
-    A task may take a second if it is `detachable`: then Ctrl-C does not wait for it, and it ends alone. It must only
-    write to what nobody reads any more after an exception.
+    A task may take a second if it is `detachable`: then Ctrl-C does not wait for it, and it ends on its own. It must
+    only write to memory that nobody reads after an exception.
 
-    Which thread takes which task is left to chance, so tasks must write to places of their own. Threads live for one
-    call: starting one takes 50 µs, and a pool that outlives the call would not survive a fork.
+    The assignment of tasks to threads is not deterministic, so tasks must not write to the same memory. Threads live
+    for one call: starting one takes 50 µs, and a pool that outlives the call would not survive a fork.
 
     Raises
     ------
     BaseException
-        The first exception of a task, or KeyboardInterrupt in the caller; by then no task is running that is not
+        The first exception of a task, or KeyboardInterrupt in the caller. By then no task runs, unless it is
         `detachable`.
     """
     if (n_threads == 1 or n_tasks == 1) and not detachable:
@@ -50,21 +50,21 @@ def run(task: Callable[[int], float], n_tasks: int, n_threads: int, meter: Meter
             meter.add(task(i))
         return
     numbers, stop, failures = itertools.count(), threading.Event(), []
-    # Lists, not semaphores or joins, say who has begun and who is done: an exception from Ctrl-C may strike between any
-    # two steps here, and must not lose count. The queue only wakes the caller; a lost wake-up costs 0.1 s.
-    begun: list[None] = []
+    # Lists count the threads that have started and finished, not semaphores or joins: Ctrl-C may raise between any two
+    # steps here, and the count must stay right. The queue only wakes the caller; a lost wake-up costs 0.1 s.
+    started: list[None] = []
     finished: list[None] = []
     wake: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def work() -> None:
-        begun.append(None)
+        started.append(None)
         _current.stop = stop
         try:
             while not stop.is_set() and (i := next(numbers)) < n_tasks:
                 meter.add(task(i))
         except _Stopped:
             pass
-        except BaseException as failure:  # handed to the caller, whatever it is
+        except BaseException as failure:  # the caller raises it, whatever it is
             failures.append(failure)
             stop.set()
         finally:
@@ -74,14 +74,14 @@ def run(task: Callable[[int], float], n_tasks: int, n_threads: int, meter: Meter
     def wait(expected: Callable[[], int]) -> None:
         while len(finished) < expected():
             with suppress(queue.Empty):
-                wake.get(timeout=0.1)  # a bounded wait lets Ctrl-C through on every platform
+                wake.get(timeout=0.1)  # on every platform, Ctrl-C interrupts a wait with a timeout
 
     outer, n_workers = getattr(_current, "stop", None), 0
     try:
         while n_workers < min(n_threads, n_tasks):
             try:
                 _thread.start_new_thread(work, ())
-            except RuntimeError:  # no more of them are allowed here: fewer change no bit
+            except RuntimeError:  # the process may start no more threads; results do not depend on their number
                 break
             n_workers += 1
         if n_workers == 0:
@@ -91,13 +91,13 @@ def run(task: Callable[[int], float], n_tasks: int, n_threads: int, meter: Meter
         _current.stop = outer
         stop.set()
         if not detachable:
-            wait(lambda: len(begun))  # whoever begins later finds the run stopped
+            wait(lambda: len(started))  # a thread that starts later finds the run stopped
     if failures:
         raise failures[0]
 
 
 class Meter:
-    """Counts pairs for a tqdm bar. The bar is made at the first pair, closed by `close`."""
+    """Counts pairs for a tqdm bar, which is created at the first pair and closed by `close`."""
 
     def __init__(self, show: bool, pairs: float, description: str) -> None:
         self._show, self._pairs, self._description = show, pairs, description
@@ -123,9 +123,9 @@ class Meter:
 
 @contextmanager
 def progress(show: bool | None, seconds: float, pairs: float, description: str) -> Iterator[Meter]:
-    """A meter for work expected to last `seconds`; ``show=None`` shows it on a terminal if that is long."""
+    """A meter for work that should take `seconds`; ``show=None`` shows a bar for long work on a terminal."""
     if show is None:
-        show = seconds > PROGRESS_AFTER and sys.stderr is not None and sys.stderr.isatty()
+        show = seconds > PROGRESS_SECONDS and sys.stderr is not None and sys.stderr.isatty()
     meter = Meter(bool(show), pairs, description)
     done = False
     try:
@@ -136,21 +136,22 @@ def progress(show: bool | None, seconds: float, pairs: float, description: str) 
 
 
 class _BlasGuard:
-    """Holds BLAS to one thread while any caller is inside.
+    """Limits BLAS to one thread while at least one caller is inside the context.
 
-    Counted, because two overlapping limits restore each other's: the first to leave would give the threads back under
-    the second, the last would leave the process at one. Libraries are set one by one: in newer versions
-    `threadpool_limits` does nothing in a thread other than the one that set a limit last.
+    Callers are counted, because two overlapping limits would restore each other's numbers: the first caller to leave
+    would lift the limit of the second, and the last would leave the process with one thread. Libraries are set one by
+    one, because newer versions of `threadpool_limits` have no effect in a thread other than the one that set the last
+    limit.
     """
 
     def __init__(self) -> None:
         self._before: list[tuple[Any, int]] = []
         self._reset()
-        if hasattr(os, "register_at_fork"):  # another thread may hold the lock while this one forks
+        if hasattr(os, "register_at_fork"):  # another thread may hold the lock during a fork
             os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
-        """In a forked child nobody is inside; what to go back to is kept for the next to leave."""
+        """Resets the count in a forked child, where nobody is inside. The next caller to leave restores the numbers."""
         self._lock, self._depth = threading.Lock(), 0
 
     def __enter__(self) -> None:
@@ -174,8 +175,10 @@ class _BlasGuard:
 
 @lru_cache(maxsize=2)
 def _blas_libraries(with_scipy: bool) -> list[Any]:
-    """The BLAS of NumPy and, once it is loaded, of SciPy. Found once each: looking through the loaded libraries takes
-    a lock of the C library, which a thread may hold while another forks."""
+    """The BLAS libraries of NumPy and, once it is loaded, of SciPy.
+
+    They are searched for once: the search takes a lock of the C library, which a thread may hold during a fork.
+    """
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController().select(user_api="blas").lib_controllers
