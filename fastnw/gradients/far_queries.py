@@ -227,7 +227,6 @@ def _pairs(problem: Problem, positions: Rows, rows: Rows, without_weights: bool)
 def _scored(scoring: Scoring, view: View, queries: Rows) -> Floats:
     """(queries, n) log κ in plain float64, NaN for a key to be left out; u² for a compact kernel."""
     facts = scoring.problem.kernel.facts
-    assert facts is not None
     if facts.log_ratio is not None:
         blocks = [logs for _, logs in tails._plain_logs(scoring, view, queries)]
         scores = np.concatenate(blocks, axis=1)

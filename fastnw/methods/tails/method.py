@@ -125,7 +125,7 @@ def weights_of(scoring: Scoring, row: int) -> tuple[Rows, Floats]:
     """Positions of the keys that can matter to one query, and w κ/mass there."""
     facts, view, rows = scoring.problem.kernel.facts, View.of(scoring.problem), np.array([row])
     with np.errstate(all="ignore"):
-        if facts is not None and facts.log_ratio is None:
+        if facts.log_ratio is None:
             found = [(near, logs + np.log(kappa)) for _, near, logs, kappa, _ in _edge_terms(scoring, view, rows)]
         else:
             found = [part[2:4] for part in _relative_logs(scoring, view, rows)]
