@@ -20,8 +20,8 @@ PROBES = 1.0003 * np.concatenate([[0.0], np.linspace(0.0, 12.0, 61)[1:] ** 2, np
 def of(kernel: HasFormulas, log: bool = False, plain: bool = False) -> tracing.Traced | None:
     """The text of κ, or of its logarithm; None if the formula cannot be traced or the text computes something else.
 
-    The latter happens for a formula that tests the type of its argument: numbers may take another branch than the
-    traced one.
+    The latter happens for a formula that tests the type of its argument: for numbers it may take another branch than
+    the traced one.
     """
     formula = kernel.log_profile if log else kernel.profile
     assert formula is not None
