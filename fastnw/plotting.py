@@ -350,11 +350,11 @@ class AttentionDisplay:
         ValueError
             If ``top_k`` is given: a heat map is dense.
         """
-        import fastnw
+        from fastnw.attention import attention_weights
 
         if attention_kwargs.get("top_k") is not None:
             raise ValueError("top_k gives sparse weights; a heat map needs all of them.")
-        weights = fastnw.attention_weights(queries, keys, kernel=kernel, bandwidth=bandwidth, **attention_kwargs)
+        weights = attention_weights(queries, keys, kernel=kernel, bandwidth=bandwidth, **attention_kwargs)
         return cls.from_weights(
             weights,
             query_labels=_values_of_one_coordinate(queries),

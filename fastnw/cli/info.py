@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what `fastnw.show_config` prints."""
-    from fastnw import show_config
+    from fastnw.config import show_config
 
     show_config()
     return 0
