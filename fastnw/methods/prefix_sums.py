@@ -76,25 +76,28 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     per_key = 8 * (6 + 2 * problem.c + (4 + 2 * moments / block))
     size = problem.n * per_key + min(problem.m, panel(problem)) * 8 * (8 + 2 * problem.c)
     if problem.classes is not None and size > MOST_DENSE_BYTES:
-        return Refusal(f"would take {size / 2**20:.0f} MiB for sums of {problem.c} classes")
+        return Refusal(
+            f"supports sums of classes in up to {MOST_DENSE_BYTES / 2**20:g} MiB, "
+            f"got {problem.c} classes, which take {size / 2**20:.0f} MiB"
+        )
     return Cost(float(problem.m) * min(problem.n, 2 * block), tuple(work), size)
 
 
 def _refusal(problem: Problem, backend: Any) -> str | None:
     if problem.d != 1:
-        return f"it works in one coordinate, not in {problem.d}"
+        return f"supports d = 1, got d = {problem.d}"
     if problem.kernel.facts.window is None and problem.kernel.facts.exponential_polynomial is None:
-        return f"it has no moments for the kernel {problem.kernel.name}"
+        return f"supports compact polynomial kernels, laplacian and matern kernels, got kernel={problem.kernel.name!r}"
     if problem.key_scale is not None:
-        return "its moments need one bandwidth for all keys, not key_scale"
+        return "needs one bandwidth for all keys, got key_scale"
     if problem.tol == 0:
-        return "tol=0 asks for every pair"
+        return "needs tol > 0 or tol=None, got tol=0"
     if "moments" not in backend.methods:
-        return f"its sums are compiled code, not for backend {backend.name!r}"
+        return f"supports the compiled backend, got backend={backend.name!r}"
     if problem.tol and problem.tol < SELDOM * _unit_error(problem):
-        return f"its bounds are about {SELDOM * _unit_error(problem):.1g} of the range, above tol"
+        return f"certifies errors down to {SELDOM * _unit_error(problem):.1g} of the range, got tol={problem.tol:g}"
     if not 1 / LARGEST < _bandwidth(problem) < LARGEST:
-        return "the bandwidth's square leaves float64's range"
+        return f"needs a bandwidth whose square float64 can hold, got {_bandwidth(problem):.3g}"
     return None
 
 

@@ -143,12 +143,18 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     with np.errstate(over="ignore", invalid="ignore"):
         span = float(((high - low) * problem.metric.inverse).max())
     if not span < WIDEST:
-        return Refusal(f"would need too many Fourier modes: the keys span {span:.2g} bandwidths")
+        return Refusal(f"supports keys that span fewer than {WIDEST:g} bandwidths, got {span:.2g}")
     box = box_of(problem)
     if box.at_once < 1:
-        return Refusal(f"would need {box.size:.2g} Fourier modes: the keys span {span:.2g} bandwidths")
+        return Refusal(
+            f"supports Fourier modes that fit in {MOST_BYTES >> 20} MiB, "
+            f"got {box.size:.2g} modes for keys that span {span:.2g} bandwidths"
+        )
     if box.place * math.sqrt(2 * math.log(problem.total_weight + 1)) > problem.promise:
-        return Refusal(f"rounds places by {box.place:.1g} bandwidths: the keys span {span:.2g} of them")
+        return Refusal(
+            f"supports keys whose coordinates round by less than the tolerance, "
+            f"got keys that span {span:.2g} bandwidths and round by {box.place:.1g}"
+        )
     point = POINT + CELL[problem.d] * box.cells
     grid = box.size * box.upsampling**problem.d
     transform = GRID * grid * math.log2(grid + 2)
@@ -169,7 +175,10 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     work.append(Work(1e-9 * serial))
     memory = _memory(problem, box, n_threads)
     if problem.classes is not None and memory > MOST_DENSE_BYTES:
-        return Refusal(f"would take {memory / 2**20:.0f} MiB for transforms of {problem.c} classes")
+        return Refusal(
+            f"supports transforms of classes in up to {MOST_DENSE_BYTES / 2**20:g} MiB, "
+            f"got {problem.c} classes, which take {memory / 2**20:.0f} MiB"
+        )
     return Cost(probes + problem.n + problem.m, tuple(work), memory)
 
 
@@ -191,19 +200,19 @@ def _memory(problem: Problem, box: Box, n_threads: int) -> float:
 
 def _refusal(problem: Problem, backend: Any) -> str | None:
     if problem.d > MOST_D:
-        return f"takes up to {MOST_D} coordinates, not {problem.d}"
+        return f"supports d <= {MOST_D}, got d = {problem.d}"
     if not problem.kernel.facts.has_spectrum:
-        return f"needs a kernel whose transform decays fast: gaussian, not {problem.kernel.name}"
+        return f"supports the Gaussian kernel, got kernel={problem.kernel.name!r}"
     if problem.key_scale is not None:
-        return "needs one bandwidth for all keys"
+        return "needs one bandwidth for all keys, got key_scale"
     if problem.tol == 0:
-        return "sums no single pairs, as tol=0 asks"
+        return "needs tol > 0 or tol=None, got tol=0"
     if problem.promise < LEAST_PROMISE:
-        return f"certifies errors down to {LEAST_PROMISE:g}, not {problem.promise:g}"
+        return f"certifies errors down to {LEAST_PROMISE:g} of the range, got tol={problem.promise:g}"
     if "fourier" not in backend.methods:
-        return f"runs on the processor beside compiled tiles, not on backend={backend.name!r}"
+        return f"supports the compiled and Numba backends, got backend={backend.name!r}"
     if not (problem.n and problem.total_weight > 0):
-        return "needs a key with weight"
+        return "needs a key with a positive weight, got none"
     return None
 
 
