@@ -185,7 +185,7 @@ def test_density(method, length):
 # What is cut into tasks goes in many of them here.
 SMALL = {
     "fourier": (fourier, {"BLOCK": dict.fromkeys((1, 2, 3), 97)}),
-    "moments": (prefix_sums, {"QUERIES": 50, "KEYS": 64, "BUCKET": 128}),
+    "moments": (prefix_sums, {"TASK_QUERIES": 50, "TASK_KEYS": 64, "MIN_BUCKET_KEYS": 128}),
 }
 
 
