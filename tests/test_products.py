@@ -23,7 +23,7 @@ def forced(level, monkeypatch):
         pytest.skip("products need vectors")
     made = []
     sweep = products.sweep
-    monkeypatch.setattr(exact, "_uses_products", lambda problem, tiles, dtype: products.can(problem, tiles))
+    monkeypatch.setattr(exact, "_uses_products", lambda problem, tiles, dtype: products.supports(problem, tiles))
     monkeypatch.setattr(products, "sweep", lambda *arguments: made.append(1) or sweep(*arguments))
     return made
 

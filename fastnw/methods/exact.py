@@ -179,7 +179,7 @@ def narrow_is_enough(problem: Problem, tiles: Any) -> bool:
     if not problem.kernel.inner_product or problem.on_device or tiles.sweep is not None:
         return True
     dtype = np.dtype(np.float32)
-    if products.can(problem, tiles) and products.promising(problem, dtype, 0.75 * problem.promise):
+    if products.supports(problem, tiles) and products.promising(problem, dtype, 0.75 * problem.promise):
         return True
     factor = 1.0 if problem.key_scale is None else 1.0 / float(problem.key_scale.min())
     with np.errstate(over="ignore", invalid="ignore"):
@@ -192,7 +192,7 @@ def _uses_products(problem: Problem, tiles: Any, dtype: np.dtype[Any]) -> bool:
     if tiles.sweep is not None:
         return bool(tiles.by_products(problem, dtype))
     return (
-        products.can(problem, tiles)
+        products.supports(problem, tiles)
         and products.seconds(problem, dtype) < _difference_seconds(problem, tiles, dtype)
         and products.promising(problem, dtype, 0.75 * problem.promise)
     )
@@ -370,7 +370,7 @@ class Products(Differences):
 
     def wanted(self, queries: Queries, mass: Floats | None) -> NDArray[np.bool_] | None:
         """None for the first rung of a ladder; after another rung, no query if only few_retried are open."""
-        few_retried = mass is not None and len(queries) <= products.FEW
+        few_retried = mass is not None and len(queries) <= products.MAX_DIFFERENCE_QUERIES
         return np.zeros(len(queries), bool) if few_retried else None
 
     def sums(self, queries: Queries, meter: Meter) -> PoolState:
@@ -389,7 +389,7 @@ class Products(Differences):
                 certify.exponent_error(problem, relative, state.log_mass(), dtype),
                 products.exponent_error(problem, query_norm, key_norm, dtype),
             )
-        return self.keys.rounding(dtype).certified(state, exponent, products.values_spread(problem, dtype))
+        return self.keys.rounding(dtype).certified(state, exponent, products.value_error_factor(problem, dtype))
 
 
 class Reference(Differences):
