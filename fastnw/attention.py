@@ -107,7 +107,7 @@ def attention_weights(
     )
     plan = make_plan(problem, "exact" if method == "auto" else method, backend, n_jobs)
     if plan.method != "exact":
-        raise ValueError(f"method={method!r} cannot do this: each pair's weight is asked for.")
+        raise ValueError(f"method={method!r} supports no weights of single pairs. Use method='auto'.")
     dtype = np.dtype(np.float64)
     plan = replace(plan, dtype=dtype, ladder=ladder(problem, "exact", backends.get(plan.backend), dtype))
     model = model_of(problem, plan)

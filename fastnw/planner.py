@@ -64,7 +64,7 @@ def make_plan(problem: Problem, method: str, backend: str, n_jobs: int | None) -
     if not costs:
         refusal = offers[method]
         assert isinstance(refusal, Refusal)
-        raise ValueError(f"method={method!r} cannot do this: {refusal.reason}.")
+        raise ValueError(f"method={method!r} {refusal.reason}. Use method='auto'.")
     besides = _besides(problem)
     costs = {name: replace(cost, work=(besides, *cost.work)) for name, cost in costs.items()}
     best = min(costs, key=lambda name: costs[name].seconds(NOMINAL_THREADS))
@@ -145,7 +145,7 @@ def _comparison(best: str, costs: dict[str, Cost], refusals: dict[str, str], n_t
     Where another is faster on the call's own number of threads, it says why that does not count.
     """
     times = _times(costs, NOMINAL_THREADS)
-    parts = [f"{name} cannot do it ({reason})" for name, reason in refusals.items()]
+    parts = [f"{name} {reason}" for name, reason in refusals.items()]
     if len(costs) == 1:
         return "; ".join([f"no other method can do it: {'; '.join(parts)}"] if parts else [f"{best} can do it"])
     parts.insert(0, f"{best} takes the least time on {NOMINAL_THREADS} threads: {times}")

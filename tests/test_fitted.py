@@ -129,7 +129,7 @@ def test_blocks_are_kept_within_the_promised_memory(dtype, made, monkeypatch):
     options = {"kernel": "cauchy", "bandwidth": 0.3, "method": "exact"}
     kept = fastnw.NadarayaWatsonRegressor(**options).fit(X, y)
     first = kept.predict(X[:7])
-    monkeypatch.setattr(exact, "KEPT_BYTES", 1 << 16)
+    monkeypatch.setattr(exact, "MAX_CACHED_BYTES", 1 << 16)
     model = fastnw.NadarayaWatsonRegressor(**options).fit(X, y)
     made.clear()
     np.testing.assert_array_equal(model.predict(X[:7]), first)

@@ -126,7 +126,7 @@ def test_methods_that_need_indicators_make_them_or_refuse(method, kernel, d, mon
     np.testing.assert_allclose(model.predict_proba(queries), expected, rtol=0, atol=2e-8)
     monkeypatch.setattr(planner._METHODS[method], "MOST_DENSE_BYTES", 1 << 10)
     model.set_params(tol=2e-8)  # planned anew
-    with pytest.raises(ValueError, match=f"method='{method}' cannot do this: would take .* {CLASSES} classes"):
+    with pytest.raises(ValueError, match=f"method='{method}' supports .* of classes in .*, got {CLASSES} classes"):
         model.predict_proba(queries)
     model.set_params(method="auto").predict_proba(queries)
 

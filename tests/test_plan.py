@@ -51,7 +51,7 @@ def test_the_layout_keeps_memory_bounded(m, n, d, c):
     problem = build(points[:m], points[:n], np.broadcast_to(np.float32(0), (n, c)), kernel="gaussian", bandwidth=1.0)
     shape = exact.layout(problem, m, np.dtype(np.float64))
     assert shape.block * shape.span * (d + 1 + c) * 8 <= exact.SPAN_BYTES + shape.block * (d + 1 + c) * 8
-    assert shape.panel * (4 + c + 3 * d) * 8 <= exact.PANEL_BYTES + exact.TILE * (4 + c + 3 * d) * 8
+    assert shape.panel * (4 + c + 3 * d) * 8 <= exact.PANEL_BYTES + exact.MAX_TILE_QUERIES * (4 + c + 3 * d) * 8
     assert 1 <= shape.groups <= 4 * exact.MAX_GROUPS
 
 
@@ -233,5 +233,5 @@ def test_tiles_hold_each_query_once_and_shrink(m):
     tiles = exact._tiles(m)
     assert np.array_equal(np.concatenate([np.arange(t.start, t.stop) for t in tiles]), np.arange(m))
     sizes = [t.stop - t.start for t in tiles]
-    assert max(sizes) <= exact.TILE
+    assert max(sizes) <= exact.MAX_TILE_QUERIES
     assert sizes == sorted(sizes, reverse=True)

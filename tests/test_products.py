@@ -23,7 +23,7 @@ def forced(level, monkeypatch):
         pytest.skip("products need vectors")
     made = []
     sweep = products.sweep
-    monkeypatch.setattr(exact, "_by_products", lambda problem, tiles, dtype: products.can(problem, tiles))
+    monkeypatch.setattr(exact, "_uses_products", lambda problem, tiles, dtype: products.supports(problem, tiles))
     monkeypatch.setattr(products, "sweep", lambda *arguments: made.append(1) or sweep(*arguments))
     return made
 
@@ -180,7 +180,7 @@ def test_ordinary_choices_weigh_cost_and_accuracy(monkeypatch):
 
     def chosen(m, n, d, centre=0.0):
         queries, keys, values = problem(m, n, d, 8, "float32", centre=centre)
-        return exact._by_products(build(queries, keys, values, kernel="gaussian", bandwidth=d**0.5), tiles, narrow)
+        return exact._uses_products(build(queries, keys, values, kernel="gaussian", bandwidth=d**0.5), tiles, narrow)
 
     assert chosen(1, 20_000, 64)
     assert not chosen(1, 20_000, 3)

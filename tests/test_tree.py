@@ -1,4 +1,4 @@
-"""method="tree": what is skipped is within the certificate and the promise; what it cannot do it says."""
+"""method="tree": what is skipped is within the certificate and the promise; what it refuses, it explains."""
 
 from __future__ import annotations
 
@@ -283,16 +283,19 @@ def test_auto_takes_it_where_it_pays(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"kernel": "cauchy"}, "not of cauchy"),
-        ({"kernel": "constant"}, "not of constant"),
-        ({"kernel": "dot"}, "dot has none"),
-        ({"kernel": fastnw.Kernel("mine", lambda u2: np.exp(-u2 / 2))}, "'mine' would have to be .* monotone=True"),
-        ({"tol": 0}, "tol=0"),
+        ({"kernel": "cauchy"}, "supports kernels that .*, got kernel='cauchy'"),
+        ({"kernel": "constant"}, "supports kernels that .*, got kernel='constant'"),
+        ({"kernel": "dot"}, "supports kernels of a distance, got kernel='dot'"),
+        (
+            {"kernel": fastnw.Kernel("mine", lambda u2: np.exp(-u2 / 2))},
+            "needs a kernel created with monotone=True, got kernel='mine'",
+        ),
+        ({"tol": 0}, "needs tol > 0 or tol=None, got tol=0"),
     ],
 )
 def test_what_it_cannot_do_it_says(options, reason):
     keys = cloud(50, 2)
-    with pytest.raises(ValueError, match=f"method='tree' cannot do this: .*{reason}"):
+    with pytest.raises(ValueError, match=f"^method='tree' {reason}\\. Use method='auto'\\.$"):
         fastnw.pool(keys, keys, keys[:, 0], method="tree", **options)
 
 

@@ -31,7 +31,9 @@ def offers(arrays: tuple[np.ndarray, ...], options: dict[str, Any]) -> dict[str,
         try:
             found[method] = fastnw.plan(*arrays, method=method, **options)
         except ValueError as error:
-            found[method] = str(error).partition(" cannot do this: ")[2] or str(error).partition(";")[0]
+            message, prefix = str(error), f"method={method!r} "
+            clause = message.removeprefix(prefix).removesuffix(" Use method='auto'.")
+            found[method] = clause if message.startswith(prefix) else message.partition(";")[0]
     return found
 
 

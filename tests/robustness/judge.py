@@ -137,7 +137,7 @@ def judge(problem: Problem, number: int = 0) -> Verdict:
 
 def _allowed(problem: Problem, words: str, positive: bool) -> bool:
     """Whether a refusal is in order: of a forced method, a kernel without a density, a matrix that is none."""
-    if "cannot do this: " in words or "cannot run this: " in words:
+    if words.endswith("Use method='auto'.") or "cannot run this: " in words:
         return problem.options.get("method", "auto") != "auto" or problem.options.get("backend", "auto") != "auto"
     if problem.ask == "density" and ("normal" in words or "density" in words or "integr" in words):
         return True

@@ -185,17 +185,18 @@ def _moment_numbers(problem: Problem, shares: selectivity.Shares) -> int:
 def refusal(problem: Problem, backend: Any) -> str | None:
     kernel = problem.kernel
     if not kernel.monotone:
-        return f"skips pairs by their distance: kernel {kernel.name!r} would have to be created with monotone=True"
+        return f"needs a kernel created with monotone=True, got kernel={kernel.name!r}"
     if kernel.facts.built_in and not (kernel.inner_product or kernel.works_on_logs or kernel.support is not None):
-        return f"skips pairs of kernels that are compact or decay exponentially, not of {kernel.name}"
+        return f"supports kernels that are compact or decay exponentially, got kernel={kernel.name!r}"
     if kernel.inner_product:
-        return f"skips pairs by their distance, which {kernel.name} has none of"
+        return f"supports kernels of a distance, got kernel={kernel.name!r}"
     if problem.tol == 0:
-        return "skips pairs, and tol=0 asks for every one"
+        return "needs tol > 0 or tol=None, got tol=0"
     if bands.most(problem) > bands.MOST_BANDS:
-        return f"keeps weights over {bands.MOST_BANDS * 200} decimal orders of magnitude apart, and these have more"
+        orders = -problem.log_least_weight / math.log(10)
+        return f"supports weights over {bands.MOST_BANDS * 200} decimal orders of magnitude, got {orders:.0f}"
     if "tree" not in backend.methods:
-        return f"runs on the processor, not on backend {backend.name!r}"
+        return f"supports CPU backends, got backend={backend.name!r}"
     return None
 
 
