@@ -274,11 +274,7 @@ class _Sweep:
                 inside = u2 < np.inf if kernel.works_on_logs else np.ones(u2.shape, bool)
             # the constant kernel is 1 even where u² is no number
             argument = np.fmin(np.where(inside, u2, 0.0), np.finfo(np.float64).max)
-            if kernel.log_profile is not None:
-                logs = kernel.log_profile(argument)
-            else:
-                logs = np.log(np.maximum(kernel.profile(argument), 0.0))
-            logs = np.where(inside, logs, -np.inf)
+            logs = np.where(inside, kernel.log(argument), -np.inf)
         log_weights = self.problem.log_weights_at(slice(keys.start, keys.start + keys.size))
         if log_weights is not None:
             logs += log_weights

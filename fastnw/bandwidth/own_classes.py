@@ -95,7 +95,7 @@ def _shares(
     with np.errstate(all="ignore"):  # κ(0 · ∞) of no consequence, logarithms of 0
         for j, inverse in enumerate(problem.metric.inverse):
             u2 += np.square((problem.keys[own, j] - problem.keys[others, j]) * inverse)
-        logs = np.log(np.maximum(kernel.profile(u2), 0.0)) if kernel.log_profile is None else kernel.log_profile(u2)
+        logs = kernel.log(u2)
         outside = others == own
         if kernel.support is not None:
             outside |= u2 > kernel.support**2

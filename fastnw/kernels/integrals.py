@@ -104,13 +104,11 @@ def _log_sphere(d: int) -> tuple[float, float, float]:
 
 def _log_kernel(kernel: Kernel, u: np.ndarray) -> np.ndarray:
     """log κ(u); −inf if κ is 0, if u is beyond the support, or if a user's formula overflows."""
-    formula = kernel.profile if kernel.log_profile is None else kernel.log_profile
     with np.errstate(all="ignore"):
         try:
-            values = np.asarray(formula(u * u), dtype=np.float64)
+            logs = np.asarray(kernel.log(u * u), dtype=np.float64)
         except OverflowError:
-            values = np.array([_or_nan(formula, float(v) ** 2) for v in np.ravel(u)]).reshape(np.shape(u))
-        logs = np.log(values) if kernel.log_profile is None else values
+            logs = np.array([_or_nan(kernel.log, float(v) ** 2) for v in np.ravel(u)]).reshape(np.shape(u))
         if kernel.support is not None:
             logs = np.where(u <= kernel.support, logs, -np.inf)
         return np.where(np.isnan(logs), -np.inf, logs)

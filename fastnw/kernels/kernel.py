@@ -130,6 +130,10 @@ class Kernel:
     def aliases(self) -> tuple[str, ...]:
         return self.facts.aliases
 
+    def log(self, u2: Any) -> Any:
+        """log κ at u² (at the products, for an inner product) within the support; −inf where κ is 0."""
+        return np.log(np.maximum(self.profile(u2), 0.0)) if self.log_profile is None else self.log_profile(u2)
+
     @property
     def window_sensitivity(self) -> float:
         """Bound on |Δκ| of a key within the support, per error of u²; 0 for kernels that need no such bound.

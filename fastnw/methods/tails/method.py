@@ -352,10 +352,11 @@ def _plain_logs(scoring: Scoring, view: View, rows: Rows) -> Iterator[tuple[slic
 def _log_profile(view: View, scores: Floats) -> Floats:
     """log κ, up to a constant; of scaled scores only their order tells anything, except for Cauchy's powers of u."""
     kernel = view.problem.kernel
-    if kernel.log_profile is None:
-        # scaled, 1 + u² is 2^(−2 power) + u²
-        return np.log(kernel.profile(scores)) if not view.power else -np.log(scores + np.ldexp(1.0, -2 * view.power))
-    return np.asarray(-STEEP * scores if view.power else kernel.log_profile(scores))
+    if not view.power:
+        return np.asarray(kernel.log(scores))
+    if kernel.works_on_logs:
+        return np.asarray(-STEEP * scores)
+    return -np.log(scores + np.ldexp(1.0, -2 * view.power))  # scaled, 1 + u² is 2^(−2 power) + u²
 
 
 def _power(view: View, row: int, leader: Leader | None) -> int:

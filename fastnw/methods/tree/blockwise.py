@@ -69,8 +69,7 @@ def _judged(kernel: Kernel, squares: Floats, weights: Floats, state: PoolState, 
     if not len(squares) or not np.all(np.isfinite(logs)):
         return len(squares), -math.inf
     with np.errstate(divide="ignore", over="ignore"):
-        logs_at = np.log(kernel.profile(squares)) if kernel.log_profile is None else kernel.log_profile(squares)
-        bounds = np.logaddexp.accumulate((logs_at + np.log(weights))[::-1])[::-1]
+        bounds = np.logaddexp.accumulate((kernel.log(squares) + np.log(weights))[::-1])[::-1]
     enough = math.log(share) + float(logs.min())
     kept = int((bounds > enough).sum())  # bounds fall with the distance
     return kept, float(bounds[kept]) if kept < len(bounds) else -math.inf

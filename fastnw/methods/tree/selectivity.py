@@ -91,7 +91,7 @@ def _radius(kernel: Kernel, nearest: Floats, nats: float) -> Floats:
         return np.sqrt(nearest**2 + 2 * nats)
 
     def depth(u: Floats) -> Floats:
-        return -(np.log(kernel.profile(u * u)) if kernel.log_profile is None else kernel.log_profile(u * u))
+        return np.asarray(-kernel.log(u * u))
 
     with np.errstate(all="ignore"):
         wanted, low, high = depth(nearest) + nats, nearest, np.maximum(2 * nearest, nats)
