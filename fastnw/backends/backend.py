@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fastnw.core.problem import Problem
 from fastnw.kernels.kernel import Kernel
 
 
@@ -53,6 +55,17 @@ class GradientTiles:
     runs: Callable[[Kernel], bool]
     add_to_queries: Callable[..., None]
     add_to_keys: Callable[..., None]
+
+
+class SweptKeys(Protocol):
+    """The keys that a backend's `sweep` sums, and what it keeps of them."""
+
+    problem: Problem
+    on_device: dict[Any, Any]
+
+    @property
+    def extent(self) -> tuple[NDArray[np.float64], float]:
+        """Largest |k_j| (d,) of the (whitened) keys, and the largest factor that a key scale puts on a score."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +128,8 @@ class Backend:
         inner products only the first term. ``strip`` keys are multiplied at a time.
     sweep : optional
         Sums all keys for its queries at once: for a backend whose queries do not lie in the host's memory.
-    by_products : (problem, dtype) -> bool, optional
-        Whether `sweep` takes u² from matrix products.
+    by_products : problem -> bool, optional
+        Whether `sweep` can take u² from matrix products.
     gradients : GradientTiles, optional
     """
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-import fastnw
-from fastnw import tables
+from fastnw import functions, tables
 from fastnw.demo.chapter_data import CHAPTER_KERNELS, chapter_truth
 from fastnw.estimators.regression import NadarayaWatsonClassifier, NadarayaWatsonRegressor
 
@@ -150,7 +149,7 @@ def choose_bandwidths(X: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def _leave_one_out(X: np.ndarray, y: np.ndarray, h: float | np.ndarray) -> float:
-    return float(np.mean((fastnw.pool(X, X, y, bandwidth=h, exclude_self=True) - y) ** 2))
+    return float(np.mean((functions.pool(X, X, y, bandwidth=h, exclude_self=True) - y) ** 2))
 
 
 def large_scale(job: Job) -> Result:
@@ -160,11 +159,11 @@ def large_scale(job: Job) -> Result:
     queries = rng.standard_normal((job.queries, 3), dtype=np.float32)
     noise = rng.standard_normal(job.keys, dtype=np.float32)
     values = np.sin(3 * keys[:, 0]) + keys[:, 1] * keys[:, 2] / 2 + np.float32(0.3) * noise
-    plan = fastnw.plan(queries, keys, values, bandwidth=LARGE_BANDWIDTH)
+    plan = functions.plan(queries, keys, values, bandwidth=LARGE_BANDWIDTH)
     print("\n".join(f"   {line}" for line in str(plan).splitlines()), flush=True)
     start = time.perf_counter()
     progress = True if sys.stderr is not None and sys.stderr.isatty() else None
-    predicted = fastnw.pool(queries, keys, values, bandwidth=LARGE_BANDWIDTH, progress=progress)
+    predicted = functions.pool(queries, keys, values, bandwidth=LARGE_BANDWIDTH, progress=progress)
     seconds = time.perf_counter() - start
     memory = peak_memory()
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +25,12 @@ from fastnw.arithmetic import doubledouble as dd
 from fastnw.core.pack import pack_queries
 from fastnw.core.problem import Problem
 from fastnw.gradients.forces import Forces, forces, power_of_slope
+from fastnw.gradients.totals import KeySums, QuerySums
 from fastnw.methods.scoring import Scoring
 from fastnw.methods.tails import method as tails
 from fastnw.methods.tails.leading_key import LOWEST, SLICE, View, edge_distances, lead, log_weights
 from fastnw.planner import make_plan
 from fastnw.runtime.threads import check_stop
-
-if TYPE_CHECKING:
-    from fastnw.gradients.sums import KeySums, QuerySums
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]

@@ -36,6 +36,7 @@ from fastnw.core.model import Queries as SomeQueries
 from fastnw.core.pack import aligned_rows, coordinates, pack_inverse, pack_scale, readable
 from fastnw.core.problem import Problem
 from fastnw.gradients import far_queries
+from fastnw.gradients.totals import KeySums, QuerySums
 from fastnw.methods import exact
 from fastnw.methods.tails import method as tails
 from fastnw.planner import make_model
@@ -54,48 +55,6 @@ NEAR = 8.0  # nats of −log κ up to which a mean's error counts for no more in
 OFFSET = 8.0  # |centre|/half of values from which on they are taken relative to the centre
 ACCURATE = 1e-9  # bound on the relative errors of means that γ is made of
 LEAST_FACTOR = -650.0  # log of the least weight that key sums are divided by
-
-
-@dataclass(frozen=True)
-class QuerySums:
-    """Sums over keys, a row a query.
-
-    Attributes
-    ----------
-    moved : (p, d) float64
-        Σ_j E_ij z_ij/λ_j, with λ = 1 unless there is a key scale. For inner products −Σ_j E_ij k_j/λ_j, with keys
-        whitened by a full matrix.
-    squares : (p, d) float64
-        Σ_j E_ij z_ij² of each coordinate; −Σ_j E_ij q_i k_j/(s λ_j).
-    outer : (d, d) float64 or None
-        Σ_i Σ_j E_ij z zᵀ; −Σ_i Σ_j E_ij (q kᵀ + k qᵀ)/λ_j.
-    """
-
-    moved: Floats
-    squares: Floats
-    outer: Floats | None
-
-
-@dataclass(frozen=True)
-class KeySums:
-    """Sums over queries, a row a key.
-
-    Attributes
-    ----------
-    moved : (n, d) float64
-        Σ_i E_ij z_ij/λ_j; for inner products Σ_i E_ij q_i/λ_j, with queries whitened by a full matrix.
-    values : (n, c) float64
-        Σ_i p_ij α_i.
-    weights : (n,) float64
-        Σ_i p_ij (α_i·v_j − γ_i).
-    squares : (n,) float64
-        Σ_i E_ij u²_ij; −Σ_i E_ij q_i·k_j/(s λ_j).
-    """
-
-    moved: Floats
-    values: Floats
-    weights: Floats
-    squares: Floats
 
 
 def by_query(

@@ -190,7 +190,7 @@ def narrow_is_enough(problem: Problem, tiles: Any) -> bool:
 
 def _uses_products(problem: Problem, tiles: Any, dtype: np.dtype[Any]) -> bool:
     if tiles.sweep is not None:
-        return bool(tiles.by_products(problem, dtype))
+        return tiles.by_products(problem) and products.promising(problem, dtype, 0.75 * problem.promise)
     return (
         products.supports(problem, tiles)
         and products.seconds(problem, dtype) < _difference_seconds(problem, tiles, dtype)

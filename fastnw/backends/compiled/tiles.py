@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,6 @@ from fastnw.core.pack import KeyBlock
 from fastnw.core.state import PoolState
 from fastnw.kernels.kernel import Kernel
 from fastnw.runtime._constants import KERNEL_CODES, MAX_PROFILES
-
-if TYPE_CHECKING:
-    from fastnw.methods.tree.kdtree import Tree
 
 
 def sum_tile(
@@ -66,7 +63,7 @@ def sum_several(
 def sum_leaves(
     kernel: Kernel,
     queries: NDArray[np.float64],
-    tree: Tree,
+    tree: Any,
     inverse: NDArray[np.float64],
     own: NDArray[np.int64] | None,
     state: PoolState,

@@ -9,20 +9,17 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw.backends.backend import Backend, PairTimes
+from fastnw.backends.backend import Backend, PairTimes, SweptKeys
 from fastnw.core.pack import KeyBlock, pack_keys
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
 from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.threads import Meter
-
-if TYPE_CHECKING:
-    from fastnw.methods.exact import Keys
 
 Array = NDArray[Any]
 
@@ -125,17 +122,14 @@ def score_tile(kernel: Kernel, queries: Array, keys: KeyBlock, inverse: Array) -
     return np.asarray(out.copy_to_host())
 
 
-def by_products(problem: Problem, dtype: np.dtype[Any]) -> bool:
-    """Whether a first sweep takes u² from matrix products, whose error is absolute."""
-    from fastnw.methods import products
-
+def by_products(problem: Problem) -> bool:
+    """Whether a first sweep can take u² from matrix products, whose error is absolute."""
     plain = problem.kernel.facts.quadratic_form and not problem.kernel.inner_product and problem.key_scale is None
-    plain = plain and problem.metric.cholesky is None and problem.d >= MIN_PRODUCT_D
-    return plain and products.promising(problem, dtype, 0.75 * problem.promise)
+    return plain and problem.metric.cholesky is None and problem.d >= MIN_PRODUCT_D
 
 
 def sweep(
-    summary: Keys,
+    summary: SweptKeys,
     positions: NDArray[np.intp],
     queries: Any,
     inverse: Array,
@@ -171,7 +165,7 @@ def _blocks(problem: Problem, size: int, dtype: np.dtype[Any]) -> Iterator[KeyBl
         yield pack_keys(problem, start, min(start + size, problem.n), dtype, codes=False)
 
 
-def _exponent_error(problem: Problem, summary: Keys, queries: Any) -> NDArray[np.float64]:
+def _exponent_error(problem: Problem, summary: SweptKeys, queries: Any) -> NDArray[np.float64]:
     """Bound on the error of exponents of e from |q|² + |k|² − 2 q·k: products of d terms one after another, norms, and
     the sum of the three."""
     unit = float(np.finfo(queries.points.dtype).eps) / 2
