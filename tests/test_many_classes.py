@@ -6,6 +6,7 @@ import math
 import pickle
 import sys
 import warnings
+from dataclasses import replace
 
 import fresh
 import numpy as np
@@ -126,7 +127,7 @@ def test_methods_that_need_indicators_make_them_or_refuse(method, kernel, d, mon
     np.testing.assert_allclose(model.predict_proba(queries), expected, rtol=0, atol=2e-8)
     monkeypatch.setattr(planner._METHODS[method], "MOST_DENSE_BYTES", 1 << 10)
     model.set_params(tol=2e-8)  # planned anew
-    with pytest.raises(ValueError, match=f"method='{method}' supports .* of classes in .*, got {CLASSES} classes"):
+    with pytest.raises(ValueError, match=f"method='{method}' .*{CLASSES} classes"):
         model.predict_proba(queries)
     model.set_params(method="auto").predict_proba(queries)
 
@@ -178,7 +179,7 @@ def test_the_bound_counts_additions_one_after_another():
     for n in (1000, 100_000):
         classes = OneHot(np.zeros((n, 1), np.int32), 2, np.dtype("float64"))
         problem = trusted(np.zeros((n, 1)), classes, kernels.get("constant"), 1.0, None, None)
-        found = exact.normalised(problem, exact.PoolState(*(part.copy() for part in vars(state).values())))
+        found = exact.normalised(problem, replace(state, total=state.total.copy()))
         np.testing.assert_array_equal(found.total, [[0.5, -0.5]])
         assert 2 * n * 2.0**-53 <= found.total_error[0] <= 3 * n * 2.0**-53
 

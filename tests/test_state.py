@@ -1,13 +1,14 @@
 """PoolState: merging is the sum of the parts, and the bound of a mean holds for every error it allows."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastnw.core.state import PoolState
+from fastnw.core.state import PoolState, Units
 
 
 def state_of(logs, values):
@@ -113,3 +114,68 @@ def test_rows_and_put():
     whole.put(np.array([3]), PoolState(np.ones(1), np.full(1, 2.0), np.ones((1, 2)), np.zeros(1), np.zeros(1)))
     assert whole.mass.tolist() == [0, 7, 7, 2]
     assert whole.is_empty.tolist() == [True, False, False, False]
+
+
+def a_part(rng, m, n, c):
+    """Sums of n keys at m queries in units of their own, and what they are in the users'."""
+    values, weights = rng.normal(size=(n, c)) * rng.uniform(0.1, 9) + rng.normal() * 5, rng.gamma(1.0, size=n) * 7
+    kappa = np.exp(-rng.gamma(2.0, size=(m, n)) * 3)
+    centre, half = (values.max(axis=0) + values.min(axis=0)) / 2, np.ptp(values, axis=0) / 2
+    units = Units(centre, half, float(np.log(weights.max())))
+    t, w = (values - centre) / half, weights / weights.max()
+    shift = np.log(kappa.max(axis=1))
+    scaled = kappa / np.exp(shift)[:, None] * w
+    errors = 1e-15 * scaled.sum(axis=1)
+    state = PoolState(shift, scaled.sum(axis=1), scaled @ t, errors, 2 * errors, units)
+    exact = (kappa * weights).astype(np.longdouble)
+    return state, exact.sum(axis=1), exact @ values.astype(np.longdouble)
+
+
+def in_users_units(state):
+    factor = np.exp(state.shift.astype(np.longdouble) + state.units.log_weight)
+    mass = factor * state.mass
+    total = factor[:, None] * (
+        state.units.half * state.total.astype(np.longdouble) + state.units.centre * state.mass[:, None]
+    )
+    return mass, total, factor * state.mass_error, factor * state.total_error
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_parts_of_different_units_are_converted_when_merged(seed):
+    rng = np.random.default_rng(seed)
+    c = int(rng.integers(1, 4))
+    (one, mass_one, total_one), (two, mass_two, total_two) = (a_part(rng, 6, int(rng.integers(2, 40)), c) for _ in "ab")
+    for first, second in ((one, two), (two, one)):
+        merged = first.merge(second)
+        assert merged.units is first.units
+        mass, total, mass_error, total_error = in_users_units(merged)
+        assert np.all(np.abs(mass - mass_one - mass_two) <= mass_error)
+        # of values in the users' units: t's error times half, and the mass's times the centre
+        allowed = total_error[:, None] * merged.units.half + mass_error[:, None] * np.abs(merged.units.centre)
+        assert np.all(np.abs(total - total_one - total_two) <= allowed)
+
+
+def test_units_that_cannot_hold_the_other_values_refuse():
+    rng = np.random.default_rng(0)
+    state, *_ = a_part(rng, 3, 9, 1)
+    constant = Units(np.array([2.0]), np.zeros(1), 0.0)
+    with pytest.raises(ValueError, match="constant"):
+        state.to(constant)
+    with pytest.raises(ValueError, match="unknown"):
+        PoolState.empty(3, 1).merge(state)
+    same = Units(state.units.centre.copy(), state.units.half.copy(), state.units.log_weight)
+    assert state.merge(replace(state, units=same)).units is state.units
+
+
+def test_the_driver_says_which_units_sums_are_in():
+    from answered import model_and_problem
+
+    from fastnw.core.driver import answers
+    from fastnw.runtime.threads import Meter
+
+    rng = np.random.default_rng(1)
+    keys, values, weights = rng.normal(size=(50, 2)), rng.normal(size=50) + 3, rng.gamma(1.0, size=50)
+    model, problem = model_and_problem(keys[:5], keys, values, sample_weight=weights)
+    (found,) = answers(model, problem, Meter(False, 0, ""))
+    assert found.sums.units.log_weight == pytest.approx(np.log(weights.max()))
+    assert found.sums.units.centre == pytest.approx((values.max() + values.min()) / 2)

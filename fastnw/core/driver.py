@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from fastnw.core.array import DeviceRows
 from fastnw.core.empties import Tally
 from fastnw.core.judge import Judge
 from fastnw.core.model import Model, Queries, Summary
+from fastnw.core.plan import Rung
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
 from fastnw.core.validate import Empty
@@ -52,67 +53,71 @@ class Answers:
 def answers(model: Model, problem: Problem, meter: Meter, rows: NDArray[np.intp] | None = None) -> Iterator[Answers]:
     """Certified sums at the problem's queries, or at those of `rows`, panel by panel.
 
-    Where no rung keeps the promise the sums are the last rung's, under their true bound.
+    Where no rung keeps the tolerance, the sums are the last rung's, under their true bound.
     """
-    judge, step = Judge(model), model.summary(model.plan.ladder[0]).panel
+    judge, size = Judge(model), model.summary(model.plan.ladder[0]).panel
     count = problem.m if rows is None else len(rows)
-    for start in range(0, count, step):
-        stop = min(start + step, count)
-        yield _panel(
-            model, judge, Queries(problem, np.arange(start, stop) if rows is None else rows[start:stop]), meter
-        )
+    for start in range(0, count, size):
+        part = np.arange(start, min(start + size, count)) if rows is None else rows[start : start + size]
+        panel = _Panel(Queries(problem, part), judge)
+        for number, rung in enumerate(model.plan.ladder):
+            summary = model.summary(rung)
+            for chosen in panel.open_for(rung, summary):
+                panel.put(number, chosen, summary.sums(panel.queries.at(chosen), meter))
+            if not len(panel.open_rows):
+                break
+        yield Answers(part, replace(panel.sums, units=model.problem.units), panel.bound, panel.rungs)
 
 
-def _panel(model: Model, judge: Judge, queries: Queries, meter: Meter) -> Answers:
-    sums: PoolState | None = None
-    bound, rungs = np.empty(0), np.zeros(len(queries), np.int8)
-    still_open: NDArray[np.intp] | slice = slice(None)
-    rank = -1.0
-    for number, rung in enumerate(model.plan.ladder):
-        if rung.rank <= rank:
-            continue
-        summary = model.summary(rung)
-        wanted = summary.wanted(queries.at(still_open), None if sums is None else sums.mass[still_open])
-        chosen: NDArray[np.intp] | slice = still_open
-        if wanted is not None:
-            chosen = np.arange(len(queries))[still_open][wanted]
-        if not isinstance(chosen, slice) and not len(chosen):
-            continue
-        asked = queries.at(chosen)
-        found = _summed(summary, asked, meter)
-        found_bound = found.bound()
-        closed = judge.closed(asked, found, found_bound)
-        if sums is None and isinstance(chosen, slice):
-            sums, bound = found, found_bound
-        else:
-            if sums is None:
-                sums = PoolState.empty(len(queries), model.problem.c)
-                bound = sums.bound()
-            sums.put(chosen, found)
-            bound[chosen] = found_bound
-        rungs[chosen] = number
+class _Panel:
+    """Queries on their way down the ladder, and the sums that they have so far.
+
+    Attributes
+    ----------
+    queries : Queries
+    open_rows : (k,) intp
+        Positions within the panel of the queries that no bound has certified yet.
+    sums, bound, rungs
+        As in `Answers`.
+    """
+
+    def __init__(self, queries: Queries, judge: Judge) -> None:
+        self.queries, self.judge = queries, judge
+        self.open_rows, self.rank = np.arange(len(queries)), -1.0
+        self.sums: PoolState = PoolState.empty(0, 0)
+        self.bound, self.rungs = np.empty(0), np.zeros(len(queries), np.int8)
+
+    def open_for(self, rung: Rung, summary: Summary) -> Iterator[NDArray[np.intp] | slice]:
+        """The open queries that the rung is to sum, in parts of the size that it can take. All queries are a slice."""
+        if rung.rank <= self.rank:
+            return
+        whole = len(self.open_rows) == len(self.queries)
+        chosen = slice(None) if whole else self.open_rows
+        mass = self.sums.mass[chosen] if len(self.bound) else None
+        wanted = summary.wanted(self.queries.at(chosen), mass)
         if wanted is None:
-            rank = rung.rank
-            still_open = np.arange(len(queries))[chosen][~closed]
+            self.rank = rung.rank
+            if whole and len(self.queries) <= summary.panel:
+                yield slice(None)
+                return
+        rows = self.open_rows if wanted is None else self.open_rows[wanted]
+        for start in range(0, len(rows), summary.panel):
+            yield rows[start : start + summary.panel]
+
+    def put(self, number: int, chosen: NDArray[np.intp] | slice, sums: PoolState) -> None:
+        """Take the sums of some queries from a rung, and close those that they answer."""
+        bound = sums.bound()
+        closed = self.judge.closed(self.queries.at(chosen), sums, bound)
+        if isinstance(chosen, slice):
+            self.sums, self.bound, self.open_rows = sums, bound, np.flatnonzero(~closed)
         else:
-            keep = np.zeros(len(queries), bool)
-            keep[still_open] = True
-            keep[np.asarray(chosen)[closed]] = False
-            still_open = np.flatnonzero(keep)
-        if not len(still_open):
-            break
-    assert sums is not None
-    return Answers(queries.rows, sums, bound, rungs)
-
-
-def _summed(summary: Summary, queries: Queries, meter: Meter) -> PoolState:
-    """The sums of those queries, in parts of the size that the rung can take."""
-    step = summary.panel
-    if len(queries) <= step:
-        return summary.sums(queries, meter)
-    return PoolState.stacked(
-        [summary.sums(queries.at(slice(i, i + step)), meter) for i in range(0, len(queries), step)]
-    )
+            if not len(self.bound):
+                self.sums = PoolState.empty(len(self.queries), sums.total.shape[1])
+                self.bound = self.sums.bound()
+            self.sums.put(chosen, sums)
+            self.bound[chosen] = bound
+            self.open_rows = np.setdiff1d(self.open_rows, chosen[closed], assume_unique=True)
+        self.rungs[chosen] = number
 
 
 def predict(

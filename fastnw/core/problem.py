@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fastnw.arithmetic.factor import MAX_EXACT_D, Factor, exact_factor
 from fastnw.core.array import DeviceArray
 from fastnw.core.classes import OneHot
+from fastnw.core.state import Units
 from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.cached import cached_property
 
@@ -354,6 +355,11 @@ class Problem:
         return low / 2 + high / 2, high / 2 - low / 2
 
     @cached_property
+    def units(self) -> Units:
+        """What the sums of this problem are measured in."""
+        return Units(*self.values_centre, self.log_largest_weight)
+
+    @cached_property
     def largest_half(self) -> float:
         """Half of the widest range of a value; 0 without values."""
         return float(self.values_centre[1].max(initial=0.0))
@@ -363,7 +369,7 @@ _FIELDS = tuple(field.name for field in fields(Problem))
 # What is known of the values and weights, whatever the bandwidth; and what else is known at the same bandwidth.
 _OF_VALUES = (
     *("_largest_weight", "log_largest_weight", "log_least_weight", "least_weight", "total_weight"),
-    *("values_range", "values_centre", "largest_half", "key_scale_range", "of_keys"),
+    *("values_range", "values_centre", "largest_half", "units", "key_scale_range", "of_keys"),
 )
 _OF_KEYS = (*_OF_VALUES, "of_metric", "squares_in_range")
 

@@ -16,6 +16,34 @@ Floats = NDArray[np.float64]
 Rows = slice | NDArray[np.intp]
 
 
+UNIT = 2.0**-53
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """What sums are measured in: values t = (v − centre)/half, and weights over exp(log_weight).
+
+    Attributes
+    ----------
+    centre, half : (c,) float64
+        Middle and half of the range of the values; a column with half 0 is constant.
+    log_weight : float
+        Logarithm of the weight that counts as 1.
+    """
+
+    centre: Floats
+    half: Floats
+    log_weight: float
+
+    def same_as(self, other: Units) -> bool:
+        """Whether sums in both mean the same."""
+        return self is other or (
+            self.log_weight == other.log_weight
+            and np.array_equal(self.centre, other.centre)
+            and np.array_equal(self.half, other.half)
+        )
+
+
 @dataclass(frozen=True)
 class PoolState:
     """Sums over some keys, one row a query, divided by exp(shift).
@@ -32,6 +60,8 @@ class PoolState:
         Σ w κ t / exp(shift). As `DeviceRows` where a device holds keys and values.
     mass_error, total_error : (m,) float64
         Bounds on the errors of `mass` and of each column of `total`.
+    units : Units or None
+        None within a method, which sums the keys of one problem; the driver says which problem's units they are.
     """
 
     shift: Floats
@@ -39,6 +69,7 @@ class PoolState:
     total: Any
     mass_error: Floats
     total_error: Floats
+    units: Units | None = None
 
     @classmethod
     def empty(cls, m: int, c: int) -> PoolState:
@@ -48,11 +79,13 @@ class PoolState:
     @classmethod
     def stacked(cls, states: Sequence[PoolState]) -> PoolState:
         """One below the other, copied."""
-        return cls(*(np.concatenate([getattr(state, name) for state in states]) for name in _NAMES))
+        return cls(
+            *(np.concatenate([getattr(state, name) for state in states]) for name in _NAMES), units=states[0].units
+        )
 
     def rows(self, rows: Rows) -> PoolState:
         """Those queries' rows; views for a slice."""
-        return PoolState(*(getattr(self, name)[rows] for name in _NAMES))
+        return PoolState(*(getattr(self, name)[rows] for name in _NAMES), units=self.units)
 
     def put(self, rows: Rows, other: PoolState) -> None:
         """Replace those queries' rows."""
@@ -60,7 +93,17 @@ class PoolState:
             getattr(self, name)[rows] = getattr(other, name)
 
     def merge(self, other: PoolState) -> PoolState:
-        """The state of both sets of keys. Associative up to rounding: keep to the order of the blocks."""
+        """The state of both sets of keys, in this one's units. Associative up to rounding: keep to the order of blocks.
+
+        Raises
+        ------
+        ValueError
+            The units of one are not known, or it has a value that the units of the other cannot express.
+        """
+        if (self.units is None) != (other.units is None):
+            raise ValueError("sums in known units cannot be merged with sums in unknown ones.")
+        if self.units is not None and other.units is not None and not self.units.same_as(other.units):
+            other = other.to(self.units)
         shift = np.maximum(self.shift, other.shift)
         mine, theirs = _factor(self.shift, shift), _factor(other.shift, shift)
         return PoolState(
@@ -69,6 +112,39 @@ class PoolState:
             self.total * mine[:, None] + other.total * theirs[:, None],
             self.mass_error * mine + other.mass_error * theirs,
             self.total_error * mine + other.total_error * theirs,
+            self.units,
+        )
+
+    def to(self, units: Units) -> PoolState:
+        """The same sums in other units, with bounds that contain the rounding of the conversion.
+
+        Raises
+        ------
+        ValueError
+            The units of this state are not known, or a column that is constant in the new units differs from that
+            constant.
+        """
+        if self.units is None:
+            raise ValueError("sums in unknown units cannot be converted.")
+        old, half = self.units, np.where(units.half > 0, units.half, 1.0)
+        apart = old.centre - units.centre
+        constant = (units.half == 0) & np.any(self.mass > 0)
+        if np.any(constant & ((old.half > 0) | (apart != 0))):
+            raise ValueError("a column of values is constant in the new units, but its sums are of other values.")
+        scale, offset = old.half / half, apart / half
+        moved, added = self.total * scale, self.mass[:, None] * offset
+        total_error = self.total_error[:, None] * scale + self.mass_error[:, None] * np.abs(offset)
+        total_error += 4 * UNIT * (np.abs(moved) + np.abs(added))
+        by_log = old.log_weight - units.log_weight
+        roundings = 2 * UNIT * (abs(old.log_weight) + abs(units.log_weight) + np.abs(self.shift))  # of exp(shift)
+        lost = np.where(self.mass > 0, roundings * self.mass, 0.0)
+        return PoolState(
+            self.shift + by_log,
+            self.mass,
+            moved + added,
+            self.mass_error + lost,
+            total_error.max(axis=1, initial=0.0) + lost * (1 + np.abs(offset).max(initial=0.0)),
+            units,
         )
 
     @staticmethod
@@ -118,7 +194,7 @@ class PoolState:
         return np.where(self.is_empty, np.nan, bound)
 
 
-_NAMES = tuple(field.name for field in fields(PoolState))  # `fields` takes microseconds
+_NAMES = tuple(field.name for field in fields(PoolState) if field.name != "units")  # `fields` takes microseconds
 
 
 def _factor(shift: Floats, new: Floats) -> Floats:
