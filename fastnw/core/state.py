@@ -79,13 +79,21 @@ class PoolState:
     @classmethod
     def stacked(cls, states: Sequence[PoolState]) -> PoolState:
         """One below the other, copied."""
-        return cls(
-            *(np.concatenate([getattr(state, name) for state in states]) for name in _NAMES), units=states[0].units
+        shift, mass, total, mass_error, total_error = (
+            np.concatenate([getattr(state, name) for state in states]) for name in _NAMES
         )
+        return cls(shift, mass, total, mass_error, total_error, states[0].units)
 
     def rows(self, rows: Rows) -> PoolState:
         """Those queries' rows; views for a slice."""
-        return PoolState(*(getattr(self, name)[rows] for name in _NAMES), units=self.units)
+        return PoolState(
+            self.shift[rows],
+            self.mass[rows],
+            self.total[rows],
+            self.mass_error[rows],
+            self.total_error[rows],
+            self.units,
+        )
 
     def put(self, rows: Rows, other: PoolState) -> None:
         """Replace those queries' rows."""
