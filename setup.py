@@ -89,6 +89,7 @@ extensions = [
     for name, source in (
         ("fastnw.runtime._cpu", "_cpu.pyx"),
         ("fastnw.runtime._constants", "_constants.pyx"),
+        ("fastnw.core._bounds", "_bounds.pyx"),
         ("fastnw.core._top_k", "_top_k.pyx"),
         ("fastnw.methods._prefix_sums", "_prefix_sums.pyx"),
         ("fastnw.methods.tree._order", "_order.pyx"),

@@ -179,3 +179,28 @@ def test_the_driver_says_which_units_sums_are_in():
     (found,) = answers(model, problem, Meter(False, 0, ""))
     assert found.sums.units.log_weight == pytest.approx(np.log(weights.max()))
     assert found.sums.units.centre == pytest.approx((values.max() + values.min()) / 2)
+
+
+@pytest.mark.parametrize("c", [0, 1, 3])
+def test_errors_are_those_of_the_formulas(c):
+    """Against NumPy, for sums of every kind: empty, certain, less certain than their own size, infinite, no number."""
+    rng = np.random.default_rng(c)
+    mass = np.concatenate([[0.0, 0.0, 1.0, 1.0, np.inf, np.nan, 5e-324], rng.gamma(1.0, size=200)])
+    mass_error = np.concatenate([[0.0, 1.0, 1.0, np.inf, 1.0, 0.0, 0.0], mass[7:] * 10.0 ** rng.uniform(-17, 1, 200)])
+    total = rng.uniform(-1, 1, (len(mass), c)) * np.where(np.isfinite(mass), mass, 1.0)[:, None]
+    if c:
+        total[3] = np.nan
+    total_error = 2 * mass_error
+    state = PoolState(np.zeros(len(mass)), mass, total, mass_error, total_error)
+    relative, bound = state.errors()
+    with np.errstate(all="ignore"):
+        left = mass - mass_error
+        expected = np.where(mass == 0, 0.0, np.inf)
+        certain = (mass > mass_error) & np.isfinite(mass)
+        expected[certain] = (mass_error / left)[certain]
+        largest = np.abs(total).max(axis=1, initial=0.0)
+        means = np.minimum((largest / mass * mass_error + total_error) / left, 2.0)
+        means = np.where(mass > 0, np.where(mass > mass_error, means, 2.0), np.nan)
+    np.testing.assert_array_equal(relative, expected)
+    np.testing.assert_array_equal(bound, means)
+    assert np.all(np.isnan(bound) | (bound <= 2))

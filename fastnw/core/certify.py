@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw.core import _bounds
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
 from fastnw.runtime._constants import EXP_CLAMP_NATS, LOG2_NEARER_KEY, MAX_STRIP_KEYS
@@ -49,12 +50,15 @@ class Rounding:
         self.kernel, self.unit = kernel, unit
         self.of_sums = (SEQUENTIAL[dtype] + 12) * unit
         self.relative = self.of_sums + own_relative
-        self.absolute = own_absolute * (problem.total_weight if total_weight is None else total_weight)
+        absolute = own_absolute * (problem.total_weight if total_weight is None else total_weight)
+        self.absolute = absolute if kernel.support is None else -absolute  # an empty window stays empty
         # what exp adds below its clamp, with the polynomials of the Matérn kernels
-        self.clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2
-        self.lost = _vanished(problem, dtype, problem.least_weight if least_weight is None else least_weight)
+        clamped = problem.n * math.exp(-CLAMP[dtype]) * (1 + CLAMP[dtype]) ** 2
+        self.clamped = clamped if kernel.works_on_logs else 0.0
+        lost = _vanished(problem, dtype, problem.least_weight if least_weight is None else least_weight)
+        self.lost = np.full(1, lost)
         users = not kernel.facts.built_in
-        self.log_peak = kernel.log_sensitivity[2] if self.lost and users and kernel.works_on_logs else None
+        self.log_peak = kernel.log_sensitivity[2] if lost and users and kernel.works_on_logs else None
 
     def certified(self, state: PoolState, error: Any, spread: float = 1.0) -> PoolState:
         """The state with bounds on the rounding of its sums.
@@ -67,20 +71,23 @@ class Rounding:
         spread : float
             Values lie within [−spread, spread].
         """
-        relative: Any = self.relative + error
-        lost: Any = self.lost
-        with np.errstate(all="ignore"):
-            if self.kernel.works_on_logs:
-                relative = relative + self.clamped * (1 + np.abs(state.shift)) ** 2 / state.mass
-            if self.log_peak is not None:
-                # the shift is that of keys whose weights are left, and a lost one may be much nearer
+        lost = self.lost
+        if self.log_peak is not None:  # the shift is that of keys whose weights are left; a lost one may be much nearer
+            with np.errstate(all="ignore"):
                 lost = lost * np.exp(np.maximum(self.log_peak - state.shift, 0.0))
-            mass_error = state.mass_error + relative * state.mass + lost
-            if self.absolute:
-                counted = True if self.kernel.support is None else state.mass > 0  # an empty window stays empty
-                mass_error = mass_error + np.where(counted, self.absolute, 0.0)
-            total_error = mass_error + ((spread - 1) * self.of_sums + 4 * spread * self.unit) * state.mass
-            total_error += state.total_error  # that of classes
+        of_totals = (spread - 1) * self.of_sums + 4 * spread * self.unit
+        mass_error, total_error = _bounds.certified(
+            state.shift,
+            state.mass,
+            state.mass_error,
+            state.total_error,
+            error,
+            lost,
+            self.relative,
+            self.clamped,
+            self.absolute,
+            of_totals,
+        )
         return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
 
 
@@ -96,16 +103,20 @@ def _vanished(problem: Problem, dtype: np.dtype[Any], least_weight: float) -> fl
 
 
 def accurate(
-    problem: Problem, state: PoolState, limit: Any, bound: NDArray[np.float64] | None = None
+    problem: Problem,
+    state: PoolState,
+    limit: Any,
+    errors: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> NDArray[np.bool_]:
-    """(m,) Whether masses and means keep the limit, a number or (m,); `bound`: the state's, if it is known."""
-    relative = state.relative_mass_error()
-    if problem.c:
-        bound = state.bound() if bound is None else bound
-        relative = np.fmax(relative, bound / 2)  # NaN where empty
-    # No mass: certainly empty only if no key of a compact kernel is near its edge. Else it may have underflowed.
-    lost = state.is_empty & ((problem.kernel.support is None) | ~(state.mass_error <= 0))
-    return (relative <= limit) & ~lost
+    """(m,) Whether masses and means keep the limit, a number or (m,); `errors` are the state's, if they are known.
+
+    A window without mass is certainly empty only if no key of a compact kernel is near its edge. Otherwise its mass may
+    have underflowed.
+    """
+    relative, bound = state.errors() if errors is None else errors
+    limit = limit if isinstance(limit, np.ndarray) else np.full(1, float(limit))
+    compact = problem.kernel.support is not None
+    return _bounds.accurate(relative, bound if problem.c else relative, state.mass, state.mass_error, limit, compact)
 
 
 def error_of_weights(

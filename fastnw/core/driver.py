@@ -106,8 +106,9 @@ class _Panel:
 
     def put(self, number: int, chosen: NDArray[np.intp] | slice, sums: PoolState) -> None:
         """Take the sums of some queries from a rung, and close those that they answer."""
-        bound = sums.bound()
-        closed = self.judge.closed(self.queries.at(chosen), sums, bound)
+        errors = sums.errors()
+        bound = errors[1]
+        closed = self.judge.closed(self.queries.at(chosen), sums, errors)
         if isinstance(chosen, slice):
             self.sums, self.bound, self.open_rows = sums, bound, np.flatnonzero(~closed)
         else:

@@ -31,11 +31,11 @@ class Judge:
         self.model, self.problem = model, model.problem
         self.has_tails = any(rung.method == "tails" for rung in model.plan.ladder)
 
-    def closed(self, queries: Queries, sums: PoolState, bound: Floats) -> NDArray[np.bool_]:
-        """(m,) Whether those sums keep the promise; `bound` (m,) is theirs, as `PoolState.bound` has it."""
+    def closed(self, queries: Queries, sums: PoolState, errors: tuple[Floats, Floats]) -> NDArray[np.bool_]:
+        """(m,) Whether those sums keep the promise; `errors` are theirs (`PoolState.errors`)."""
         problem = self.problem
         limit = self.limit(queries, sums) if self.has_tails else problem.promise
-        kept = certify.accurate(problem, sums, limit, bound)
+        kept = certify.accurate(problem, sums, limit, errors)
         if (
             self.has_tails
             and problem.kernel.facts.discontinuous

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastnw.core import _bounds
 from fastnw.core.array import DeviceRows
 
 Floats = NDArray[np.float64]
@@ -172,10 +173,7 @@ class PoolState:
 
     def relative_mass_error(self) -> Floats:
         """(m,) Bound on the relative error of the mass: 0 where empty, inf where the bound says nothing."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            bound = self.mass_error / (self.mass - self.mass_error)
-        certified = (self.mass > self.mass_error) & np.isfinite(self.mass)
-        return np.where(certified, bound, np.where(self.mass == 0, 0.0, np.inf))
+        return self.errors()[0]
 
     def finalise(self) -> tuple[Floats, Floats]:
         """Normalised means t̂ (m, c) and the bound (m,) on their error; NaN where empty."""
@@ -189,17 +187,17 @@ class PoolState:
         return mean
 
     def bound(self) -> Floats:
-        """(m,) On the error of the means; NaN where empty.
+        """(m,) On the error of the means; NaN where empty. See `errors`."""
+        return self.errors()[1]
+
+    def errors(self) -> tuple[Floats, Floats]:
+        """Bounds (m,) on the relative error of the mass, and on the error of the means.
 
         With e_D, e_N the errors of mass D and total N: |t̂ − t| ≤ (|t̂| e_D + e_N)/(D − e_D) if D > e_D, and never
         more than 2, the range of t.
         """
-        total = self.total
-        largest = total.largest() if isinstance(total, DeviceRows) else np.abs(total).max(axis=1, initial=0.0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            bound = (largest / self.mass * self.mass_error + self.total_error) / (self.mass - self.mass_error)
-        bound = np.where(self.mass > self.mass_error, np.minimum(bound, 2.0), 2.0)
-        return np.where(self.is_empty, np.nan, bound)
+        total = self.total.largest()[:, None] if isinstance(self.total, DeviceRows) else self.total
+        return _bounds.errors(total, self.mass, self.mass_error, self.total_error)
 
 
 _NAMES = tuple(field.name for field in fields(PoolState) if field.name != "units")  # `fields` takes microseconds
