@@ -17,7 +17,7 @@ import fastnw
 from fastnw import NadarayaWatsonClassifier, kernels, planner
 from fastnw.bandwidth import rows
 from fastnw.bandwidth.fits import own_classes
-from fastnw.core.classes import LEAST_CLASSES, MostProbable, OneHot
+from fastnw.core.classes import MIN_CODED_CLASSES, MostProbable, OneHot
 from fastnw.core.driver import predict
 from fastnw.core.pack import pack_keys
 from fastnw.core.validate import trusted
@@ -27,7 +27,7 @@ from fastnw.methods.tails import method as tails
 from fastnw.methods.tree import method as tree
 from fastnw.planner import make_model, make_plan
 
-CLASSES = LEAST_CLASSES + 7
+CLASSES = MIN_CODED_CLASSES + 7
 TOL = {"float64": 2e-8, "float32": 2e-4}  # twice the promise of probabilities, for the result's rounding
 
 
@@ -108,7 +108,7 @@ def test_integers_and_indicators_agree(method, outputs, dtype, monkeypatch):
     queries, keys, labels, weights = cloud(n=4000, dtype=dtype, outputs=outputs)
     found = []
     for least in (2, 10**9):
-        monkeypatch.setattr(regression, "LEAST_CLASSES", least)
+        monkeypatch.setattr(regression, "MIN_CODED_CLASSES", least)
         model = NadarayaWatsonClassifier(kernel="triweight", bandwidth=0.5, method=method, empty="nearest")
         model.fit(keys, labels, weights)
         assert (model._problem.classes is None) == (least > 2)
@@ -125,7 +125,7 @@ def test_methods_that_need_indicators_make_them_or_refuse(method, kernel, d, mon
     expected = model.predict_proba(queries)
     model.set_params(method=method)
     np.testing.assert_allclose(model.predict_proba(queries), expected, rtol=0, atol=2e-8)
-    monkeypatch.setattr(planner._METHODS[method], "MOST_DENSE_BYTES", 1 << 10)
+    monkeypatch.setattr(planner._METHODS[method], "MAX_INDICATOR_BYTES", 1 << 10)
     model.set_params(tol=2e-8)  # planned anew
     with pytest.raises(ValueError, match=f"method='{method}' .*{CLASSES} classes"):
         model.predict_proba(queries)
@@ -133,7 +133,7 @@ def test_methods_that_need_indicators_make_them_or_refuse(method, kernel, d, mon
 
 
 def test_many_coordinates_take_matrix_products_of_indicators():
-    _, keys, labels, weights = cloud(n=2000, d=200, classes=LEAST_CLASSES)
+    _, keys, labels, weights = cloud(n=2000, d=200, classes=MIN_CODED_CLASSES)
     queries = keys[:400] + 0.01
     model = NadarayaWatsonClassifier(bandwidth=12.0, method="exact").fit(keys, labels, weights)
     problem = model._asked(queries)
@@ -141,7 +141,7 @@ def test_many_coordinates_take_matrix_products_of_indicators():
     norms = [np.square(points).sum(axis=1) for points in (queries, keys)]
     u2 = (norms[0][:, None] + norms[1] - 2 * queries @ keys.T) / 12.0**2
     kappa = np.exp(-(u2 - u2.min()) / 2) * weights
-    expected = kappa @ np.equal.outer(labels, np.arange(LEAST_CLASSES)) / kappa.sum(axis=1, keepdims=True)
+    expected = kappa @ np.equal.outer(labels, np.arange(MIN_CODED_CLASSES)) / kappa.sum(axis=1, keepdims=True)
     check(model, queries, expected, 2e-8)
 
 
@@ -361,7 +361,7 @@ def test_rows_of_indicators():
     assert classes[:, :0].shape == (2, 0)
     assert classes.most_rows == 1
     assert classes.nbytes == classes[:].nbytes
-    with pytest.raises(IndexError, match="columns must be :0"):
+    with pytest.raises(IndexError, match="supports the column slice :0"):
         classes[:, :1]
 
 

@@ -258,7 +258,7 @@ def test_a_profile_that_is_no_kernel_farther_out_says_so(backend, wrong):
     """Never a number with its own idea of what was meant."""
     kernel = fastnw.Kernel("wrong", lambda u2: np.where((u2 > 70) & (u2 < 80), wrong, 1 / (1 + u2)))
     keys = np.linspace(0, 10, 300)[:, None]
-    with pytest.raises(ValueError, match="not finite and non-negative"):
+    with pytest.raises(ValueError, match="must be finite and non-negative, but is not"):
         fastnw.pool([[0.0]], keys, keys[:, 0], kernel=kernel, backend=backend)
     assert np.isfinite(fastnw.pool([[5.0]], keys, keys[:, 0], kernel=kernel, backend=backend)).all()
 

@@ -1,1 +1,1 @@
-"""Problems, sums and plans, which methods and backends share. No module here imports a method or a backend."""
+"""Problems, sums, plans and the driver, shared by methods and backends. No module here imports a method or backend."""

@@ -1,6 +1,6 @@
-"""Arrays that stay in the memory of a device, as validation, plans and methods see them.
+"""Abstract classes for arrays in device memory, as validation, plans and methods use them.
 
-A backend for a device implements both classes; `fastnw.backends.cuda.device_array` does so for CUDA.
+A device backend implements both classes; `fastnw.backends.cuda.device_array` implements them for CUDA.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ Floats = NDArray[np.float64]
 
 
 class DeviceArray(ABC):
-    """Numbers in one or two dimensions that lie in a device's memory and are read there.
+    """A read-only array of one or two dimensions in device memory.
 
-    Indexing returns host arrays. They come from a copy of the whole array, which is made when it is first needed: by a
+    Indexing returns host arrays. They are slices of a host copy of the whole array, which is made on first use: by a
     method that runs on the host, never for queries that the device certifies.
 
     Attributes
@@ -25,7 +25,7 @@ class DeviceArray(ABC):
     array : object
         The device's own array.
     dtype : dtype
-        A type of booleans, integers or floats.
+        Boolean, integer or floating.
     shape : tuple of int
     """
 
@@ -49,29 +49,29 @@ class DeviceArray(ABC):
     @property
     @abstractmethod
     def host(self) -> NDArray[Any]:
-        """A copy of the array on the host. It is made once, whichever thread asks first."""
+        """The host copy of the array. It is made once, by the first thread that reads this property."""
 
     @property
     @abstractmethod
     def rows(self) -> Any:
-        """The device's own array with two dimensions; one dimension becomes one column."""
+        """The device's own array, reshaped to two dimensions; a one-dimensional array becomes one column."""
 
     @abstractmethod
     def as_rows(self) -> DeviceArray:
-        """The array with two dimensions."""
+        """Reshape the array to two dimensions; a one-dimensional array becomes one column."""
 
     @property
     @abstractmethod
     def extremes(self) -> tuple[Floats, Floats]:
-        """The least and the largest value of each column; NaN if the column contains one."""
+        """The minimum and the maximum of each column; NaN for a column that contains NaN."""
 
     @abstractmethod
     def extremes_where(self, mask: DeviceArray) -> tuple[Floats, Floats]:
-        """The extremes of each column over rows with a positive `mask`; inf and −inf if there are none."""
+        """Compute the extremes of each column over the rows with a positive `mask`; inf and −inf without such rows."""
 
     @abstractmethod
     def sums(self) -> Floats:
-        """The sum of each column, in float64."""
+        """Sum each column in float64."""
 
     def min(self) -> Any:
         return self.dtype.type(self.extremes[0].min())
@@ -81,53 +81,53 @@ class DeviceArray(ABC):
 
     @abstractmethod
     def taken(self, positions: NDArray[np.intp], dtype: Any) -> DeviceArray:
-        """The rows at `positions` as a contiguous array of that type, on the device."""
+        """Copy the rows at `positions` to a contiguous device array of type `dtype`."""
 
     def astype(self, dtype: Any) -> DeviceArray:
         return self if self.dtype == dtype else self.taken(np.arange(len(self)), dtype)
 
     def every(self, step: int) -> DeviceArray:
-        """Every `step`-th row, on the device."""
+        """Copy every `step`-th row to a device array."""
         return self.taken(np.arange(0, len(self), step), self.dtype)
 
     @abstractmethod
     def whitened(self, cholesky: Floats, origin: DeviceArray | None) -> DeviceArray:
-        """L⁻¹(x − the first row of `origin`) of each row x, in float64, on the device."""
+        """Compute L⁻¹(x − o) of each row x in float64 on the device; o is the first row of `origin`, or 0."""
 
     @abstractmethod
     def norms(self, factors: Floats) -> Floats:
-        """(n,) Σ_j (x_j f_j)² of each row x, on the host."""
+        """Compute Σ_j (x_j f_j)² for each row x; returns an (n,) host array."""
 
     @abstractmethod
     def sizes(self, factors: Floats) -> Floats:
-        """(n,) Σ_j |x_j| f_j of each row x, on the host."""
+        """Compute Σ_j |x_j| f_j for each row x; returns an (n,) host array."""
 
     @abstractmethod
     def empty_rows(self, m: int, c: int, dtype: Any) -> DeviceRows:
-        """(m, c) Uninitialised rows on the same device."""
+        """Allocate (m, c) uninitialised rows on the same device."""
 
     @abstractmethod
     def relative_weights(
         self, weights: DeviceArray | None, key_scale: DeviceArray | None, power: int
     ) -> tuple[DeviceArray, float, float]:
-        """The weights w λ^(−power) of the keys in this array, in units of the largest.
+        """Compute the weights w λ^(−power) of the keys in this array, relative to the largest one.
 
-        Without `key_scale` (with which `power` is 0, too) weights are divided, as the host divides them.
+        Without `key_scale`, `power` is 0 and the weights are divided by the largest, as on the host.
 
         Returns
         -------
-        relative : (n,) float64, on the device
+        relative : (n,) float64 DeviceArray
         log_largest : float
             The logarithm of the largest weight.
         least : float
-            The least positive relative weight.
+            The smallest positive relative weight.
         """
 
 
 class DeviceRows(ABC):
-    """(m, c) numbers that are written on a device: totals, and the means that are computed from them.
+    """A writable (m, c) array in device memory, for totals and for the means that are computed from them.
 
-    Rows are read and replaced like those of an array. A slice of them is a view; any other selection is a copy on the
+    Rows are indexed and assigned as those of a NumPy array. A slice is a view; any other index makes a copy on the
     device.
     """
 
@@ -146,21 +146,21 @@ class DeviceRows(ABC):
 
     @abstractmethod
     def __setitem__(self, rows: slice | NDArray[Any], numbers: Any) -> None:
-        """Replaces rows by rows on the device or the host, or by numbers that broadcast to them."""
+        """Assign rows from the device or the host, or numbers that broadcast to them."""
 
     @abstractmethod
     def largest(self) -> Floats:
-        """(m,) The largest absolute value of each row, on the host."""
+        """Compute the largest absolute value of each row; returns an (m,) host array."""
 
     @abstractmethod
     def put_means(
         self, totals: DeviceRows, mass: Floats, low: Floats, high: Floats, centre: Floats, half: Floats
     ) -> None:
-        """Writes centre + half · totals/mass, clipped to [low, high] (each (c,)); NaN where there is no mass."""
+        """Write centre + half · totals/mass, clipped to [low, high] (each (c,)); NaN where the mass is 0."""
 
     @abstractmethod
     def finished(self, flat: bool) -> Any:
-        """The device's own array, (m,) if `flat`, after all started writes have ended.
+        """Wait for all pending writes and return the device's own array, of shape (m,) if `flat`.
 
-        The reader may use another stream.
+        The wait is needed because the reader may use another stream.
         """

@@ -1,4 +1,4 @@
-"""Classes of the keys as integers, in place of a matrix of indicators (n, c), and the most probable classes."""
+"""Class labels of the keys as integer codes instead of an (n, c) indicator matrix, and the most probable classes."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from fastnw.runtime.cached import cached_property
 
 Floats = NDArray[np.float64]
 
-# From so many classes on they stay integers. By indicators a pair takes 0.03 (float32) or 0.06 ns (float64, v4) a
-# class, by integers 0.6 ns whatever their number: less from 16 to 24 classes on. Few classes keep their bits.
-LEAST_CLASSES = 33
-MOST_DENSE_BYTES = 1 << 30  # of a method that needs indicators, or a sum over all keys for each class
+# The number of classes from which values are stored as codes. With indicators a pair takes 0.03 (float32) or 0.06 ns
+# (float64, v4) per class, with codes 0.6 ns for any number of classes, so codes are faster from 16 to 24 classes on.
+# The minimum is higher so that results of problems with few classes keep the bits of versions without codes.
+MIN_CODED_CLASSES = 33
+# A method refuses a problem with codes if its indicators, or its sums over all keys for each class, need more memory.
+MAX_INDICATOR_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class OneHot:
-    """Indicators (n, c) of the keys' classes, of which only the columns that hold a 1 are kept.
+    """Sparse indicators (n, c) of the keys' classes: only the column of each 1 is stored.
 
-    It stands for an array of values: it has a shape and a type, and rows of it, made when they are asked for, are
-    arrays. What sums over keys reads `codes` instead.
+    An instance takes the place of an array of values: it has a shape and a dtype, and indexing it makes dense rows.
+    Sums over keys read `codes` instead.
 
     Attributes
     ----------
     codes : (n, outputs) int32
-        For each output the column of the key's class; the outputs' columns lie side by side.
+        For each output, the column of the key's class; the columns of the outputs follow each other.
     count : int
-        Columns.
+        Number of columns c.
     dtype : dtype
-        Of the rows.
+        Type of the dense rows.
     """
 
     codes: NDArray[np.int32]
@@ -42,7 +44,7 @@ class OneHot:
 
     @classmethod
     def of(cls, codes: NDArray[Any], sizes: Sequence[int], dtype: Any) -> OneHot:
-        """From codes (n, outputs) that start at 0 for each output, whose numbers of classes are `sizes`."""
+        """Convert codes (n, outputs) that start at 0 for each output; `sizes` has each output's number of classes."""
         offsets = np.concatenate([[0], np.cumsum(sizes)])
         return cls(np.ascontiguousarray(codes + offsets[:-1], np.int32), int(offsets[-1]), np.dtype(dtype))
 
@@ -56,18 +58,18 @@ class OneHot:
 
     @property
     def nbytes(self) -> int:
-        """What all rows would take."""
+        """The memory of all rows if they were dense."""
         return len(self.codes) * self.count * self.dtype.itemsize
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def __getitem__(self, rows: Any) -> NDArray[Any]:
-        """Those rows as an array; ``[rows, :0]`` gives rows without a column."""
+        """Make dense rows; ``[rows, :0]`` makes rows without columns."""
         if isinstance(rows, tuple):
             rows, columns = rows
             if columns != slice(0):
-                raise IndexError(f"columns must be :0, got {columns}.")
+                raise IndexError(f"OneHot supports the column slice :0 only, got {columns}. Index rows alone.")
             return np.empty((len(self.codes[rows]), 0), self.dtype)
         codes = self.codes[rows]
         dense = np.zeros((len(codes), self.count), self.dtype)
@@ -75,14 +77,14 @@ class OneHot:
         return dense
 
     def taken(self, rows: Any) -> OneHot:
-        """The classes of those rows alone."""
+        """Return a copy of the selected rows."""
         return OneHot(np.ascontiguousarray(self.codes[rows]), self.count, self.dtype)
 
     def sums(self, rows: Any, weights: Floats | None) -> Floats:
-        """(c,) Σ w over those rows of each class; counts without weights."""
+        """Sum the weights of the selected rows by class, (c,); without weights, count the rows."""
         codes = self.codes[rows]
-        each = None if weights is None else np.repeat(weights, codes.shape[1])
-        return np.bincount(codes.ravel(), each, self.count).astype(np.float64)
+        code_weights = None if weights is None else np.repeat(weights, codes.shape[1])
+        return np.bincount(codes.ravel(), code_weights, self.count).astype(np.float64)
 
     @cached_property
     def most_rows(self) -> int:
@@ -91,16 +93,18 @@ class OneHot:
 
 
 class MostProbable:
-    """Stands for the means (m, c) of a run: of each panel, once it is done, only the most probable classes stay.
+    """An output buffer in place of the means (m, c), which stores only the most probable class of each query.
+
+    `core.driver.predict` writes the means of one panel at a time; the buffer of one panel is reused for the next.
 
     Parameters
     ----------
     m : int
-        Queries.
+        Number of queries.
     sizes : sequence of int
-        Classes of each output.
+        Number of classes of each output.
     dtype : dtype
-        Of the means.
+        Type of the means.
     """
 
     def __init__(self, m: int, sizes: Sequence[int], dtype: np.dtype[Any]) -> None:
@@ -109,29 +113,30 @@ class MostProbable:
         self._start, self._panel = 0, np.empty((0, sum(sizes)), dtype)
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Room for the means of the next panel."""
-        self._settle()
+        """Return the buffer for the means of the next panel."""
+        self._store_codes()
         self._start, shape = rows.start, (rows.stop - rows.start, sum(self._sizes))
         if self._panel.shape != shape:
             self._panel = np.empty(shape, self._dtype)
         return self._panel
 
     def __setitem__(self, rows: NDArray[np.intp], means: Any) -> None:
-        """Fill empty windows of the panel."""
+        """Assign the means of empty windows of the current panel."""
         self._panel[rows - self._start] = means
 
-    def _settle(self) -> None:
+    def _store_codes(self) -> None:
+        """Store the most probable classes of the current panel."""
         rows = slice(self._start, self._start + len(self._panel))
         for k, share in enumerate(shares(self._panel, self._sizes)):
             self._codes[rows, k] = np.argmax(share, axis=1)
 
     def codes(self) -> NDArray[np.intp]:
-        """(m, outputs) Of equally probable classes the first, after the run."""
-        self._settle()
+        """Return the most probable classes (m, outputs) of all queries; of equally probable classes, the first."""
+        self._store_codes()
         return self._codes
 
 
 def shares(means: NDArray[Any], sizes: Sequence[int]) -> list[NDArray[Any]]:
-    """Probabilities of each output, of rows that sum to 1."""
+    """Split means (m, c) into one array of probabilities for each output, whose rows sum to 1."""
     parts = np.split(means, np.cumsum(sizes)[:-1], axis=1)
     return [part / part.sum(axis=1, keepdims=True) for part in parts]

@@ -1,4 +1,4 @@
-"""The loop that answers queries: panel by panel, down the ladder of rungs until each sum's bound keeps the promise."""
+"""The loop over panels of queries: each panel descends the ladder of rungs until every error bound is in tolerance."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from fastnw.runtime.threads import progress as progress_meter
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
-NEAREST_SHARE = 0.5  # of the pairs summed: what a search for the nearest keys of all empty windows counts in the bar
+# In the progress bar, the search for the nearest keys of empty windows counts as this share of the summed pairs.
+NEAREST_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a panel of queries got.
+    """The sums of one panel of queries, with their error bounds.
 
     Attributes
     ----------
@@ -39,9 +40,9 @@ class Answers:
         Positions of the queries.
     sums : PoolState
     bound : (m,) float64
-        On the error of the normalised means (`PoolState.bound`).
+        Bound on the error of the normalised means (`PoolState.bound`).
     rungs : (m,) int8
-        Which rung of the ladder summed each query.
+        Index in the ladder of the rung that summed each query.
     """
 
     rows: NDArray[np.intp]
@@ -51,7 +52,7 @@ class Answers:
 
 
 def answers(model: Model, problem: Problem, meter: Meter, rows: NDArray[np.intp] | None = None) -> Iterator[Answers]:
-    """Certified sums at the problem's queries, or at those of `rows`, panel by panel.
+    """Yield certified sums at the problem's queries, or at those at `rows`, panel by panel.
 
     Where no rung keeps the tolerance, the sums are the last rung's, under their true bound.
     """
@@ -131,44 +132,66 @@ def predict(
     log_mass: Array | None = None,
     error: Array | None = None,
 ) -> Counter[str]:
-    """Write means (m, c), `log_mass` and `error` (m,): the way that every result goes.
+    """Write means (m, c), `log_mass` and `error` (m,) of all queries, then warn.
 
-    Nothing else is kept for each query, so that memory does not grow with m.
+    No other array has a row for each query, so that memory beyond the results does not grow with m.
+
+    Parameters
+    ----------
+    model : Model
+    problem : Problem
+        The keys of the model with the queries to answer.
+    progress : bool, optional
+        Whether to show a bar; None shows it for long calls on a terminal.
+    mean : (m, c) array or DeviceRows
+        Output buffer for the means.
+    empty : {"nan", "raise", "nearest", "mean"} or float, optional
+        Value in empty windows, which are then reported; None leaves NaN there without a report.
+    log_mass, error : (m,) arrays, optional
+        Output buffers for log Σ w κ and for the error bounds.
 
     Returns
     -------
     answered : Counter
-        How many queries each method answered.
+        Number of queries that each method answered.
+
+    Raises
+    ------
+    ValueError
+        An empty window, with ``empty="raise"``; a user's kernel that is not finite and non-negative.
+
+    Warns
+    -----
+    AccuracyWarning, EmptyWindowWarning
     """
     missed, empty_windows, answered = Tally(), Tally(), Counter[str]()
-    share = (
-        problem.m / model.plan.shape[0] if model.plan.shape[0] else 1.0
-    )  # a kept model was planned for other queries
+    # An estimator's model may have been planned for another number of queries.
+    share = problem.m / model.plan.shape[0] if model.plan.shape[0] else 1.0
     pairs, seconds = share * model.plan.pairs, share * model.plan.seconds
-    # the nearest keys of empty windows are looked for when their panel is summed: a part of the bar is theirs
+    # Each panel's empty windows are searched for nearest keys right after its sums, so the bar includes that work.
     reserved = NEAREST_SHARE * pairs if empty == "nearest" and problem.kernel.support is not None else 0.0
     allowed = estimate.allowed_error(problem) * (1 + 1e-9)
     with progress_meter(progress, seconds, pairs + reserved, "fastnw") as meter:
-        for found in answers(model, problem, meter):
-            start = int(found.rows[0])
-            rows = slice(start, start + len(found.rows))
-            estimate.check_masses(problem, found.sums, start)
-            bound = estimate.write_means(problem, found.sums, found.bound, mean[rows])
+        for answer in answers(model, problem, meter):
+            start = int(answer.rows[0])
+            rows = slice(start, start + len(answer.rows))
+            estimate.check_masses(problem, answer.sums, start)
+            bound = estimate.write_means(problem, answer.sums, answer.bound, mean[rows])
             if error is not None:
                 error[rows] = bound
             if log_mass is not None:
-                logs = found.sums.log_mass() + problem.log_largest_weight
+                logs = answer.sums.log_mass() + problem.log_largest_weight
                 log_mass[rows] = estimate.finite_logs(logs, log_mass.dtype)
             if not (bound <= allowed).all():  # NaN where empty
-                late = np.flatnonzero(bound > allowed)
-                missed.add(late + start, bound[late])
-                nothing = np.flatnonzero(found.sums.is_empty) + start
-                empty_windows.add(nothing)
-                if empty is not None and len(nothing):
-                    share_of_panel = reserved * len(found.rows) / problem.m
+                uncertified = np.flatnonzero(bound > allowed)
+                missed.add(uncertified + start, bound[uncertified])
+                empty_rows = np.flatnonzero(answer.sums.is_empty) + start
+                empty_windows.add(empty_rows)
+                if empty is not None and len(empty_rows):
+                    share_of_panel = reserved * len(answer.rows) / problem.m
                     nearest = partial(model.nearest, problem, meter=meter, pairs=share_of_panel)
-                    empties.fill(problem, mean, nothing, empty, nearest)
-            for number, count in enumerate(np.bincount(found.rungs).tolist()):
+                    empties.fill(problem, mean, empty_rows, empty, nearest)
+            for number, count in enumerate(np.bincount(answer.rungs).tolist()):
                 answered[model.plan.ladder[number].method] += count
     estimate.warn_of_accuracy(problem, missed)
     if empty is not None:

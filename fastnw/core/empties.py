@@ -1,4 +1,4 @@
-"""Empty windows: queries that no key with positive weight reaches, and what `empty=` puts there."""
+"""Empty windows, which are queries without a key of positive weight in their support, and the values for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fastnw.core.warnings import EmptyWindowWarning, caller_level
 
 @dataclass
 class Tally:
-    """How many queries something befell, and the first few of them; ``str()`` lists these."""
+    """A count of queries with their first five positions, which ``str()`` lists, and the largest value."""
 
     count: int = 0
     first: list[int] = field(default_factory=list)
@@ -42,19 +42,21 @@ def fill(
     empty: Empty,
     nearest: Callable[[NDArray[np.intp]], NDArray[np.intp]],
 ) -> None:
-    """Put what `empty` asks for into those rows of `mean` (m, c); `nearest` finds the positions of their nearest keys,
-    −1 where there is none."""
+    """Write the value that `empty` selects into the given rows of `mean` (m, c).
+
+    `nearest` returns the positions of the nearest keys of rows, −1 for a row without any.
+    """
     if empty == "mean":
         mean[rows] = _overall_mean(problem)
     elif empty == "nearest":
-        at = nearest(rows)
-        mean[rows] = np.where((at >= 0)[:, None], problem.values[at], np.nan)
+        positions = nearest(rows)
+        mean[rows] = np.where((positions >= 0)[:, None], problem.values[positions], np.nan)
     else:
         mean[rows] = empty if isinstance(empty, float) else np.nan
 
 
 def _overall_mean(problem: Problem) -> NDArray[np.float64]:
-    """(c,) Weighted mean of all values, in float64 and within their range; NaN without any weight."""
+    """Compute the weighted mean (c,) of all values in float64, clipped to their range; NaN if all weights are 0."""
     if not problem.total_weight:
         return np.full(problem.c, np.nan)
     total = np.zeros(problem.c)
@@ -69,24 +71,25 @@ def _overall_mean(problem: Problem) -> NDArray[np.float64]:
     return np.clip(centre + half * (total / problem.total_weight), low, high)
 
 
-def report(problem: Problem, bare: Tally, empty: Empty) -> None:
-    """Raise or warn, as `empty` asks for.
+def report(problem: Problem, empty_windows: Tally, empty: Empty) -> None:
+    """Report empty windows as `empty` selects.
 
     Raises
     ------
     ValueError
-        With ``empty="raise"``, if there are any.
+        There are empty windows and ``empty="raise"``.
 
     Warns
     -----
     EmptyWindowWarning
-        With ``empty="nan"``, once.
+        There are empty windows and ``empty="nan"``.
     """
-    if not bare.count or empty not in ("raise", "nan"):
+    if not empty_windows.count or empty not in ("raise", "nan"):
         return
     message = (
-        f"{bare.count} of {problem.m} queries have no key with positive weight in reach of the {problem.kernel.name} "
-        f"kernel (first: {bare}). Use a larger bandwidth, or choose what stands there with empty=."
+        f"{empty_windows.count} of {problem.m} queries have no key with positive weight within the support of the "
+        f"{problem.kernel.name} kernel (first: {empty_windows}). Use a larger bandwidth, or set empty= to "
+        "another value."
     )
     if empty == "raise":
         raise ValueError(message)

@@ -1,4 +1,4 @@
-"""Sums become results: means in the values' own units, logarithms of masses, and a warning where no bound is kept."""
+"""Conversion of sums to results: means in the units of the values, log masses, and the warning about accuracy."""
 
 from __future__ import annotations
 
@@ -18,28 +18,45 @@ Array = NDArray[Any]
 
 
 def finite_logs(logs: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.float64]:
-    """Logarithms within the range of `dtype`; −inf, which means empty, stays."""
+    """Clip logarithms to the range of `dtype`, except −inf, which marks an empty window."""
     largest = float(np.finfo(dtype).max)
     return np.where(np.isfinite(logs), np.clip(logs, -largest, largest), logs)
 
 
 def check_masses(problem: Problem, state: PoolState, start: int) -> None:
-    """A user's profile may turn NaN, infinite or negative at a distance that its first check did not try."""
+    """Check that masses are finite: a user's profile may fail at a distance that its first check did not evaluate.
+
+    Raises
+    ------
+    ValueError
+        A mass is NaN or infinite; the message has the position of the query, counted from `start`.
+    """
     finite = np.isfinite(state.mass)
     if not finite.all():
         row = start + int(np.flatnonzero(~finite)[0])
-        raise ValueError(f"kernel {problem.kernel.name!r} is not finite and non-negative at every key of query {row}.")
+        raise ValueError(
+            f"kernel {problem.kernel.name!r} must be finite and non-negative, but is not at every key of query {row}. "
+            "Correct its profile at that query's distances."
+        )
 
 
 def write_means(
     problem: Problem, state: PoolState, bound: NDArray[np.float64], out: Array | DeviceRows
 ) -> NDArray[np.float64]:
-    """Write means in the values' own units into `out`, clipped to their range. `bound` is that of normalised means.
+    """Write means in the units of the values into `out`, clipped to the range of the values.
+
+    Parameters
+    ----------
+    problem : Problem
+    state : PoolState
+    bound : (m,) float64
+        Bound on the error of the normalised means.
+    out : (m, c) array or DeviceRows
 
     Returns
     -------
     bound : (m,) float64
-        On the means' error in the values' units; without values, on the relative error of the mass.
+        Bound on the error of the means in the units of the values; without values, on the relative error of the mass.
     """
     if problem.c == 0:
         return np.where(np.isnan(bound), np.nan, state.relative_mass_error())
@@ -54,16 +71,16 @@ def write_means(
 
 
 def allowed_error(problem: Problem) -> float:
-    """Largest error that keeps the promise, in the units of the bound that `write_means` returns."""
+    """Return the tolerance in the units of the bound that `write_means` returns."""
     return problem.promise if problem.c == 0 else problem.promise * 2 * problem.largest_half
 
 
 def warn_of_accuracy(problem: Problem, missed: Tally) -> None:
-    """Warn of queries whose bounds exceed the promise."""
+    """Warn about queries whose error bounds exceed the tolerance."""
     if missed.count:
-        what = "in relative terms" if problem.c == 0 else "of the values' range (return_error=True gives each bound)"
+        unit = "relative error" if problem.c == 0 else "of the values' range (return_error=True returns each bound)"
         warnings.warn(
-            f"{missed.count} of {problem.m} results are not certified to {problem.promise:g} {what}; the largest bound "
+            f"{missed.count} of {problem.m} results are not certified to {problem.promise:g} {unit}; the largest bound "
             f"is {missed.largest:.3g} (first queries: {missed}).",
             AccuracyWarning,
             stacklevel=caller_level(),

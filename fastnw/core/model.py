@@ -1,4 +1,4 @@
-"""Keys with a plan, and what its methods keep of them: what one call makes and drops, and an estimator keeps."""
+"""The model: keys, a plan and cached summaries. A function call makes one and drops it; an estimator stores it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Queries:
-    """Some of the queries of a problem.
+    """A selection of the queries of a problem.
 
     Attributes
     ----------
     problem : Problem
-        The keys of the model, asked at all queries.
+        The keys of the model with all queries.
     rows : (m,) intp
-        Positions of the queries that are meant.
+        Positions of the selected queries.
     """
 
     problem: Problem
@@ -37,39 +37,51 @@ class Queries:
         return len(self.rows)
 
     def at(self, chosen: Any) -> Queries:
-        """Those of them."""
+        """Select a part of the selection; `chosen` indexes `rows`."""
         return Queries(self.problem, self.rows[chosen])
 
 
 class Summary(Protocol):
-    """What a rung of the ladder keeps of the keys, and how it sums."""
+    """The data that a rung of the ladder prepares from the keys, and its sums."""
 
     @property
     def panel(self) -> int:
-        """How many queries to sum at a time."""
+        """The largest number of queries for one call of `sums`."""
 
     def wanted(self, queries: Queries, mass: NDArray[np.float64] | None) -> NDArray[np.bool_] | None:
-        """(m,) Which of these queries, that no earlier rung has certified, the rung would sum; `mass` (m,) is what the
-        last rung found, None if this is the first. None: all of them."""
+        """Select the queries that the rung sums, of those that no earlier rung has certified.
+
+        Parameters
+        ----------
+        queries : Queries
+        mass : (m,) float64 or None
+            The masses from the previous rung; None for the first rung.
+
+        Returns
+        -------
+        wanted : (m,) bool or None
+            None selects all queries.
+        """
 
     def sums(self, queries: Queries, meter: Meter) -> PoolState:
-        """Sums of those queries over all keys, with bounds on their errors."""
+        """Sum over all keys for each query, with error bounds."""
 
     def prepare(self, meter: Meter) -> None:
-        """Make at once what is kept of the keys."""
+        """Build the cached data now instead of on first use."""
 
 
 class Model:
-    """Keys, a plan, and one summary for each rung of its ladder, made when it is first needed.
+    """Keys, a plan, and one cached summary for each rung of its ladder, made on first use.
 
     Parameters
     ----------
     problem : Problem
-        Its keys, metric and choices; queries come with each call.
+        Its keys, metric and options are used; each call has its own queries.
     plan : Plan
     summarise : (Model, Rung) -> Summary
+        Makes the summary of a rung.
     nearest : (Model, Problem, rows, Meter, pairs) -> positions
-        The nearest key of queries whose windows are empty.
+        Finds the nearest keys of queries whose windows are empty.
     """
 
     def __init__(
@@ -82,25 +94,25 @@ class Model:
         self.problem, self.plan = problem, plan
         self.errors = ScoreErrors(problem)
         self._summarise, self._nearest = summarise, nearest
-        self._kept: dict[Hashable, Any] = {}
+        self._cache: dict[Hashable, Any] = {}
 
     def with_plan(self, plan: Plan) -> Model:
-        """The same keys under another plan of the same problem; what was made for one serves the other."""
+        """Return a model of the same keys with another plan; both models share one cache."""
         other = Model(self.problem, plan, self._summarise, self._nearest)
-        other.errors, other._kept = self.errors, self._kept
+        other.errors, other._cache = self.errors, self._cache
         return other
 
     def summary(self, rung: Rung) -> Summary:
-        """Of that rung; made once."""
+        """Return the summary of a rung from the cache, or make it."""
         return self.shared(rung, lambda: self._summarise(self, rung))
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What several rungs share, made once. Of two threads that make it at once, both get the first one's."""
-        if key not in self._kept:
-            self._kept.setdefault(key, make())
-        found: T = self._kept[key]
-        return found
+        """Return the cached object of `key`, or make it. Threads that make it concurrently all get the first result."""
+        if key not in self._cache:
+            self._cache.setdefault(key, make())
+        cached: T = self._cache[key]
+        return cached
 
     def nearest(self, problem: Problem, rows: NDArray[np.intp], meter: Meter, pairs: float) -> NDArray[np.intp]:
-        """Position of each of those queries' nearest key; −1 where there is none. `pairs` is added to the meter."""
+        """Find the position of the nearest key of each query in `rows`, −1 without any; adds `pairs` to the meter."""
         return self._nearest(self, problem, rows, meter, pairs)

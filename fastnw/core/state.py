@@ -1,4 +1,4 @@
-"""PoolState: sums of a part of the keys, and the only code that merges them."""
+"""PoolState: sums over a part of the keys. No other module merges sums."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ class Units:
 
 @dataclass(frozen=True)
 class PoolState:
-    """Sums over some keys, one row a query, divided by exp(shift).
+    """Sums over a part of the keys, divided by exp(shift), with one row per query.
 
-    With values normalised to t_i ∈ [−1, 1] (`Problem.values_range`), for m queries and c values a key:
+    The values are normalised to t_i ∈ [−1, 1] (`Problem.values_centre`); there are m queries and c values per key.
 
     Attributes
     ----------
     shift : (m,) float64
-        log of the factor taken out; −inf where nothing was summed.
+        log of the common factor of the sums; −inf where no key was summed.
     mass : (m,) float64
         Σ w κ / exp(shift).
     total : (m, c) float64
-        Σ w κ t / exp(shift). As `DeviceRows` where a device holds keys and values.
+        Σ w κ t / exp(shift); a `DeviceRows` where keys and values are device arrays.
     mass_error, total_error : (m,) float64
         Bounds on the errors of `mass` and of each column of `total`.
     units : Units or None
@@ -74,19 +74,19 @@ class PoolState:
 
     @classmethod
     def empty(cls, m: int, c: int) -> PoolState:
-        """The identity of `merge`."""
+        """Make the identity element of `merge`."""
         return cls(np.full(m, -np.inf), np.zeros(m), np.zeros((m, c)), np.zeros(m), np.zeros(m))
 
     @classmethod
     def stacked(cls, states: Sequence[PoolState]) -> PoolState:
-        """One below the other, copied."""
+        """Concatenate states of different queries; copies."""
         shift, mass, total, mass_error, total_error = (
             np.concatenate([getattr(state, name) for state in states]) for name in _NAMES
         )
         return cls(shift, mass, total, mass_error, total_error, states[0].units)
 
     def rows(self, rows: Rows) -> PoolState:
-        """Those queries' rows; views for a slice."""
+        """Select rows (queries); a slice makes views."""
         return PoolState(
             self.shift[rows],
             self.mass[rows],
@@ -97,12 +97,14 @@ class PoolState:
         )
 
     def put(self, rows: Rows, other: PoolState) -> None:
-        """Replace those queries' rows."""
+        """Replace the given rows by those of `other`."""
         for name in _NAMES:
             getattr(self, name)[rows] = getattr(other, name)
 
     def merge(self, other: PoolState) -> PoolState:
-        """The state of both sets of keys, in this one's units. Associative up to rounding: keep to the order of blocks.
+        """Return the state of the union of two sets of keys, in the units of this one.
+
+        Associative up to rounding only, so blocks must be merged in a fixed order.
 
         Raises
         ------
@@ -114,13 +116,13 @@ class PoolState:
         if self.units is not None and other.units is not None and not self.units.same_as(other.units):
             other = other.to(self.units)
         shift = np.maximum(self.shift, other.shift)
-        mine, theirs = _factor(self.shift, shift), _factor(other.shift, shift)
+        factor, other_factor = _factor(self.shift, shift), _factor(other.shift, shift)
         return PoolState(
             shift,
-            self.mass * mine + other.mass * theirs,
-            self.total * mine[:, None] + other.total * theirs[:, None],
-            self.mass_error * mine + other.mass_error * theirs,
-            self.total_error * mine + other.total_error * theirs,
+            self.mass * factor + other.mass * other_factor,
+            self.total * factor[:, None] + other.total * other_factor[:, None],
+            self.mass_error * factor + other.mass_error * other_factor,
+            self.total_error * factor + other.total_error * other_factor,
             self.units,
         )
 
@@ -158,43 +160,44 @@ class PoolState:
 
     @staticmethod
     def merged(states: list[PoolState]) -> PoolState:
-        """All of them, in their order."""
+        """Merge states in the order of the list."""
         return reduce(PoolState.merge, states)
 
     @property
     def is_empty(self) -> NDArray[np.bool_]:
-        """(m,) No key with positive weight in reach. Methods make sure that no mass underflows to 0."""
+        """(m,) Whether no key with positive weight is in the support. Methods prevent underflow of the mass to 0."""
         return ~(self.mass > 0)
 
     def log_mass(self) -> Floats:
-        """(m,) log Σ w κ; −inf where empty."""
+        """Return log Σ w κ, (m,); −inf where empty."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return self.shift + np.log(np.maximum(self.mass, 0.0))
 
     def relative_mass_error(self) -> Floats:
-        """(m,) Bound on the relative error of the mass: 0 where empty, inf where the bound says nothing."""
+        """Bound the relative error of the mass, (m,): 0 where empty, inf where `mass_error` is not below the mass."""
         return self.errors()[0]
 
     def finalise(self) -> tuple[Floats, Floats]:
-        """Normalised means t̂ (m, c) and the bound (m,) on their error; NaN where empty."""
+        """Return the normalised means t̂ (m, c) and the bound (m,) on their errors; NaN where empty."""
         return self.means(), self.bound()
 
     def means(self) -> Floats:
-        """(m, c) t̂ on the host; NaN where empty."""
+        """Compute the normalised means t̂ (m, c) on the host; NaN where empty."""
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = np.asarray(self.total) / self.mass[:, None]
         mean[self.is_empty] = np.nan
         return mean
 
     def bound(self) -> Floats:
-        """(m,) On the error of the means; NaN where empty. See `errors`."""
+        """Bound the error of the normalised means, (m,); NaN where empty. See `errors`."""
         return self.errors()[1]
 
     def errors(self) -> tuple[Floats, Floats]:
-        """Bounds (m,) on the relative error of the mass, and on the error of the means.
+        """Bound the relative error of the mass and the error of the normalised means, (m,) each.
 
-        With e_D, e_N the errors of mass D and total N: |t̂ − t| ≤ (|t̂| e_D + e_N)/(D − e_D) if D > e_D, and never
-        more than 2, the range of t.
+        With D̂ and N̂ the computed mass and total, and |D̂ − D| ≤ e_D, |N̂ − N| ≤ e_N: t̂ − t is
+        ((N̂ − N) − t̂ (D̂ − D))/D, so |t̂ − t| ≤ (|t̂| e_D + e_N)/(D̂ − e_D) if D̂ > e_D, and never more than 2, the
+        range of t.
         """
         total = self.total.largest()[:, None] if isinstance(self.total, DeviceRows) else self.total
         return _bounds.errors(total, self.mass, self.mass_error, self.total_error)
@@ -204,6 +207,6 @@ _NAMES = tuple(field.name for field in fields(PoolState) if field.name != "units
 
 
 def _factor(shift: Floats, new: Floats) -> Floats:
-    """exp(shift − new), 0 for an empty state: −inf − (−inf) is branched on, not computed."""
+    """Compute exp(shift − new), 0 for an empty state: np.where avoids −inf − (−inf), which is NaN."""
     lower = np.isfinite(shift)
     return np.where(lower, np.exp(np.where(lower, shift, 0.0) - np.where(lower, new, 0.0)), 0.0)

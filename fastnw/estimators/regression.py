@@ -14,7 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from fastnw import kernels
-from fastnw.core.classes import LEAST_CLASSES, MostProbable, OneHot, shares
+from fastnw.core.classes import MIN_CODED_CLASSES, MostProbable, OneHot, shares
 from fastnw.core.driver import predict
 from fastnw.core.precision import check_losses
 from fastnw.core.problem import Problem
@@ -297,7 +297,7 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
 
     def _values_kept(self) -> np.ndarray | OneHot:
         """One-hot codes, the outputs' side by side."""
-        if sum(self._sizes()) >= LEAST_CLASSES:
+        if sum(self._sizes()) >= MIN_CODED_CLASSES:
             return OneHot.of(self._codes, self._sizes(), self._keys.dtype)
         pairs = zip(self._codes.T, self._sizes(), strict=True)
         indicators = [np.equal.outer(codes, np.arange(size)) for codes, size in pairs]

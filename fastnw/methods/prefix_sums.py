@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastnw.core.classes import MOST_DENSE_BYTES
-from fastnw.core.judge import TAIL_FLOOR, TAIL_LIMIT
+from fastnw.core.classes import MAX_INDICATOR_BYTES
+from fastnw.core.judge import MAX_TAIL_ERROR, MIN_TAIL_ERROR
 from fastnw.core.model import Model, Queries
 from fastnw.core.pack import normalised_values
 from fastnw.core.plan import Cost, Plan, Refusal, Rung, Work
@@ -85,9 +85,9 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
         work.append(Work(1e-9 * (problem.n * (key - FIND_CELL_NS) - shared), 2))
     per_key = 8 * (6 + 2 * problem.c + (4 + 2 * moments / block))
     size = problem.n * per_key + min(problem.m, panel(problem)) * 8 * (8 + 2 * problem.c)
-    if problem.classes is not None and size > MOST_DENSE_BYTES:
+    if problem.classes is not None and size > MAX_INDICATOR_BYTES:
         return Refusal(
-            f"supports sums of classes in up to {MOST_DENSE_BYTES / 2**20:g} MiB, "
+            f"supports sums of classes in up to {MAX_INDICATOR_BYTES / 2**20:g} MiB, "
             f"got {problem.c} classes, which take {size / 2**20:.0f} MiB"
         )
     return Cost(float(problem.m) * min(problem.n, 2 * block), tuple(work), size)
@@ -360,7 +360,7 @@ def _sum_sorted(summary: Summary, queries: Floats, own_ranks: Any) -> Floats:
     problem, sums = summary.problem, np.empty((len(queries), 3 + summary.problem.c))
     if summary.keys.decays:
         # far tails need smaller errors than plain sums; one limit serves all queries, since nearly all of them meet it
-        limit = max(problem.tol, TAIL_FLOOR) if problem.tol else min(problem.promise, TAIL_LIMIT)
+        limit = max(problem.tol, MIN_TAIL_ERROR) if problem.tol else min(problem.promise, MAX_TAIL_ERROR)
         summary.keys.sums.decaying(
             queries, own_ranks, problem.total_weight, *DECAY_ERRORS[len(summary.keys.polynomial)], limit, sums
         )

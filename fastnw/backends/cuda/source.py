@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from fastnw.backends.cuda.functions import SIMULATED, Formula
 
-TILE = 256  # keys summed before they are added to float64; `rounding.SEQUENTIAL` is what its bounds allow
+TILE = 256  # keys summed before they are added to float64; `certify.MAX_SEQUENTIAL_TERMS` bounds it
 SHARED_BYTES = 36 << 10  # of a tile: six blocks a multiprocessor, four on older devices
 PART = 8  # squares of coordinates added up by themselves: their rounding is part of what `score_error` bounds
 LANES = 4  # keys a load

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw.core import certify
-from fastnw.core.classes import MOST_DENSE_BYTES
+from fastnw.core.classes import MAX_INDICATOR_BYTES
 from fastnw.core.model import Model, Queries
 from fastnw.core.pack import coordinates, normalised_values
 from fastnw.core.plan import Cost, Plan, Refusal, Rung, Work
@@ -124,7 +124,7 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
         serial += pairs * blocks * ADD_NS * box.size + nufft_error.CELL_NS[problem.d] * cells
     work.append(Work(1e-9 * serial))
     memory = _memory(problem, box, n_threads)
-    if problem.classes is not None and memory > MOST_DENSE_BYTES:
+    if problem.classes is not None and memory > MAX_INDICATOR_BYTES:
         return Refusal(f"would take {memory / 2**20:.0f} MiB for the transforms of {problem.c} classes")
     return Cost(probes + problem.n + problem.m, tuple(work), memory)
 
