@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The order of points in a k-d tree whose leaves are full: see fastnw/methods/tree/method.py."""
+"""The order of points in a k-d tree whose leaves are full; see fastnw/methods/tree/method.py."""
 
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint64_t
@@ -21,8 +21,10 @@ cdef inline double _middle(double a, double b, double c) noexcept nogil:
 
 
 cdef void _select(Place* p, Py_ssize_t n, Py_ssize_t nth) noexcept nogil:
-    """Hoare's selection: none before place `nth` is larger than it, none after it smaller. Pivots are the median of
-    medians of nine, from places that no pattern in the data can follow."""
+    """Hoare's selection: afterwards no element before `nth` is larger than it, and none after it is smaller.
+
+    Pivots are the median of medians of nine elements at pseudo-random places, so that no pattern in the data is slow.
+    """
     cdef Py_ssize_t low = 0, high = n - 1, i, j, k
     cdef uint64_t state = 88172645463325252
     cdef double[9] x
@@ -53,7 +55,7 @@ cdef void _select(Place* p, Py_ssize_t n, Py_ssize_t nth) noexcept nogil:
 
 
 cdef Py_ssize_t _half(Py_ssize_t n, Py_ssize_t leaf) noexcept nogil:
-    """How many of n points go left: as many whole leaves as the largest power of two below their number."""
+    """Size of the left half of n points: the largest power of two times `leaf` below n."""
     cdef Py_ssize_t half = leaf
     while 2 * half < n:
         half *= 2
@@ -61,9 +63,9 @@ cdef Py_ssize_t _half(Py_ssize_t n, Py_ssize_t leaf) noexcept nogil:
 
 
 cdef Py_ssize_t _split(
-    const double[:, ::1] points, const double[::1] inverse, int64_t* order, Py_ssize_t n, Py_ssize_t leaf, Place* room
+    const double[:, ::1] points, const double[::1] inverse, int64_t* order, Py_ssize_t n, Py_ssize_t leaf, Place* places
 ) noexcept nogil:
-    """Bring the points with the smallest coordinates, along the longest side of their box, to the front: how many."""
+    """Move the left half of the points along the longest side of their box to the front, and return its size."""
     cdef Py_ssize_t i, j, axis = 0, half = _half(n, leaf)
     cdef double low, high, x, side, longest = -1
     for j in range(points.shape[1]):
@@ -75,31 +77,31 @@ cdef Py_ssize_t _split(
         if side > longest:
             axis, longest = j, side
     for i in range(n):
-        room[i].x, room[i].at = points[order[i], axis], order[i]
-    _select(room, n, half)
+        places[i].x, places[i].at = points[order[i], axis], order[i]
+    _select(places, n, half)
     for i in range(n):
-        order[i] = room[i].at
+        order[i] = places[i].at
     return half
 
 
 cdef void _sort(
-    const double[:, ::1] points, const double[::1] inverse, int64_t* order, Py_ssize_t n, Py_ssize_t leaf, Place* room
+    const double[:, ::1] points, const double[::1] inverse, int64_t* order, Py_ssize_t n, Py_ssize_t leaf, Place* places
 ) noexcept nogil:
     cdef Py_ssize_t half
     while n > leaf:
-        half = _split(points, inverse, order, n, leaf, room)
-        _sort(points, inverse, order, half, leaf, room)
+        half = _split(points, inverse, order, n, leaf, places)
+        _sort(points, inverse, order, half, leaf, places)
         order += half
         n -= half
 
 
 def left_size(Py_ssize_t n, Py_ssize_t leaf):
-    """How many of n points go into the left half; all, where they are one leaf."""
+    """Size of the left half of n points, or n if they fit in one leaf."""
     return _half(n, leaf) if n > leaf else n
 
 
 def extend_box(const double[:, ::1] points, const int64_t[::1] order, double[::1] low, double[::1] high):
-    """Widen a box (d,) by the points at `order`."""
+    """Extend a box (d,) to contain the points at the positions `order`."""
     cdef Py_ssize_t i, j, d = points.shape[1]
     cdef double x
     with nogil:
@@ -110,7 +112,7 @@ def extend_box(const double[:, ::1] points, const int64_t[::1] order, double[::1
 
 
 def gather(const double[:, ::1] points, Py_ssize_t axis, const int64_t[::1] order, Place[::1] places):
-    """Copy a coordinate of the points at `order`, and where they are, for `halve`."""
+    """Copy one coordinate of the points at the positions `order`, with the positions, into `places`."""
     cdef Py_ssize_t i
     with nogil:
         for i in range(order.shape[0]):
@@ -118,7 +120,7 @@ def gather(const double[:, ::1] points, Py_ssize_t axis, const int64_t[::1] orde
 
 
 def halve(Place[::1] places, int64_t[::1] order, Py_ssize_t half):
-    """Bring the `half` places with the smallest coordinates to the front; their points' positions into `order`."""
+    """Move the `half` smallest places to the front, and write the positions of all places into `order`."""
     cdef Py_ssize_t i
     with nogil:
         _select(&places[0], places.shape[0], half)
@@ -127,11 +129,11 @@ def halve(Place[::1] places, int64_t[::1] order, Py_ssize_t half):
 
 
 def sort(const double[:, ::1] points, const double[::1] inverse, int64_t[::1] order, Py_ssize_t leaf):
-    """Order the points at `order` as a k-d tree of such leaves."""
+    """Sort the positions `order` of points into the order of a k-d tree with `leaf` points per leaf."""
     cdef Py_ssize_t n = order.shape[0]
-    cdef Place* room = <Place*>malloc(max(n, 1) * sizeof(Place))
-    if room == NULL:
-        raise MemoryError("no memory to sort points")
+    cdef Place* places = <Place*>malloc(max(n, 1) * sizeof(Place))
+    if places == NULL:
+        raise MemoryError(f"No memory for {n} places to sort points. Use fewer keys or method='exact'.")
     with nogil:
-        _sort(points, inverse, &order[0], n, leaf, room)
-        free(room)
+        _sort(points, inverse, &order[0], n, leaf, places)
+        free(places)

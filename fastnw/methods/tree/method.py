@@ -104,7 +104,7 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     if not ready:
         work += [*_sorting(n, d), Work(1e-9 * n * _fill(n, d, values), math.ceil(n / PIECE))]
     if problem.metric.factor is not None:
-        work.append(Work(pair_times.whitening(problem, m if ready else m + n)))
+        work.append(Work(pair_times.whitening_seconds(problem, m if ready else m + n)))
     leaf = LEAF_NS + BOX_NS * d + (DECAY_NS if problem.kernel.support is None else 0.0)
     choose = m * (QUERY_NS * trees + n / LEAF * _looked_at(shares.looked_at, m, d) * leaf)
     if not by_query:
