@@ -10,7 +10,7 @@ from fastnw import planner
 from fastnw.backends.compiled import backend as compiled
 from fastnw.core.plan import NOMINAL_THREADS, Refusal
 from fastnw.core.validate import build
-from fastnw.methods import exact, pair_times, prefix_sums
+from fastnw.methods import exact, prefix_sums
 from fastnw.methods.fourier import method as fourier
 from fastnw.methods.tree import method as tree
 from fastnw.planner import make_plan
@@ -214,7 +214,7 @@ def test_times_are_stored_for_each_vendor(monkeypatch):
     """Every level has times, whoever made the processor; another vendor's times change seconds, not what is checked."""
     problem = build(QUERIES, KEYS, VALUES, kernel="gaussian", bandwidth=1.0)
     for vendor in ("amd", "intel", "other"):
-        monkeypatch.setattr(pair_times, "vendor", lambda vendor=vendor: vendor)
+        monkeypatch.setattr(compiled, "vendor", lambda vendor=vendor: vendor)
         for level in compiled.levels():
             with compiled.use_level(level):
                 for name in ("float32", "float64"):

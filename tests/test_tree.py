@@ -98,8 +98,8 @@ def test_every_level_of_instructions(kernel, d, level):
 @pytest.mark.parametrize("d", [1, 2, 3])
 @pytest.mark.parametrize("columns", [0, 2, 40])
 def test_whole_nodes_from_their_moments(kernel, d, columns, level, monkeypatch):
-    monkeypatch.setattr(tree, "MANY_KEYS", 1)
-    monkeypatch.setattr(tree, "MANY_PAIRS", 1)
+    monkeypatch.setattr(tree, "MIN_KEYS_FOR_MOMENTS", 1)
+    monkeypatch.setattr(tree, "MIN_PAIRS_TO_PREDICT", 1)
     made = []
     moments = tree.moments
     monkeypatch.setattr(tree, "moments", lambda *a: (made.append(1), moments(*a))[1])
@@ -113,7 +113,7 @@ def test_whole_nodes_from_their_moments(kernel, d, columns, level, monkeypatch):
 
 @pytest.mark.parametrize("kernel", ["boxcar", "epanechnikov", "biweight", "triweight"])
 def test_whole_nodes_are_not_visited(kernel, monkeypatch):
-    monkeypatch.setattr(tree, "MANY_PAIRS", 1)
+    monkeypatch.setattr(tree, "MIN_PAIRS_TO_PREDICT", 1)
     pairs = summed_pairs(monkeypatch)
     keys, queries = cloud(20_000, 2, 3), 0.1 * cloud(100, 2, 4)
     fastnw.pool(queries, keys, keys[:, 0], kernel=kernel, bandwidth=1.5, method="tree")
@@ -122,8 +122,8 @@ def test_whole_nodes_are_not_visited(kernel, monkeypatch):
 
 
 def test_whole_nodes_without_self(monkeypatch):
-    monkeypatch.setattr(tree, "MANY_KEYS", 1)
-    monkeypatch.setattr(tree, "MANY_PAIRS", 1)
+    monkeypatch.setattr(tree, "MIN_KEYS_FOR_MOMENTS", 1)
+    monkeypatch.setattr(tree, "MIN_PAIRS_TO_PREDICT", 1)
     keys = cloud(3000, 2, 7)
     check(keys, keys, np.sin(keys[:, 0]), "epanechnikov", bandwidth=1.0, exclude_self=True)
 
@@ -188,7 +188,7 @@ def test_few_pairs_are_summed(d, most, monkeypatch):
 def test_the_same_bits_on_any_number_of_threads(monkeypatch):
     monkeypatch.setattr(kdtree, "SUBTREE", 500)
     monkeypatch.setattr(kdtree, "PIECE", 512)
-    monkeypatch.setattr(tree, "QUERIES", 96)
+    monkeypatch.setattr(tree, "TASK_QUERIES", 96)
     keys, queries = cloud(8000, 3), cloud(3000, 3, 1)
     for kernel in ("gaussian", "epanechnikov"):
         runs = [

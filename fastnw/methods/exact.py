@@ -139,23 +139,23 @@ def _difference_work(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> tu
     c = 1 if integer_classes else problem.c
     base, per_coordinate, _, per_element = pair_times.nanoseconds(problem, backend, dtype)
     pair = base + per_coordinate * (d + max(d - MAX_L1_COORDINATES, 0)) + pair_times.values_ns(problem, backend, dtype)
-    pair *= pair_times.ALONE if problem.exclude_self else 1.0
+    pair *= pair_times.OWN_KEY_FACTOR if problem.exclude_self else 1.0
     sizes = layout(problem, m, dtype)
     packers: float = min(sizes.span, math.ceil(n / sizes.block))
     if keeps_blocks(problem, dtype, dtype):
         pack = READ_NS_PER_BYTE * dtype.itemsize * (d + c)
     else:
-        values = pair_times.SEVERAL_NS[0] + pair_times.SEVERAL_NS[1] * c if c > 1 else per_element * c
+        values = pair_times.ROW_NS[0] + pair_times.ROW_NS[1] * c if c > 1 else per_element * c
         pack = per_element * d + values + pair_times.WEIGHT_NS * problem.weighted
         if problem.metric.cholesky is not None:
             packers = min(packers, MAX_PACKING_THREADS)
-            pack += 1e9 * pair_times.whitening(problem, n) / n
+            pack += 1e9 * pair_times.whitening_seconds(problem, n) / n
         if problem.prepared:  # a fitted model packs again for a prediction only where that pays off on one thread, too
             packers = 1
     serial = m * n <= SERIAL_PAIRS
     tasks = 1 if serial else _n_tasks(min(m, sizes.panel), sizes.groups)
     seconds = 1e-9 * n * m * pair + (pair_times.states_seconds(problem, sizes.groups) if integer_classes else 0.0)
-    return Work(1e-9 * n * pack, packers), Work(pair_times.whitening(problem, m)), Work(seconds, tasks)
+    return Work(1e-9 * n * pack, packers), Work(pair_times.whitening_seconds(problem, m)), Work(seconds, tasks)
 
 
 def _n_tasks(m: int, groups: int) -> int:

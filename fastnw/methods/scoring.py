@@ -1,4 +1,4 @@
-"""What scores the pairs of a problem one by one: for far queries, empty windows, weights and gradients."""
+"""Scoring of the pairs of a problem one by one: for far queries, empty windows, attention weights and gradients."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Scoring:
 
     @classmethod
     def of(cls, problem: Problem, plan: Plan, errors: ScoreErrors | None = None) -> Scoring:
-        """With the plan's backend and threads; `errors` may be those of the same keys."""
+        """Score with the plan's backend and threads; `errors` may be shared with other problems of the same keys."""
         return cls(problem, backends.get(plan.backend), plan.n_threads, errors or ScoreErrors(problem))
 
     def with_problem(self, problem: Problem) -> Scoring:
-        """The same keys asked at other queries."""
+        """The scoring of the same keys at the queries of another problem."""
         return replace(self, problem=problem)
 
     def score_error(self, queries: Any, dtype: np.dtype[Any] = FLOAT64) -> NDArray[np.float64]:
-        """(m,) See `ScoreErrors.of`."""
+        """(m,) Bounds on the errors of scores; see `ScoreErrors.of`."""
         return self.errors.of(queries, dtype)
 
     def nats(self, queries: Any, depth: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(m,) See `ScoreErrors.nats`."""
+        """(m,) Bounds on the errors of log κ; see `ScoreErrors.nats`."""
         return self.errors.nats(queries, depth)

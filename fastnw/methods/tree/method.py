@@ -1,23 +1,24 @@
-"""Any number of coordinates, kernels that are compact or decay exponentially: pairs that cannot matter are skipped.
+"""The method "tree": it skips pairs that cannot matter, for compact and exponentially decaying kernels in any d.
 
 Keys are sorted into a k-d tree (Bentley, 1975) whose leaves hold LEAF keys each, so that a node of any level is a range
-of them, and has a box. Queries are sorted likewise, and go down the tree in blocks of neighbours; each then chooses its
-own leaves by its distance to their boxes (other backends than compiled tiles: block by block, `gathered`). What is
-summed is summed as in `exact`.
+of the sorted keys with a bounding box. Queries are sorted likewise, and descend the tree in blocks of neighbours; then
+each query chooses its own leaves by its distance to their boxes. (With other backends than the compiled one, a block
+chooses leaves together: `blockwise`.) The chosen leaves are summed as in `exact`.
 
-* A compact kernel is summed wherever its window reaches: nothing is left out. Where it is a polynomial of u², nodes
-  that lie wholly within the windows of a block are summed from their moments, whatever the number of their keys.
-* Weights of very different size are in trees of their own (`bands`), so that none vanishes beside another.
-* A kernel that decays exponentially leaves out keys which together weigh less than SHARE of the promise times the mass.
-  That is judged by the mass itself, known from below from the leaves nearest to the query, however far they are
-  (compare Gray and Moore, 2003, Nonparametric density estimation: toward computational tractability).
+* A compact kernel is summed over its whole window: nothing is skipped inside. Where the kernel is a polynomial of u²,
+  nodes that lie wholly within the windows of a block are summed from their moments, however many keys they have.
+* Weights of very different size are split into trees of their own (`bands`), so that no weight underflows.
+* For a kernel that decays exponentially, the method skips keys whose sums are at most SKIPPED_SHARE of the tolerance
+  times the mass. The leaves nearest to the query give a lower bound on the mass, however far they are (compare Gray and
+  Moore, 2003, Nonparametric density estimation: toward computational tractability).
 
 Nodes are not approximated by an expansion about their mean: to first order its relative error is max(1, u²)/2 times the
-mean squared distance from it, so for tol=1e-4 a leaf would have to be smaller than a hundredth of a bandwidth, and for
-the default than a ten-thousandth. In one coordinate `moments`, in up to three `fourier` do what that would.
+mean squared distance from the mean, so tol=1e-4 would need leaves smaller than a hundredth of a bandwidth, and the
+default tolerance leaves smaller than a ten-thousandth. In one coordinate "moments" does what the expansion would do, in
+up to three "fourier".
 
-Sums are in float64, for float32 data too. Queries whose exponents have no digits left go to `tails` (those of a user's
-kernel to `exact`).
+Sums are in float64, for float32 data too. Queries whose exponents lose all digits go to `tails`, those of a user's
+kernel to `exact`.
 """
 
 from __future__ import annotations
@@ -52,121 +53,139 @@ from fastnw.methods.tree.kdtree import (
     sorted_order,
     terms_of,
 )
-from fastnw.runtime._constants import QUERIES_PER_WALK as NEIGHBOURS
+from fastnw.runtime._constants import QUERIES_PER_WALK
 from fastnw.runtime.cached import cached_property
 from fastnw.runtime.hardware import vendor
 from fastnw.runtime.threads import Meter, check_stop, run
 
 Floats = NDArray[np.float64]
 
-UNIT, LOG_RANGE = 2.0**-53, 745.0  # float64: relative rounding, nats from 1 to its smallest number
-SHARE = 0.5  # of the promise, for what is left out; rounding takes the rest
-QUERIES = 1 << 11  # a task
-TASK_PAIRS = 2e7  # after which Ctrl-C is heard: 0.1 s in six coordinates, more where others take the cores
-PANEL_BYTES = 128 << 20  # of the queries worked on at a time: coordinates and states, sorted and not
+# Relative rounding of float64, and nats from 1 to its smallest number.
+UNIT_ROUNDOFF, RANGE_NATS = 2.0**-53, 745.0
+# Share of the tolerance that the skipped keys may take; rounding takes the rest.
+SKIPPED_SHARE = 0.5
+TASK_QUERIES = 1 << 11
+# Pairs after which a task responds to Ctrl-C: 0.1 s in six coordinates, more where other work competes for the cores.
+TASK_PAIRS = 2e7
+# Size of the coordinates and states of one panel of queries, sorted and unsorted.
+PANEL_BYTES = 128 << 20
 
-MANY_PAIRS = 2e7  # fewer than these, 10 ms, are not worth a look at the data
-MANY_KEYS = 64 * LEAF  # in a window, from which moments are worth their making
-LIGHT = 40  # numbers in a node's moments up to which a leaf's take less time than its keys
+# Fewer pairs take 10 ms, too little time to pay for a prediction of the selectivity.
+MIN_PAIRS_TO_PREDICT = 2e7
+# Moments of nodes pay off if a window holds at least so many keys.
+MIN_KEYS_FOR_MOMENTS = 64 * LEAF
+# If a node has at most so many moments, those of a leaf take less time than its keys.
+MAX_LEAF_MOMENTS = 40
 
-# Nanoseconds to sort a point a level; a query, a leaf and a coordinate of its box to choose leaves; a number of the
-# moments of whole nodes; and how much longer a coordinate takes than in the tiles of `exact`, where queries share its
-# loads. Measured on one Zen 4 core (a shared one: ±30 %).
-SORT_NS, QUERY_NS, LEAF_NS, BOX_NS, MOMENT_NS, SINGLE = 9.0, 300.0, 2.0, 0.25, 0.3, 2.2
-BLOCK_NS, ARRAY_NS = 4e5, 20.0  # to gather a block's leaves: NumPy's calls, and a coordinate of every leaf's box
-START, START_READY = 1e-3, 1.5e-4  # seconds; of trees that are there
-SELECT_NS = 7.0  # of sorting a point a level: the part in which threads do not share a half
-# To gather a coordinate and a value of a sorted key, and a coordinate more for each doubling of the keys beyond what
-# stays in cache: measured on a Xeon (Sapphire Rapids). On Zen 4 SORT_NS holds both.
-FILL_NS, VALUE_NS, SEVERAL_NS, DISTANT_NS, NEAR_KEYS = 25.0, 30.0, (80.0, 12.0), 18.0, 1e5
-DECAY_NS = 8.0  # more a leaf where the mass of what is left out is judged
+# The following times were measured on one Zen 4 core (a shared one: ±30 %).
+# Nanoseconds to sort a point per level.
+SORT_NS = 9.0
+# Nanoseconds to choose leaves: per query, per leaf and per coordinate of a leaf's box.
+CHOOSE_QUERY_NS, CHOOSE_LEAF_NS, CHOOSE_COORDINATE_NS = 300.0, 2.0, 0.25
+# Nanoseconds per number of the moments of whole nodes.
+MOMENT_NS = 0.3
+# How much longer a coordinate takes than in the tiles of `exact`, where queries share its loads.
+SINGLE_QUERY_FACTOR = 2.2
+# Nanoseconds to gather the leaves of a block: for NumPy's calls, and per coordinate of every leaf's box.
+BLOCK_NS, ARRAY_NS = 4e5, 20.0
+# Seconds that any call takes, without and with trees that exist already.
+START_SECONDS, START_READY_SECONDS = 1e-3, 1.5e-4
+# The part of SORT_NS that selects medians, which threads do not share within a half.
+SELECT_NS = 7.0
+# Nanoseconds to gather a coordinate, one value, and a row of values (constant, per value) of a sorted key: measured on
+# a Xeon (Sapphire Rapids); on Zen 4, SORT_NS includes them.
+GATHER_COORDINATE_NS, GATHER_VALUE_NS, GATHER_ROW_NS = 25.0, 30.0, (80.0, 12.0)
+# Extra nanoseconds per coordinate for each doubling of the keys beyond what stays in cache.
+CACHE_MISS_NS, MAX_CACHED_KEYS = 18.0, 1e5
+# Extra nanoseconds per leaf to bound the mass of skipped keys.
+JUDGE_LEAF_NS = 8.0
 
 
 def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -> Cost | Refusal:
-    """Sorting, choosing leaves, and the pairs of the leaves that queries reach."""
+    """Predict the cost of sorting, of choosing leaves, and of the pairs in the chosen leaves."""
     reason = refusal(problem, backend)
     if reason is not None:
         return Refusal(reason)
-    if not problem.squares_in_range:  # all queries are handed on
-        every = exact.cost(problem, backend, n_threads, dtype)
-        return Cost(every.pairs, (Work(START), *every.work), every.bytes)
-    n, m, d, shares = problem.n, problem.m, problem.d, _shares(problem)
+    if not problem.squares_in_range:  # then all queries go to the next rung
+        every_pair = exact.cost(problem, backend, n_threads, dtype)
+        return Cost(every_pair.pairs, (Work(START_SECONDS), *every_pair.work), every_pair.bytes)
+    n, m, d, shares = problem.n, problem.m, problem.d, _selectivity(problem)
     by_query = backend.sum_leaves is not None
     numbers = _moment_numbers(problem, shares) if by_query else 0
     pairs = float(m) * n * ((shares.reached if by_query else shares.looked_at) - (shares.inside if numbers else 0.0))
     base, per_coordinate, per_value, _ = pair_times.nanoseconds(problem, backend, FLOAT64)
-    pair = base + SINGLE * per_coordinate * d
+    pair = base + SINGLE_QUERY_FACTOR * per_coordinate * d
     pair += per_value if problem.c < 2 else pair_times.values_ns(problem, backend, FLOAT64)
     trees = bands.most(problem)
-    ready = "tree" in problem.prepared
+    fitted = "tree" in problem.prepared
     values = problem.c if problem.classes is None else 1
-    work = [Work(START_READY if ready else START), *_sorting(m, d)]
-    if not ready:
-        work += [*_sorting(n, d), Work(1e-9 * n * _fill(n, d, values), math.ceil(n / PIECE))]
+    work = [Work(START_READY_SECONDS if fitted else START_SECONDS), *_sorting_work(m, d)]
+    if not fitted:
+        work += [*_sorting_work(n, d), Work(1e-9 * n * _gather_ns(n, d, values), math.ceil(n / PIECE))]
     if problem.metric.factor is not None:
-        work.append(Work(pair_times.whitening(problem, m if ready else m + n)))
-    leaf = LEAF_NS + BOX_NS * d + (DECAY_NS if problem.kernel.support is None else 0.0)
-    choose = m * (QUERY_NS * trees + n / LEAF * _looked_at(shares.looked_at, m, d) * leaf)
+        work.append(Work(pair_times.whitening_seconds(problem, m if fitted else m + n)))
+    leaf = CHOOSE_LEAF_NS + CHOOSE_COORDINATE_NS * d + (JUDGE_LEAF_NS if problem.kernel.support is None else 0.0)
+    choose_ns = m * (CHOOSE_QUERY_NS * trees + n / LEAF * _open_share(shares.looked_at, m, d) * leaf)
     if not by_query:
-        choose = m / blockwise.BLOCK * (BLOCK_NS * trees + n / LEAF * ARRAY_NS * d)
-    whole = numbers * MOMENT_NS * (m * n / LEAF / 4 * shares.inside + 10 * n * (not ready))
-    tasks = max(math.ceil(min(m, panel(problem)) / _task(problem)), 1)
-    work.append(Work(1e-9 * (choose + whole + pairs * pair), tasks))
+        choose_ns = m / blockwise.BLOCK * (BLOCK_NS * trees + n / LEAF * ARRAY_NS * d)
+    moment_ns = numbers * MOMENT_NS * (m * n / LEAF / 4 * shares.inside + 10 * n * (not fitted))
+    tasks = max(math.ceil(min(m, panel(problem)) / _task_queries(problem)), 1)
+    work.append(Work(1e-9 * (choose_ns + moment_ns + pairs * pair), tasks))
     if problem.classes is not None:
         work.append(Work(pair_times.states_seconds(problem, 2)))
     memory = n * 8 * (2 * d + 3 + values + numbers / LEAF) + min(m, panel(problem)) * 16 * (4 + problem.c + d)
     return Cost(pairs, tuple(work), memory)
 
 
-def _looked_at(share: float, m: int, d: int) -> float:
-    """Share of the leaves that a block of neighbours does not drop: what one query would look at, wider by the
-    block's own extent, which is large where queries are few."""
-    extent = (min(m, NEIGHBOURS) - 1) / max(m, 1)
+def _open_share(share: float, m: int, d: int) -> float:
+    """Share of the leaves that a block of neighbours examines: the share of one query, widened by the extent of the
+    block, which is large for few queries."""
+    extent = (min(m, QUERIES_PER_WALK) - 1) / max(m, 1)
     side = share ** (1 / d) + max(extent, 0.0) ** (1 / d)
     return float(min(side, 1.0) ** d)
 
 
-def _sorting(size: int, d: int) -> list[Work]:
-    """To bring points into a tree's order: threads sort subtrees, and share out the halves above them. Of these each is
-    selected by one thread, so the first by one alone."""
-    above = math.ceil(math.log2(max(size / SUBTREE, 1.0)))
+def _sorting_work(size: int, d: int) -> list[Work]:
+    """Work of bringing points into a tree's order. Threads sort subtrees and share the halves above them, but one
+    thread selects the median of each half, so the first selection is serial."""
+    upper_levels = math.ceil(math.log2(max(size / SUBTREE, 1.0)))
     total = SORT_NS * size * (2 + math.log2(size / LEAF + 1)) * (1 + d / 8)
-    alone = [Work(1e-9 * SELECT_NS * size, 2**level) for level in range(above)]
-    return [*alone, Work(1e-9 * (total - above * SELECT_NS * size), 2**above)]
+    select_work = [Work(1e-9 * SELECT_NS * size, 2**level) for level in range(upper_levels)]
+    return [*select_work, Work(1e-9 * (total - upper_levels * SELECT_NS * size), 2**upper_levels)]
 
 
-def _fill(n: int, d: int, c: int) -> float:
+def _gather_ns(n: int, d: int, c: int) -> float:
     """Nanoseconds to gather a sorted key and its values."""
     if vendor() != "intel":
         return 0.0
-    distant = math.log2(max(n / NEAR_KEYS, 1.0))
-    values = SEVERAL_NS[0] + SEVERAL_NS[1] * c if c > 1 else VALUE_NS * c
-    return d * (FILL_NS + DISTANT_NS * distant) + values
+    doublings = math.log2(max(n / MAX_CACHED_KEYS, 1.0))
+    values = GATHER_ROW_NS[0] + GATHER_ROW_NS[1] * c if c > 1 else GATHER_VALUE_NS * c
+    return d * (GATHER_COORDINATE_NS + CACHE_MISS_NS * doublings) + values
 
 
-def _shares(problem: Problem) -> selectivity.Shares:
+def _selectivity(problem: Problem) -> selectivity.Shares:
     if not problem.prepared:
         facts = problem.of_queries
         if facts.selectivity is None:
-            facts.selectivity = _predicted(problem)
-        asked: selectivity.Shares = facts.selectivity
-        return asked
-    # of a fitted model those of its keys, looked at once, whatever is asked later
-    known, key = problem.of_metric.selectivity, (problem.kernel, problem.promise)
-    if key not in known:
-        known[key] = _predicted(problem.asked(problem.keys, kernel=problem.kernel, tol=problem.tol))
-    found: selectivity.Shares = known[key]
-    return found
+            facts.selectivity = _predict_selectivity(problem)
+        predicted: selectivity.Shares = facts.selectivity
+        return predicted
+    # a fitted model predicts the selectivity once, with its keys as queries, whatever queries come later
+    cached, key = problem.of_metric.selectivity, (problem.kernel, problem.promise)
+    if key not in cached:
+        cached[key] = _predict_selectivity(problem.asked(problem.keys, kernel=problem.kernel, tol=problem.tol))
+    shares: selectivity.Shares = cached[key]
+    return shares
 
 
-def _predicted(problem: Problem) -> selectivity.Shares:
-    if problem.m * problem.n < MANY_PAIRS:
+def _predict_selectivity(problem: Problem) -> selectivity.Shares:
+    if problem.m * problem.n < MIN_PAIRS_TO_PREDICT:
         return selectivity.Shares(1.0, 1.0, 0.0)
-    return selectivity.predict(problem, math.log(problem.n / (SHARE * problem.promise)))
+    return selectivity.predict(problem, math.log(problem.n / (SKIPPED_SHARE * problem.promise)))
 
 
-def _power(problem: Problem) -> int | None:
-    """The power of a kernel (1 − u²)^power, if there are moments for it."""
+def _moment_power(problem: Problem) -> int | None:
+    """The power of a kernel (1 − u²)^power, or None if the nodes have no moments for the kernel."""
     facts = problem.kernel.facts
     if facts.window is None or problem.key_scale is not None:
         return None
@@ -175,14 +194,15 @@ def _power(problem: Problem) -> int | None:
 
 
 def _moment_numbers(problem: Problem, shares: selectivity.Shares) -> int:
-    """How many numbers the moments of a node are; 0 if none are made."""
-    power = _power(problem)
-    if problem.classes is not None or power is None or shares.inside * problem.n < MANY_KEYS:
+    """How many numbers the moments of a node have; 0 if moments do not pay off."""
+    power = _moment_power(problem)
+    if problem.classes is not None or power is None or shares.inside * problem.n < MIN_KEYS_FOR_MOMENTS:
         return 0
     return terms_of(power, problem.d) * (1 + problem.c)
 
 
 def refusal(problem: Problem, backend: Any) -> str | None:
+    """Why the method refuses the problem, a clause that follows its name; None if it does not refuse."""
     kernel = problem.kernel
     if not kernel.monotone:
         return f"needs a kernel created with monotone=True, got kernel={kernel.name!r}"
@@ -201,24 +221,24 @@ def refusal(problem: Problem, backend: Any) -> str | None:
 
 
 def panel(problem: Problem) -> int:
-    """Queries to accumulate at a time."""
+    """Number of queries summed at a time."""
     size = PANEL_BYTES // (16 * (4 + problem.c + problem.d))
-    if problem.classes is not None and size // 4 < QUERIES:  # totals are long, and made anew for every panel
-        return max(size // 4 // NEIGHBOURS, 1) * NEIGHBOURS
-    return max(size, QUERIES) // QUERIES * QUERIES
+    if problem.classes is not None and size // 4 < TASK_QUERIES:  # totals are long, and every panel allocates them
+        return max(size // 4 // QUERIES_PER_WALK, 1) * QUERIES_PER_WALK
+    return max(size, TASK_QUERIES) // TASK_QUERIES * TASK_QUERIES
 
 
-def _task(problem: Problem) -> int:
-    """Queries a task."""
-    return QUERIES if problem.classes is None else min(QUERIES, max(panel(problem) // 8, NEIGHBOURS))
+def _task_queries(problem: Problem) -> int:
+    """Number of queries per task."""
+    return TASK_QUERIES if problem.classes is None else min(TASK_QUERIES, max(panel(problem) // 8, QUERIES_PER_WALK))
 
 
 @dataclass
 class Summary:
-    """The tree, made once for the same keys."""
+    """Sums over the k-d trees of a model's keys."""
 
     model: Model
-    optional: bool  # whether to sum only where that takes less time than every pair
+    optional: bool  # whether to sum only where that takes less time than summing every pair
 
     def __post_init__(self) -> None:
         self.problem, self.plan = self.model.problem, self.model.plan
@@ -227,44 +247,44 @@ class Summary:
 
     @property
     def panel(self) -> int:
-        """How many queries to sum at a time."""
+        """Number of queries summed at a time."""
         return panel(self.problem)
 
     @cached_property
     def trees(self) -> tuple[Tree, ...]:
-        """One for each band of weights; none if no key has a weight."""
-        kept = self.problem.of_keys
-        if kept.trees is None:
-            kept.trees = tuple(build(self.problem, band, self.plan.n_threads) for band in bands.split(self.problem))
-        return kept.trees
+        """One tree for each band of weights, shared by all summaries of the keys; none if no key has a weight."""
+        keys = self.problem.of_keys
+        if keys.trees is None:
+            keys.trees = tuple(build(self.problem, band, self.plan.n_threads) for band in bands.split(self.problem))
+        return keys.trees
 
     @cached_property
     def moments(self) -> tuple[tuple[Any, int, int, float], ...]:
-        """Of each tree, its nodes' moments or None, the kernel's power, the lowest level whose moments are used, and
-        their error per weight: a sum of terms that together are at most (1 + 2 + 2)^power, each of some dozens of
-        roundings."""
-        numbers, power = _moment_numbers(self.problem, _shares(self.problem)), _power(self.problem)
+        """For each tree, its nodes' moments or None, the kernel's power, the lowest level whose moments are used, and a
+        bound on their error per weight: the terms sum to at most (1 + 2 + 2)^power, each with some dozens of roundings.
+        """
+        numbers, power = _moment_numbers(self.problem, _selectivity(self.problem)), _moment_power(self.problem)
         if not numbers or power is None or self.backend.sum_leaves is None:
             return ((None, 0, 0, 0.0),) * len(self.trees)
         inverse = pack_inverse(self.problem, FLOAT64)
-        made = [moments(tree, inverse, power, self.plan.n_threads) for tree in self.trees]
-        error = (2 * terms_of(power, self.problem.d) + 128) * 5.0**power * UNIT
-        return tuple((found, power, 0 if numbers <= LIGHT else 1, error) for found in made)
+        node_moments = [moments(tree, inverse, power, self.plan.n_threads) for tree in self.trees]
+        error = (2 * terms_of(power, self.problem.d) + 128) * 5.0**power * UNIT_ROUNDOFF
+        return tuple((sums, power, 0 if numbers <= MAX_LEAF_MOMENTS else 1, error) for sums in node_moments)
 
     def prepare(self, meter: Meter) -> None:
-        """Make what is kept of the keys."""
+        """Make the trees and the moments of their nodes."""
         _ = self.moments
 
     @cached_property
     def ranks(self) -> tuple[NDArray[np.int64], ...]:
-        """For each tree (n,) where each key went; −1 for those that are not there."""
+        """For each tree (n,), the sorted position of each key; −1 for keys that are not in it."""
         ranks = tuple(np.full(self.problem.n, -1, np.int64) for _ in self.trees)
         for places, tree in zip(ranks, self.trees, strict=True):
             places[tree.order] = np.arange(len(tree.order))
         return ranks
 
     def rounding(self, band: bands.Band) -> certify.Rounding:
-        """Of sums over the keys of one band; made once."""
+        """The rounding errors of sums over the keys of one band, cached."""
         if band.log_scale not in self._rounding:
             self._rounding[band.log_scale] = certify.Rounding(
                 self.problem,
@@ -276,20 +296,22 @@ class Summary:
         return self._rounding[band.log_scale]
 
     def wanted(self, queries: Queries, mass: Floats | None) -> NDArray[np.bool_] | None:
-        """All queries; none where squares leave float64's range or, as a second try, where every pair takes less."""
+        """None for all queries. No query where squares leave float64's range, nor, if the summary is optional, where
+        summing every pair takes less time.
+        """
         problem = queries.problem
         if problem.squares_in_range:
             if not self.optional:
                 return None
-            asked = problem.asked(problem.queries[queries.rows], kernel=problem.kernel, tol=problem.tol)
-            here = cost(asked, self.backend, 1, FLOAT64)
-            every = exact.cost(asked, self.backend, 1, self.plan.dtype)
-            if isinstance(here, Cost) and here.seconds(NOMINAL_THREADS) < every.seconds(NOMINAL_THREADS):
+            open_problem = problem.asked(problem.queries[queries.rows], kernel=problem.kernel, tol=problem.tol)
+            tree_cost = cost(open_problem, self.backend, 1, FLOAT64)
+            exact_cost = exact.cost(open_problem, self.backend, 1, self.plan.dtype)
+            if isinstance(tree_cost, Cost) and tree_cost.seconds(NOMINAL_THREADS) < exact_cost.seconds(NOMINAL_THREADS):
                 return None
         return np.zeros(len(queries), bool)
 
     def sums(self, queries: Queries, meter: Meter) -> PoolState:
-        """Sums with bounds on their rounding, and on what the keys that were skipped would add."""
+        """Sums with bounds on their rounding and on the sums of skipped keys."""
         problem, m = self.problem, len(queries)
         if not self.trees:
             return PoolState.empty(m, problem.c)
@@ -301,73 +323,81 @@ class Summary:
             sums = _sums_of_band(self, number, queries.rows[order], points[order], error[order], meter)
             states.append(PoolState.empty(m, problem.c))
             states[-1].put(order, sums)
-        return _certified(self, states, error)
+        return _certify(self, states, error)
 
 
 def summarise(model: Model, rung: Rung) -> Summary:
-    """The tree of a model's keys."""
+    """The summary that sums over k-d trees of a model's keys."""
     return Summary(model, optional=rung.form == "if fast")
 
 
 def _sums_of_band(
     summary: Summary, number: int, positions: Positions, queries: Floats, error: Floats, meter: Meter
 ) -> PoolState:
-    """Sums of sorted queries over one tree, in units of its largest weight."""
-    problem, tiles, tree, m = summary.problem, summary.backend, summary.trees[number], len(positions)
+    """Sum one tree at sorted queries, in units of its largest weight."""
+    problem, backend, tree, m = summary.problem, summary.backend, summary.trees[number], len(positions)
     sums, inverse = PoolState.empty(m, problem.c), pack_inverse(problem, FLOAT64)
     if not problem.kernel.works_on_logs:
         sums.shift[:] = 0.0
-    own = summary.ranks[number][positions] if problem.exclude_self else None
-    weighing = (tree.band.total, tree.band.least, SHARE * problem.promise, TASK_PAIRS)
-    sum_leaves = tiles.sum_leaves or partial(blockwise.sum_leaves, tiles)
-    whole = summary.moments[number]
-    if tiles.prepare is not None:
-        tiles.prepare(problem.kernel, inverse, problem.c, problem.key_scale is not None)
+    own_ranks = summary.ranks[number][positions] if problem.exclude_self else None
+    limits = (tree.band.total, tree.band.least, SKIPPED_SHARE * problem.promise, TASK_PAIRS)
+    sum_leaves = backend.sum_leaves or partial(blockwise.sum_leaves, backend)
+    node_moments = summary.moments[number]
+    if backend.prepare is not None:
+        backend.prepare(problem.kernel, inverse, problem.c, problem.key_scale is not None)
 
-    size = _task(problem)
+    size = _task_queries(problem)
 
     def task(i: int) -> float:
         start, stop, pairs = i * size, min((i + 1) * size, m), 0.0
         while start < stop:
             check_stop()
             rows = slice(start, stop)
-            mine = None if own is None else own[rows]
-            done, summed = sum_leaves(
-                problem.kernel, queries[rows], tree, inverse, mine, sums.rows(rows), error[rows], weighing, whole
+            task_ranks = None if own_ranks is None else own_ranks[rows]
+            n_done, summed = sum_leaves(
+                problem.kernel,
+                queries[rows],
+                tree,
+                inverse,
+                task_ranks,
+                sums.rows(rows),
+                error[rows],
+                limits,
+                node_moments,
             )
-            start, pairs = start + done, pairs + summed
+            start, pairs = start + n_done, pairs + summed
         return pairs
 
     run(task, math.ceil(m / size), summary.plan.n_threads, meter)
     return exact.normalised(problem, sums)
 
 
-def _certified(summary: Summary, states: list[PoolState], error: Floats) -> PoolState:
-    """The bands' sums in one state, with bounds on their rounding.
+def _certify(summary: Summary, states: list[PoolState], error: Floats) -> PoolState:
+    """Merge the bands' sums into one state, with bounds on their rounding.
 
-    Errors of exponents are bounded by the mass of all bands, whose mean of −log κ is known (`exact`).
+    The mass of all bands gives the mean of −log κ, which bounds the errors of exponents.
     """
-    problem, tiles, trees = summary.problem, summary.backend, summary.trees
+    problem, backend, trees = summary.problem, summary.backend, summary.trees
     if len(trees) == 1:
-        of_weights = certify.error_of_weights(problem, tiles, error, states[0])
-        return summary.rounding(trees[0].band).certified(states[0], of_weights)
+        weight_error = certify.error_of_weights(problem, backend, error, states[0])
+        return summary.rounding(trees[0].band).certified(states[0], weight_error)
     scales = [tree.band.log_scale for tree in trees]
-    merged = PoolState.merged([_moved(state, scale) for state, scale in zip(states, scales, strict=True)])
-    of_weights = certify.error_of_weights(problem, tiles, error, merged)
+    merged = PoolState.merged([_convert_units(state, scale) for state, scale in zip(states, scales, strict=True)])
+    weight_error = certify.error_of_weights(problem, backend, error, merged)
     parts = []
     for state, tree, scale in zip(states, trees, scales, strict=True):
-        of_scale = 4 * (LOG_RANGE - scale) * UNIT if scale else 0.0  # of a difference of two logarithms
-        of_band = of_weights + of_scale
-        bounded = summary.rounding(tree.band).certified(state, of_band)
-        parts.append(_moved(bounded, scale))
+        scale_error = 4 * (RANGE_NATS - scale) * UNIT_ROUNDOFF if scale else 0.0  # error of a difference of logarithms
+        band_error = weight_error + scale_error
+        bounded_state = summary.rounding(tree.band).certified(state, band_error)
+        parts.append(_convert_units(bounded_state, scale))
     return PoolState.merged(parts)
 
 
-def _moved(state: PoolState, log_scale: float) -> PoolState:
-    """The state in units of the largest weight of all. Where nothing was met it is the empty one, lest its shift make
-    the other bands' sums underflow."""
-    nothing = np.flatnonzero((state.mass == 0) & ((state.mass_error == 0) | np.isneginf(state.shift)))
+def _convert_units(state: PoolState, log_scale: float) -> PoolState:
+    """Convert a state to units of the largest weight of all bands. States without mass become the empty state, since
+    their shift could make the other bands' sums underflow."""
+    empty_rows = np.flatnonzero((state.mass == 0) & ((state.mass_error == 0) | np.isneginf(state.shift)))
     parts = (state.shift + log_scale, state.mass, state.total, state.mass_error, state.total_error)
-    moved = PoolState(*(part.copy() for part in parts))
-    moved.put(nothing, PoolState.empty(len(nothing), state.total.shape[1]))
-    return moved
+    converted = PoolState(*(part.copy() for part in parts))
+    converted.put(empty_rows, PoolState.empty(len(empty_rows), state.total.shape[1]))
+    return converted
