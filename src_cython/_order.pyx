@@ -61,7 +61,7 @@ cdef Py_ssize_t _half(Py_ssize_t n, Py_ssize_t leaf) noexcept nogil:
 
 
 cdef Py_ssize_t _split(
-    const double[:, ::1] points, const double[::1] inverse, int64_t* order, Py_ssize_t n, Py_ssize_t leaf, Place* places
+    const double[:, ::1] points, const double[::1] inverse, int64_t* order, Py_ssize_t n, Py_ssize_t leaf, Place* room
 ) noexcept nogil:
     """Move the points with the smallest coordinates along the longest side of their box to the front; returns how many."""
     cdef Py_ssize_t i, j, axis = 0, half = _half(n, leaf)
@@ -75,20 +75,20 @@ cdef Py_ssize_t _split(
         if side > longest:
             axis, longest = j, side
     for i in range(n):
-        places[i].x, places[i].at = points[order[i], axis], order[i]
-    _select(places, n, half)
+        room[i].x, room[i].at = points[order[i], axis], order[i]
+    _select(room, n, half)
     for i in range(n):
-        order[i] = places[i].at
+        order[i] = room[i].at
     return half
 
 
 cdef void _sort(
-    const double[:, ::1] points, const double[::1] inverse, int64_t* order, Py_ssize_t n, Py_ssize_t leaf, Place* places
+    const double[:, ::1] points, const double[::1] inverse, int64_t* order, Py_ssize_t n, Py_ssize_t leaf, Place* room
 ) noexcept nogil:
     cdef Py_ssize_t half
     while n > leaf:
-        half = _split(points, inverse, order, n, leaf, places)
-        _sort(points, inverse, order, half, leaf, places)
+        half = _split(points, inverse, order, n, leaf, room)
+        _sort(points, inverse, order, half, leaf, room)
         order += half
         n -= half
 
@@ -99,7 +99,7 @@ def left_size(Py_ssize_t n, Py_ssize_t leaf):
 
 
 def extend_box(const double[:, ::1] points, const int64_t[::1] order, double[::1] low, double[::1] high):
-    """Extend a box (d,) to contain the points at the positions `order`."""
+    """Widen a box (d,) by the points at `order`."""
     cdef Py_ssize_t i, j, d = points.shape[1]
     cdef double x
     with nogil:
@@ -133,5 +133,5 @@ def sort(const double[:, ::1] points, const double[::1] inverse, int64_t[::1] or
     if room == NULL:
         raise MemoryError("There is no memory to sort points.")
     with nogil:
-        _sort(points, inverse, &order[0], n, leaf, places)
-        free(places)
+        _sort(points, inverse, &order[0], n, leaf, room)
+        free(room)

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Sums over sorted keys in one coordinate, from prefix sums at every BLOCK-th key; see fastnw/methods/prefix_sums.py.
 
-A kernel is either (1 - u^power)^exponent within u <= 1, or it decays: a polynomial of degree at most 2 times exp(-u).
-Keys are split into cells at most one unit of u wide. A moment is sum(w y^p t), where y is the distance to the anchor of
-the cell; moments of decaying kernels are multiplied by exp(y) (prefixes) or exp(-y) (suffixes).
+A kernel is (1 - u^power)^exponent within u <= 1, or a polynomial of degree 2 at most times exp(-u): then it `decays`.
+Keys lie in cells at most one unit of u wide; a moment is sum(w y^p t) with y the distance to the anchor of the cell,
+times exp(y) (prefixes) or exp(-y) (suffixes) if it decays.
 """
 
 cimport cython
@@ -25,12 +25,7 @@ include "_sorted.pxi"
 def find_cells(const double[::1] x, double inverse, double edge, Py_ssize_t first, int64_t[::1] starts):
     """Write the starts of the cells from key `first` (a start itself) on, as many as fit: (written, first key of the next).
 
-    A cell is as wide as half a window: it holds the keys with ((x - start) inverse)^2 <= edge.
-
-    Returns
-    -------
-    written, next : int
-        The number of starts written, and the start to continue with.
+    A cell reaches as far as half a window: ((x - start) inverse)^2 <= edge.
     """
     cdef Py_ssize_t n = x.shape[0], count = 0
     with nogil:
@@ -43,19 +38,13 @@ def find_cells(const double[::1] x, double inverse, double edge, Py_ssize_t firs
 
 @cython.final
 cdef class Sums:
-    """Sorted keys x (n,) with rows w [1, t] (n, 1 + c), the cells' starts (cells + 1,), and their prefix sums.
+    """Sorted keys x (n,), rows w [1, t] (n, 1 + c), cells (starts has one more, n), and the moments to be filled.
 
-    Attributes
-    ----------
-    prefix, suffix : (blocks, terms, 1 + c)
-        Moments of the keys of the cell before, or from, each BLOCK-th key; for decaying kernels, of the keys of all
-        earlier, or later, cells as well.
-    before, after : (cells, terms, 1 + c)
-        Moments of the keys of all earlier, or later, cells; only for decaying kernels.
-    up, down : (n,)
-        exp(y) and exp(-y); only for decaying kernels.
+    `prefix`, `suffix` (blocks, terms, 1 + c): of the cell's keys before, or from, each BLOCK-th key on; if it decays,
+    with all the keys of cells before (after), too. `before`, `after` (cells, terms, 1 + c), only if it decays: of the
+    keys of all cells before (after). `up`, `down` (n,), only if it decays: exp(y), exp(-y).
 
-    Results are rows of (shift, bound, mass, totals); the bound is infinite where it exceeds the limit.
+    States are rows of shift, bound (infinite where it is not within the limit), mass and totals.
     """
 
     cdef const double[::1] x, anchors
@@ -98,7 +87,7 @@ cdef class Sums:
                     self.up[i] = exp((self.x[i] - self.anchors[k]) * self.inverse)
                     self.down[i] = 1 / self.up[i]
 
-    cdef void _add_powers(self, double* part, Py_ssize_t i, Py_ssize_t k, bint forward) noexcept nogil:
+    cdef void _add(self, double* part, Py_ssize_t i, Py_ssize_t k, bint forward) noexcept nogil:
         cdef double y = (self.x[i] - self.anchors[k]) * self.inverse, factor = 1
         cdef Py_ssize_t p, a
         if self.decays:
@@ -142,12 +131,12 @@ cdef class Sums:
                     if i == self.starts[k + 1]:
                         _fold(high, low, part, size)
                         k += 1
-                        self._move_anchor(high, low, k - 1, k)
+                        self._move(high, low, k - 1, k)
                         if self.decays:
                             _put(&self.before[k, 0, 0], high, low, size)
                     if i == j * BLOCK:
                         _put(&self.prefix[j, 0, 0], high, low, size)
-                    self._add_powers(part, i, k, True)
+                    self._add(part, i, k, True)
                 _fold(high, low, part, size)
         return k
 
@@ -163,16 +152,16 @@ cdef class Sums:
                     if i < self.starts[k]:
                         _fold(high, low, part, size)
                         k -= 1
-                        self._move_anchor(high, low, k + 1, k)
+                        self._move(high, low, k + 1, k)
                         if self.decays:
                             _put(&self.after[k, 0, 0], high, low, size)
-                    self._add_powers(part, i, k, False)
+                    self._add(part, i, k, False)
                 _fold(high, low, part, size)
                 _put(&self.suffix[j, 0, 0], high, low, size)
         return k
 
-    cdef Py_ssize_t _cell_of(self, Py_ssize_t k, Py_ssize_t i) noexcept nogil:
-        """The cell of key i, searched from cell k on, which must not be a later one."""
+    cdef Py_ssize_t _cell(self, Py_ssize_t k, Py_ssize_t i) noexcept nogil:
+        """The cell of key i, which is k or a later one."""
         cdef Py_ssize_t step = 1, stop, middle
         while k + step < self.cells and self.starts[k + step] <= i:
             k += step
@@ -207,20 +196,20 @@ cdef class Sums:
         eleven roundings.
         """
         cdef Py_ssize_t i, a
-        cdef double u, kappa, slope_sum = 0
+        cdef double u, kappa, steep = 0
         for i in range(first, stop):
-            if i != own_rank:
+            if i != own:
                 u = fabs(query - self.x[i]) * self.inverse
                 kappa = self._kappa(u)
-                slope_sum += self._slope(u) * self.rows[i, 0]
+                steep += self._slope(u) * self.rows[i, 0]
                 for a in range(self.width):
                     out[a] += kappa * self.rows[i, a]
         return UNIT_ROUNDOFF * (12 * steep + (MAX_SINGLE_KEYS + 8) * out[0])
 
-    cdef void _sum_keys(
+    cdef void _one_by_one(
         self, Py_ssize_t first, Py_ssize_t stop, double query, const double* factors, double* out
     ) noexcept nogil:
-        """Add sums over keys `first` to `stop` to out (1 + c), and the keys' weights to the element after them."""
+        """Add the keys' sums to out (1 + c), and their weights to the place after."""
         cdef Py_ssize_t i, a, width = self.width
         cdef double kappa, mass = 0, total = 0, weight = 0
         cdef const double* row
@@ -233,7 +222,7 @@ cdef class Sums:
                 kappa *= factors[i]
             weight += row[0]
             mass += kappa * row[0]
-            if width == 2:  # the most frequent case stays in registers
+            if width == 2:  # the usual case, in registers
                 total += kappa * row[1]
             else:
                 for a in range(1, width):
@@ -244,7 +233,7 @@ cdef class Sums:
             out[1] += total
         out[width] += weight
 
-    cdef void _sum_moments(
+    cdef void _from_moments(
         self, const double* moments, Py_ssize_t k, double query, bint left, double* out
     ) noexcept nogil:
         """Add sums of keys left (right) of the query: the polynomial of u = ±(delta - y) in powers of y."""
@@ -268,24 +257,24 @@ cdef class Sums:
         cdef Py_ssize_t first = self.starts[k], j = (stop - 1) // BLOCK
         cdef const double* factors = &self.up[0] if self.decays else NULL
         if j * BLOCK >= first:
-            self._sum_moments(&self.prefix[j, 0, 0], k, query, left, out)
+            self._from_moments(&self.prefix[j, 0, 0], k, query, left, out)
             first = j * BLOCK
         elif self.decays:
-            self._sum_moments(&self.before[k, 0, 0], k, query, left, out)
-        self._sum_keys(first, stop, query, factors, out)
+            self._from_moments(&self.before[k, 0, 0], k, query, left, out)
+        self._one_by_one(first, stop, query, factors, out)
 
     cdef void _suffix(self, Py_ssize_t k, Py_ssize_t first, double query, bint left, double* out) noexcept nogil:
         """Add the cell's keys from `first` on, of which there are some; if the kernel decays, all keys from there on."""
         cdef Py_ssize_t stop = self.starts[k + 1], j = (first + BLOCK - 1) // BLOCK
         cdef const double* factors = &self.down[0] if self.decays else NULL
         if j * BLOCK < stop:
-            self._sum_moments(&self.suffix[j, 0, 0], k, query, left, out)
+            self._from_moments(&self.suffix[j, 0, 0], k, query, left, out)
             stop = j * BLOCK
         elif self.decays:
-            self._sum_moments(&self.after[k, 0, 0], k, query, left, out)
-        self._sum_keys(first, stop, query, factors, out)
+            self._from_moments(&self.after[k, 0, 0], k, query, left, out)
+        self._one_by_one(first, stop, query, factors, out)
 
-    cdef void _sum_range(
+    cdef void _range(
         self, Py_ssize_t k, Py_ssize_t first, Py_ssize_t stop, double query, bint left, double* out
     ) noexcept nogil:
         """Add the keys from `first`, which is in cell k, to `stop`, cell by cell, of a kernel that does not decay.
@@ -297,21 +286,21 @@ cdef class Sums:
             begin, end = self.starts[k], self.starts[k + 1]
             last, j = min(stop, end), (begin + BLOCK - 1) // BLOCK
             if first == begin and last == end and j * BLOCK < end:
-                self._sum_moments(&self.prefix[j, 0, 0], k, query, left, out)
-                self._sum_moments(&self.suffix[j, 0, 0], k, query, left, out)
+                self._from_moments(&self.prefix[j, 0, 0], k, query, left, out)
+                self._from_moments(&self.suffix[j, 0, 0], k, query, left, out)
             elif first == begin:
-                self._sum_prefix(k, last, query, left, out)
+                self._prefix(k, last, query, left, out)
             elif last == end:
-                self._sum_suffix(k, first, query, left, out)
+                self._suffix(k, first, query, left, out)
             else:
-                self._sum_keys(first, last, query, NULL, out)
+                self._one_by_one(first, last, query, NULL, out)
             first, k = last, k + 1
 
     def windows(
-        self, const double[::1] queries, const int64_t[::1] own_ranks, double error, double underflow,
+        self, const double[::1] queries, const int64_t[::1] own, double error, double lost,
         double limit, double[:, ::1] states,
     ):
-        """Sum a compact kernel at sorted queries, into the rows of `states`.
+        """Sums of a compact kernel for sorted queries, into the rows of states.
 
         own : positions of the keys to leave out (-1: none), or an empty array. error, lost : the bound is error times the
         weight in the window, plus lost. limit : the largest bound that is accepted, in units of the mass.
@@ -327,7 +316,7 @@ cdef class Sums:
                 q = queries[i]
                 lo = _seek(LEFT_OF_WINDOW, x, self.n, lo, q, self.inverse, self.edge)
                 hi = _seek(NOT_BEYOND_WINDOW, x, self.n, max(lo, hi), q, self.inverse, self.edge)
-                p = own_ranks[i] if own_ranks.shape[0] > 0 else -1
+                p = own[i] if own.shape[0] > 0 else -1
                 if p < lo or p >= hi:
                     p = -1
                 count = hi - lo - (p >= 0)
@@ -337,21 +326,21 @@ cdef class Sums:
                 if count > 0 and hi - lo <= MAX_SINGLE_KEYS:
                     bound = self._few(lo, hi, p, q, out) + lost
                 elif count > 0:
-                    k = self._cell_of(k, lo)
+                    k = self._cell(k, lo)
                     if p < 0 and self.even:
-                        self._sum_range(k, lo, hi, q, True, out)
+                        self._range(k, lo, hi, q, True, out)
                     else:
                         split = before = after = _seek(NOT_RIGHT, x, self.n, max(split, lo), q, self.inverse, self.edge)
                         if p >= 0 and x[p] == q:
                             before, after = p, p + 1
-                        self._sum_range(k, lo, before, q, True, out)
+                        self._range(k, lo, before, q, True, out)
                         if after < hi:
-                            self._sum_range(self._cell_of(k, after), after, hi, q, False, out)
-                        if p >= 0 and x[p] != q:  # the bound covers the cancellation
+                            self._range(self._cell(k, after), after, hi, q, False, out)
+                        if p >= 0 and x[p] != q:  # the bound tells what this loses
                             kappa = self._kappa(fabs(q - x[p]) * self.inverse)
                             for a in range(width):
                                 out[a] -= kappa * self.rows[p, a]
-                    bound = error * out[width] + underflow
+                    bound = error * out[width] + lost
                 if count > 0 and not (out[0] > 0 and bound <= limit * (out[0] - bound)):
                     bound = INFINITY
                 states[i, 0], states[i, 1] = 0, bound
@@ -360,17 +349,17 @@ cdef class Sums:
         free(out)
 
     def decaying(
-        self, const double[::1] queries, const int64_t[::1] own_ranks, double weight, double error,
+        self, const double[::1] queries, const int64_t[::1] own, double weight, double error,
         double slope, double limit, double[:, ::1] states,
     ):
-        """Sum a decaying kernel at sorted queries, into the rows of `states`; the shift is -u of the nearest key.
+        """Sums of a kernel that decays, for sorted queries, into rows of states; the shift is -u of the nearest key.
 
         weight : the weight of all keys. error + slope * nats : bound on the relative error, with nats counted from the
         nearest key down.
         """
         cdef Py_ssize_t i, a, split = 0, left, right, k = 0, p, width = self.width
         cdef const double* x = &self.x[0]
-        cdef double q, farther, nearest, kappa, depth, bound, mass_before
+        cdef double q, apart, near, kappa, depth, bound, whole
         cdef double scale[2]
         cdef double *out = <double*>calloc(2 * (width + 1), sizeof(double))
         cdef double *other = out + width + 1
@@ -380,7 +369,7 @@ cdef class Sums:
             for i in range(queries.shape[0]):
                 q = queries[i]
                 split = left = right = _seek(NOT_RIGHT, x, self.n, split, q, self.inverse, 0)
-                p = own_ranks[i] if own_ranks.shape[0] > 0 else -1
+                p = own[i] if own.shape[0] > 0 else -1
                 if p >= 0 and x[p] == q:
                     left, right = p, p + 1
                     p = -1
@@ -391,24 +380,24 @@ cdef class Sums:
                     for a in range(width + 1):
                         states[i, 1 + a] = 0
                     continue
-                farther = _farther(q, x, left, right, self.n) * self.inverse
-                nearest = (x[right] - q if left == 0 or farther > 0 else q - x[left - 1]) * self.inverse
-                scale[0], scale[1] = exp(-max(farther, 0)), exp(min(farther, 0))
+                apart = _farther(q, x, left, right, self.n) * self.inverse
+                near = (x[right] - q if left == 0 or apart > 0 else q - x[left - 1]) * self.inverse
+                scale[0], scale[1] = exp(-max(apart, 0)), exp(min(apart, 0))
                 if left > 0 and scale[0] > 0:
                     if k >= self.cells or self.starts[k] > left - 1:
                         k = 0
-                    k = self._cell_of(k, left - 1)
-                    self._sum_prefix(k, left, q, True, out)
+                    k = self._cell(k, left - 1)
+                    self._prefix(k, left, q, True, out)
                     scale[0] *= self.down[left - 1]
                 if right < self.n and scale[1] > 0:
-                    self._sum_suffix(self._cell_of(k, right), right, q, False, other)
+                    self._suffix(self._cell(k, right), right, q, False, other)
                     scale[1] *= self.up[right]
                 for a in range(width):
                     out[a] = out[a] * scale[0] + other[a] * scale[1]
-                mass_before = out[0]
-                if p >= 0:  # the own_ranks key is at another place: the bound covers the cancellation
+                whole = out[0]
+                if p >= 0:  # the own key is elsewhere: the bound tells what this loses
                     kappa = fabs(q - x[p]) * self.inverse
-                    kappa = self._kappa(kappa) * exp(nearest - kappa)
+                    kappa = self._kappa(kappa) * exp(near - kappa)
                     for a in range(width):
                         out[a] -= kappa * self.rows[p, a]
                 # the mean of u - near over the weights, by their divergence from w/W; see fastnw/methods/prefix_sums.py
@@ -417,7 +406,7 @@ cdef class Sums:
                 bound = (error + slope * depth + UNIT_ROUNDOFF * 4 * min(near, 745) + (error * near if p >= 0 else 0)) * whole
                 if not (bound <= limit * (out[0] - bound) and near < 1e100):
                     bound = INFINITY
-                states[i, 0], states[i, 1] = -nearest, bound
+                states[i, 0], states[i, 1] = -near, bound
                 for a in range(width):
                     states[i, 2 + a] = out[a]
         free(out)
