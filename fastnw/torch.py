@@ -134,7 +134,7 @@ def _choices(kernel: str, *others: Any) -> Choices:
     return Choices(_BY_NUMBER[kernel] if kernel in _BY_NUMBER else kernels.get(kernel), *others)
 
 
-# Schemas are written out: before torch 2.6 they cannot be read from such annotations.
+# Schemas are written out, and name the arguments of the operators.
 _INPUTS = "Tensor queries, Tensor keys, Tensor values, Tensor bandwidth, Tensor? sample_weight"
 
 
@@ -144,22 +144,11 @@ _INPUTS = "Tensor queries, Tensor keys, Tensor values, Tensor bandwidth, Tensor?
     schema=f"({_INPUTS}, str kernel, bool exclude_self, str method, str backend, float? tol, int? n_jobs) "
     "-> (Tensor, Tensor)",
 )
-def _pool(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    bandwidth: Tensor,
-    sample_weight: Tensor | None,
-    kernel: str,
-    exclude_self: bool,
-    method: str,
-    backend: str,
-    tol: float | None,
-    n_jobs: int | None,
-) -> tuple[Tensor, Tensor]:
-    inputs = [_to_numpy(x) for x in (queries, keys, values, bandwidth, sample_weight)]
-    mean, log_mass = forward(_choices(kernel, exclude_self, method, backend, tol, n_jobs), inputs)
-    return torch.from_numpy(mean).to(queries.device), torch.from_numpy(log_mass).to(queries.device)
+def _pool(*arguments: Any) -> tuple[Tensor, Tensor]:
+    inputs, choices = arguments[:5], arguments[5:]
+    mean, log_mass = forward(_choices(*choices), [_to_numpy(x) for x in inputs])
+    device = inputs[0].device
+    return torch.from_numpy(mean).to(device), torch.from_numpy(log_mass).to(device)
 
 
 @_pool.register_fake
@@ -179,23 +168,10 @@ def _(queries: Tensor, keys: Tensor, values: Tensor, *others: Any) -> tuple[Tens
     "str kernel, bool exclude_self, str backend, int? n_jobs) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _pool_backward(
-    mean_grad: Tensor,
-    log_mass_grad: Tensor,
-    mean: Tensor,
-    log_mass: Tensor,
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    bandwidth: Tensor,
-    sample_weight: Tensor | None,
-    needed: Sequence[bool],
-    kernel: str,
-    exclude_self: bool,
-    backend: str,
-    n_jobs: int | None,
+    mean_grad: Tensor, log_mass_grad: Tensor, mean: Tensor, log_mass: Tensor, *arguments: Any
 ) -> tuple[Tensor, ...]:
     """The gradients in the order of the inputs; an empty tensor for one that is not needed."""
-    tensors: tuple[Any, ...] = (queries, keys, values, bandwidth, sample_weight)
+    tensors, (needed, kernel, exclude_self, backend, n_jobs) = arguments[:5], arguments[5:]
     found = gradients(
         _choices(kernel, exclude_self, "auto", backend, None, n_jobs),
         [_to_numpy(x) for x in tensors],
@@ -212,20 +188,8 @@ def _pool_backward(
 
 
 @_pool_backward.register_fake
-def _(
-    mean_grad: Tensor,
-    log_mass_grad: Tensor,
-    mean: Tensor,
-    log_mass: Tensor,
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    bandwidth: Tensor,
-    sample_weight: Tensor | None,
-    needed: Sequence[bool],
-    *others: Any,
-) -> tuple[Tensor, ...]:
-    tensors: tuple[Any, ...] = (queries, keys, values, bandwidth, sample_weight)
+def _(mean_grad: Tensor, log_mass_grad: Tensor, mean: Tensor, log_mass: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    tensors, needed = arguments[:5], arguments[5]
     pairs = zip(tensors, needed, strict=True)
     return tuple(x.new_empty(x.shape) if is_needed else mean_grad.new_empty(0) for x, is_needed in pairs)
 

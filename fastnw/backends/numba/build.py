@@ -25,6 +25,14 @@ from fastnw.backends.numba import functions
 from fastnw.kernels import formula_texts, sensitivity, tracing
 from fastnw.kernels.kernel import Kernel
 from fastnw.kernels.user_formulas import scalar
+from fastnw.runtime._constants import (
+    EXP_CLAMP_NATS,
+    FIRST_STRIP_KEYS,
+    MAX_SEQUENTIAL_KEYS,
+    MAX_STRIP_KEYS,
+    MAX_VECTOR_ELEMENTS,
+    MIN_UNSHIFTED_MASS,
+)
 
 TEMPLATE = Path(__file__).with_name("tiles.py")
 VECTORISED = ("exp2", "sin", "cos")  # by functions, in built-in kernels; the others are Numba's
@@ -172,7 +180,10 @@ def _with_kernel(text: str, kernel: Kernel, texts: dict[str, tracing.Traced | No
     support = float(kernel.support) ** 2 if kernel.support is not None else 0.0
     lines += [
         f"LOGS, COMPACT, ROUGH, INNER, USERS = {logs}, {compact}, {rough}, {kernel.inner_product}, {users}",
-        f"FUSED, D, STRIP = {d > 0}, {d}, {_strip()}",
+        f"FUSED, D, STRIP_KEYS = {d > 0}, {d}, {_strip_keys()}",
+        f"FIRST_STRIP_KEYS, MAX_SEQUENTIAL_KEYS = {FIRST_STRIP_KEYS}, {MAX_SEQUENTIAL_KEYS}",
+        f"MAX_VECTOR_ELEMENTS, MIN_UNSHIFTED_MASS = {MAX_VECTOR_ELEMENTS}, {MIN_UNSHIFTED_MASS!r}",
+        f"EXP_CLAMP_NATS = {EXP_CLAMP_NATS[dtype]!r}",
         f"FOLDED, CAP, SUPPORT2, LEAST = F({folded!r}), F({cap!r}), F({support!r}), F({least!r})",
         _function("profile", profile, rough),
         _function("log_profile", texts["log_profile"] if logs else _NONE, rough),
@@ -200,13 +211,16 @@ def _names(dtype: str, users: bool, rough: bool) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _strip() -> int:
-    """Keys summed in the compute type: 256 float32 (512 float64) sums to a lane of the shortest vectors that LLVM takes
-    here. Twice as many spare 3 % of the time at d = 3."""
+def _strip_keys() -> int:
+    """Number of keys that are summed in the compute type before the sums are added to float64.
+
+    MAX_STRIP_KEYS are 256 float32 (512 float64) terms in each lane of a vector of 16 bytes. Vectors of 32 bytes take
+    twice as many keys with as many terms in a lane, which saves 3 % of the time at d = 3.
+    """
     from llvmlite.binding import get_host_cpu_features
 
     features = get_host_cpu_features() if not os.environ.get("NUMBA_CPU_NAME") else {}
-    return 2048 if features.get("avx2") else 1024
+    return MAX_STRIP_KEYS * (2 if features.get("avx2") else 1)
 
 
 _NONE = tracing.Traced((), {}, "u2")

@@ -13,11 +13,13 @@ from numba import njit, types
 # <kernel>
 from fastnw.backends.numba.functions import EXACT
 from fastnw.backends.numba.functions import exp2_falling_float32 as exp2
+from fastnw.runtime._constants import EXP_CLAMP_NATS as CLAMPS
+from fastnw.runtime._constants import FIRST_STRIP_KEYS, MAX_SEQUENTIAL_KEYS, MAX_VECTOR_ELEMENTS, MIN_UNSHIFTED_MASS
+from fastnw.runtime._constants import MAX_STRIP_KEYS as STRIP_KEYS
 
-F = np.float32
+F, EXP_CLAMP_NATS = np.float32, CLAMPS["float32"]
 LOGS, COMPACT, ROUGH, INNER, USERS, FUSED, D = True, False, False, False, False, True, 3
 FOLDED, CAP, SUPPORT2, LEAST = F(-0.7213475204444817), F(0.0), F(0.0), F(0.0)
-STRIP = 1024  # keys whose sums stay in the compute type, 256 in a lane (float64: 512)
 
 
 @njit(**EXACT)
@@ -32,13 +34,8 @@ def log_profile(u2):
 
 # </kernel>
 
-FIRST = 128  # the first strip of a block, which many queries need to meet a near key
-VECTOR = 16  # rows of values are filled up to a multiple (_pack.VECTOR)
-ROWS_STRIP = 256  # keys that are added one after another, where there are many values
-NEAR = 2.0**-60  # a mass above this needs no shift: what exp's clamp adds is far below it
-LARGEST = F(np.finfo(F).max)
+MAX_FLOAT = F(np.finfo(F).max)
 LOG2E = F(1.4426950408889634)
-REACH = 80.0 if F is np.float32 else 690.0  # nats from the largest term down to where exp is clamped
 # Sums may be reordered, which fills vectors; nothing is assumed of NaN, infinity or division.
 SUMS: dict[str, Any] = {
     "error_model": "numpy",
@@ -79,7 +76,7 @@ def log_weight(u2):
         return F(-np.inf)
     if USERS:
         return log_profile(u2) if u2 <= CAP else F(np.nan)
-    return log_profile(LARGEST if u2 > LARGEST else u2)
+    return log_profile(MAX_FLOAT if u2 > MAX_FLOAT else u2)
 
 
 @njit(**EXACT)
@@ -106,13 +103,15 @@ def shifted_change(u2, kappa, error, shift, least):
 
 
 @njit(**SUMS)
-def fused(queries, factor, keys, stride, weights, values, at, n, bound, least, found):
+def fused(queries, factor, block, at, n, errors, sums):
     """Sums of four queries over n keys from `at` on, in D coordinates with one bandwidth, in registers.
 
-    `found` (4, 3) gets masses, totals, and what bounds their errors: changes of κ within `bound`, the error of u², or
+    `sums` (4, 3) gets masses, totals, and what bounds their errors: changes of κ within `bound`, the error of u², or
     the weight of keys with u² up to `bound`, the edge. Weights are multiplied even where all are 1: that costs 3 %, and
     a loop more to compile.
     """
+    keys, stride, weights, values = block
+    bound, least = errors
     k0, w, v = keys[at : at + n], weights[at : at + n], values[at : at + n]
     k1 = keys[stride + at : stride + at + n] if D > 1 else k0
     k2 = keys[2 * stride + at : 2 * stride + at + n] if D > 2 else k0
@@ -142,9 +141,9 @@ def fused(queries, factor, keys, stride, weights, values, at, n, bound, least, f
             ec, ed = ec + (y if sc <= lc else F(0)), ed + (y if sd <= ld else F(0))
         y = v[i]
         ta, tb, tc, td = ta + ga * y, tb + gb * y, tc + gc * y, td + gd * y
-    found[0, 0], found[1, 0], found[2, 0], found[3, 0] = ma, mb, mc, md
-    found[0, 1], found[1, 1], found[2, 1], found[3, 1] = ta, tb, tc, td
-    found[0, 2], found[1, 2], found[2, 2], found[3, 2] = ea, eb, ec, ed
+    sums[0, 0], sums[1, 0], sums[2, 0], sums[3, 0] = ma, mb, mc, md
+    sums[0, 1], sums[1, 1], sums[2, 1], sums[3, 1] = ta, tb, tc, td
+    sums[0, 2], sums[1, 2], sums[2, 2], sums[3, 2] = ea, eb, ec, ed
 
 
 @njit(**EXACT)
@@ -201,7 +200,7 @@ def shifted_sums(s, u, shift, weights, values, at, n, bound, least):
         y = w[i]
         g = exponential(s[i], shift)
         if COMPACT:
-            g = g if s[i] >= -LARGEST else F(0)  # exp stops above 0
+            g = g if s[i] >= -MAX_FLOAT else F(0)  # exp stops above 0
         mass += g * y
         if ROUGH:
             extra += shifted_change(u[i], g, bound, shift, least) * y
@@ -238,7 +237,7 @@ def rescale(i, by, mass, total, mass_error):
 @njit(**EXACT)
 def weigh(s, rows, row, c, at, n, sums):
     """sums = Σ s_i rows_i, over a whole number of vectors: rows are filled up. Four rows at a time spare stores."""
-    width = (c + VECTOR - 1) // VECTOR * VECTOR
+    width = (c + MAX_VECTOR_ELEMENTS - 1) // MAX_VECTOR_ELEMENTS * MAX_VECTOR_ELEMENTS
     for k in range(width):
         sums[k] = F(0)
     whole = n // 4 * 4
@@ -267,17 +266,18 @@ def weigh_classes(s, weights, codes, at, n, total):
 
 
 @njit(**EXACT)
-def staged(
-    i, queries, inverse, keys, stride, d, scale, weights, values, row, codes, at, n,
-    s, u, sums, shift, mass, total, mass_error, bound, least, by,
-):  # fmt: skip
-    """Add the sums of n ≤ STRIP keys from `at` on to query i's state; `by` multiplies what bounds errors."""
-    c = total.shape[1]
+def staged(i, queries, inverse, block, at, n, buffers, state, errors):
+    """Add the sums of n <= STRIP_KEYS keys from `at` on to the state of query i."""
+    keys, stride, scale, weights, values, row, codes = block
+    shift, mass, total, mass_error = state
+    s, u, sums = buffers
+    bound, least, by = errors
+    d, c = len(inverse), total.shape[1]
     one = weights if c != 1 else values
     scores(s, queries[i], inverse, keys, stride, d, scale, at, n)
     if LOGS and (INNER or shift[i] != 0):
         largest = float(logarithms(s, u, n))
-        if largest == -np.inf or largest < shift[i] - REACH:
+        if largest == -np.inf or largest < shift[i] - EXP_CLAMP_NATS:
             return
         if largest > shift[i]:
             if mass[i] != 0:
@@ -296,7 +296,7 @@ def staged(
         weigh(s, values, row, c, at, n, sums)
         for k in range(c):
             total[i, k] += sums[k]
-    if LOGS and not INNER and shift[i] != 0 and mass[i] * math.exp(min(shift[i], 0.0)) >= NEAR:
+    if LOGS and not INNER and shift[i] != 0 and mass[i] * math.exp(min(shift[i], 0.0)) >= MIN_UNSHIFTED_MASS:
         rescale(i, math.exp(shift[i]), mass, total, mass_error)
         shift[i] = 0.0
 
@@ -312,34 +312,33 @@ OUT, OUTS, BOUND = types.float64[::1], types.float64[:, ::1], types.Array(types.
 
 
 # One signature, for arrays that may be read-only: compiled when the module is imported, by one thread.
-@njit(
-    types.void(
-        ROWS, LINE, types.boolean, LINE, types.int64, LINE, LINE, LINE, types.int64, CODES, types.int64, FLAGS,
-        OUT, OUT, OUTS, OUT, BOUND, types.float64,
-    ),
-    **EXACT,
-)  # fmt: skip
-def tile(
-    queries, inverse, one_bandwidth, keys, stride, scale, weights, values, row, codes, n, own,
-    shift, mass, total, mass_error, error, sensitivity,
-):  # fmt: skip
-    """Add a block's sums to the states of its queries, in place.
+BLOCK = types.Tuple((LINE, types.int64, LINE, LINE, LINE, types.int64, CODES))
+STATE = types.Tuple((OUT, OUT, OUTS, OUT))
 
-    `keys` and `values` are flat, with `stride` numbers from a coordinate to the next and `row` from a key's values to
-    the next's; `scale`, `own` and `codes`, which take the place of values, are empty where there are none.
+
+@njit(types.void(ROWS, LINE, types.boolean, BLOCK, types.int64, FLAGS, STATE, BOUND, types.float64), **EXACT)
+def tile(queries, inverse, one_bandwidth, block, n, own, state, error, sensitivity):
+    """Add the sums of a block of n keys to the states of its queries, in place.
+
+    `block` is (coordinates, stride, scale, weights, values, row, codes): coordinates and values are flat, with `stride`
+    numbers from a coordinate to the next and `row` from a key's values to the next's; scale, codes (which take the
+    place of values) and `own` are empty where there are none. `state` is (shift, mass, total, mass_error).
     `sensitivity` is that of a compact kernel, or for one that is `ROUGH` the u² down to which its error is relative.
     """
-    m, d, c = queries.shape[0], queries.shape[1], total.shape[1]
+    keys, stride, _scale, weights, values, _row, codes = block
+    shift, mass, total, mass_error = state
+    m, c = queries.shape[0], total.shape[1]
     summed = c if len(codes) == 0 else 0  # values that are summed in the compute type
-    longest = STRIP if summed < 2 else ROWS_STRIP
-    s, u, sums = np.empty(STRIP, F), np.empty(STRIP if ROUGH else 1, F), np.empty(summed + VECTOR, F)
+    longest = STRIP_KEYS if summed < 2 else MAX_SEQUENTIAL_KEYS
+    scores_of_strip, u2_of_strip = np.empty(STRIP_KEYS, F), np.empty(STRIP_KEYS if ROUGH else 1, F)
+    buffers = scores_of_strip, u2_of_strip, np.empty(summed + MAX_VECTOR_ELEMENTS, F)
     group, members = 0, np.empty(4, np.int64)
-    points, bounds, found = np.zeros((4, 3), F), np.zeros(4, F), np.zeros((4, 3), F)
+    points, bounds, strip_sums = np.zeros((4, 3), F), np.zeros(4, F), np.zeros((4, 3), F)
     factor = inverse[0] * inverse[0] * FOLDED
     least = F(sensitivity) if ROUGH else F(0)
     start = np.int64(0)  # not the literal 0, for which what it is passed to would be compiled once more
     while start < n:
-        length = min(FIRST if start == 0 and LOGS and not INNER else longest, n - start)
+        length = min(FIRST_STRIP_KEYS if start == 0 and LOGS and not INNER else longest, n - start)
         for i in range(m):
             bound, by = F(error[i]), 1.0
             if COMPACT and not ROUGH:
@@ -354,21 +353,17 @@ def tile(
             else:  # the keys before the one that is left out, and those after it
                 first, last = 0, length if left_out < 0 else left_out
                 while first < length:
-                    staged(
-                        i, queries, inverse, keys, stride, d, scale, weights, values, row, codes, start + first,
-                        last - first,
-                        s, u, sums, shift, mass, total, mass_error, bound, least, by,
-                    )  # fmt: skip
+                    staged(i, queries, inverse, block, start + first, last - first, buffers, state, (bound, least, by))
                     first, last = last if last == length else last + 1, length
             if FUSED:
                 if group == 4 or (group > 0 and i == m - 1):
                     one = values if c == 1 else weights
-                    fused(points, factor, keys, stride, weights, one, start, length, bounds, least, found)
+                    fused(points, factor, (keys, stride, weights, one), start, length, (bounds, least), strip_sums)
                     for a in range(group):
                         at = members[a]
-                        mass[at] += found[a, 0]
-                        mass_error[at] += (sensitivity * error[at] if COMPACT and not ROUGH else 1.0) * found[a, 2]
+                        mass[at] += strip_sums[a, 0]
+                        mass_error[at] += (sensitivity * error[at] if COMPACT and not ROUGH else 1.0) * strip_sums[a, 2]
                         if c == 1:
-                            total[at, 0] += found[a, 1]
+                            total[at, 0] += strip_sums[a, 1]
                     group = 0
         start += length
