@@ -199,7 +199,7 @@ def test_missing_columns_are_listed_with_what_is_there(tmp_path):
 def test_files_that_cannot_be_read(tmp_path):
     assert refusal(read_table, tmp_path / "no.csv") == f"{tmp_path / 'no.csv'}: no such file."
     said = refusal(read_table, tmp_path / "t.xlsx")
-    assert said == f"{tmp_path / 't.xlsx'}: unknown extension '.xlsx'; known are .csv, .npy, .npz, .parquet."
+    assert said == f"{tmp_path / 't.xlsx'}: unknown extension '.xlsx'. Use one of .csv, .npy, .npz, .parquet."
     (tmp_path / "d.csv").mkdir()
     assert "is a directory" in refusal(read_table, tmp_path / "d.csv")
 
