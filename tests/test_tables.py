@@ -298,7 +298,7 @@ def test_parquet_without_pyarrow_says_how_to_install_it(tmp_path, monkeypatch, a
 
 def test_existing_files_are_kept_unless_forced(tmp_path):
     path = written(tmp_path / "t.csv", "old")
-    assert refusal(write_table, {"x": X[:, 0]}, path) == f"{path}: exists already, and is only overwritten by force."
+    assert refusal(write_table, {"x": X[:, 0]}, path) == f"{path}: exists already. Use force=True to overwrite it."
     assert path.read_text() == "old"
     write_table({"x": np.array([1])}, path, force=True)
     assert path.read_text() == "x\n1\n"

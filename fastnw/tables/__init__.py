@@ -213,7 +213,7 @@ def check_writable(path: str | os.PathLike[str], *, force: bool = False) -> None
 
 def _refuse_existing(path: Path) -> None:
     if path.exists():
-        raise TableError(f"{path}: exists already. Pass force (--force) to overwrite it.")
+        raise TableError(f"{path}: exists already. Use force=True to overwrite it.")
 
 
 @contextmanager

@@ -31,8 +31,6 @@ _SAFE_LITERAL = re.compile(
     r"""(?:[\s{}\[\](),:\dL]|True|False"""
     r"""|'(?:[^'\\]|\\[\\'"nrtxuU])*'|"(?:[^"\\]|\\[\\'"nrtxuU])*")*"""
 )
-    r"""(?:[\s{}\[\](),:\dL]|True|False|'(?:[^'\\]|\\[\\'"nrtxuU])*'|"(?:[^"\\]|\\[\\'"nrtxuU])*")*"""
-)
 
 
 def read_array(file: IO[bytes], size: int) -> np.ndarray:

@@ -21,9 +21,7 @@ from fastnw.tables.columns import Column, items, typed
 
 Columns = dict[str, Column]
 
-CSV_BLOCK_ROWS = (
-    4_096  # Rows that are lists at one time. With 65,536, which leave the caches, reading takes twice as long.
-)
+CSV_BLOCK_ROWS = 4_096  # Rows that are lists at one time. 65,536 leave the caches and take twice as long.
 NPY_MAGIC = b"\x93NUMPY"
 MAX_V1_DTYPE_BYTES = 65_000  # Longest description of a dtype in .npy version 1.0, whose whole header has 65,535 bytes.
 
