@@ -329,7 +329,7 @@ DATA_FAULTS = [
     ({"train.csv": "a,b,y\n0,1,2\n"}, OPTIONS, "train.csv: A bandwidth rule needs more than 1 sample"),
     ({"new.predictions.csv": "mine"}, OPTIONS, "new.predictions.csv: exists already; --force overwrites it."),
     ({}, f"{OPTIONS} --out no/new.csv", "new.csv: the folder no does not exist."),
-    ({}, f"{OPTIONS} --out new.xls", "new.xls: unknown extension '.xls'; known are .csv, .npy, .npz, .parquet."),
+    ({}, f"{OPTIONS} --out new.xls", "new.xls: unknown extension '.xls'. Use one of .csv, .npy, .npz, .parquet."),
 ]
 
 

@@ -199,7 +199,7 @@ def test_missing_columns_are_listed_with_what_is_there(tmp_path):
 def test_files_that_cannot_be_read(tmp_path):
     assert refusal(read_table, tmp_path / "no.csv") == f"{tmp_path / 'no.csv'}: no such file."
     said = refusal(read_table, tmp_path / "t.xlsx")
-    assert said == f"{tmp_path / 't.xlsx'}: unknown extension '.xlsx'; known are .csv, .npy, .npz, .parquet."
+    assert said == f"{tmp_path / 't.xlsx'}: unknown extension '.xlsx'. Use one of .csv, .npy, .npz, .parquet."
     (tmp_path / "d.csv").mkdir()
     assert "is a directory" in refusal(read_table, tmp_path / "d.csv")
 
@@ -298,7 +298,7 @@ def test_parquet_without_pyarrow_says_how_to_install_it(tmp_path, monkeypatch, a
 
 def test_existing_files_are_kept_unless_forced(tmp_path):
     path = written(tmp_path / "t.csv", "old")
-    assert refusal(write_table, {"x": X[:, 0]}, path) == f"{path}: exists already, and is only overwritten by force."
+    assert refusal(write_table, {"x": X[:, 0]}, path) == f"{path}: exists already. Use force=True to overwrite it."
     assert path.read_text() == "old"
     write_table({"x": np.array([1])}, path, force=True)
     assert path.read_text() == "x\n1\n"

@@ -1,8 +1,8 @@
-"""Tables in files: named columns of equal length, read from and written to .csv, .npy, .npz and .parquet.
+"""Reads and writes tables: named columns of equal length in .csv, .npy, .npz and .parquet files.
 
-A file is read as it stands: a CSV cell stays text and a Parquet column stays an Arrow column, so that what is carried
-through to another file is carried unchanged. Only `Table.numbers`, `Table.matrix` and `Table.labels` convert, and only
-they complain about cells, by file, row and column.
+Reading does not convert: a CSV cell stays text and a Parquet column stays an Arrow column, so that columns copied to
+another file do not change. Only `Table.numbers`, `Table.matrix` and `Table.labels` convert cells; their errors name the
+file, the row and the column.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Table:
     Parameters
     ----------
     columns : dict of str to array
-        NumPy arrays of shape (n,): numbers, or objects that are all `str` (the cells of a CSV file). From Parquet:
-        Arrow columns.
+        NumPy arrays of shape (n,) with numbers or, from a CSV file, with `str` objects; Arrow columns from a Parquet
+        file.
     path : Path
-        The file, for messages.
+        The file that error messages name.
     """
 
     columns: dict[str, Column]
@@ -49,18 +49,19 @@ class Table:
         return list(self.columns)
 
     def column(self, name: str) -> Column:
-        """The column as it was read; `TableError` lists what is there if it is missing."""
-        if name not in self.columns:  # only then are all names looked through
+        """Return the column as it was read; raise a `TableError` with the existing names if it is missing."""
+        if name not in self.columns:  # `require` looks through all names, so it is called only for an error
             _formats.require(self.path, self.names, [name])
         return self.columns[name]
 
     def numbers(self, name: str) -> np.ndarray:
-        """The column as finite float32 (if it is stored as float16 or float32) or float64, shape (n,).
+        """Return the column as an array (n,) of finite numbers: float32 for float16 and float32, otherwise float64.
 
         Raises
         ------
         TableError
-            Missing column, or the first cell that is empty, not a number, NaN or infinite.
+            If the column is missing, or a cell is empty, not a number, NaN or infinite. The message names the first
+            such cell.
         """
         column = self.column(name)
         values = _columns.as_floats(column)
@@ -72,7 +73,7 @@ class Table:
         return values
 
     def matrix(self, names: Sequence[str]) -> np.ndarray:
-        """The columns as one C-ordered array (n, len(names)): float32 if each of them is, otherwise float64."""
+        """Return the columns as one C-ordered array (n, len(names)): float32 if all are float32, otherwise float64."""
         _formats.require(self.path, self.names, names)
         columns = [self.numbers(name) for name in names]
         matrix = np.empty((len(self), len(columns)), dtype=np.result_type(*columns))
@@ -81,14 +82,14 @@ class Table:
         return matrix
 
     def labels(self, name: str) -> np.ndarray:
-        """The column as class labels (n,): whole if every cell is a whole number, float64 if a number, otherwise text.
+        """Return the column as class labels (n,): integers if every cell is one, else float64 if possible, else text.
 
-        Whole numbers beyond 2**53 keep their digits, as text where they are too long for int64.
+        Integers beyond 2**53 keep all their digits; those too long for int64 become text.
 
         Raises
         ------
         TableError
-            Missing column, or the first cell that is empty, NaN or infinite.
+            If the column is missing, or a cell is empty, NaN or infinite. The message names the first such cell.
         """
         column = self.column(name)
         values = _columns.as_floats(column)
@@ -112,11 +113,11 @@ class Table:
         return values.astype(np.float64) if whole is None else whole
 
     def rounded(self, names: Sequence[str]) -> list[str]:
-        """Those of the columns whose whole numbers, beyond 2**53, lose digits as floats."""
+        """Return the names of columns with integers beyond 2**53 that lose digits when converted to float64."""
         return [name for name in names if _columns.is_rounded(self.columns[name], self.numbers(name))]
 
     def cell(self, row: int, name: str) -> str:
-        """Where a cell is, in words: ``file: row 3 (line 4), column 'x'``; `row` counts from 0, the words from 1."""
+        """Describe a cell's position: ``file: row 3 (line 4), column 'x'``. `row` counts from 0, the text from 1."""
         return f"{self.path}: {_formats.row_in_words(self.path, row)}, column {name!r}"
 
 
@@ -127,11 +128,12 @@ def _complaint(cell: Any) -> str:
 
 
 def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Table:
-    """Read a table; its format is told by the file's extension.
+    """Read a table; the file's extension determines the format.
 
-    * ``.csv``: UTF-8, comma-separated, a header line. Cells stay text.
-    * ``.npy``: a 2-D array, its columns named "0", "1", ...; or a structured array.
-    * ``.npz``: one 2-D array as above; or several of equal length, 1-D by their name, 2-D as ``name_0``, ``name_1``...
+    * ``.csv``: UTF-8, comma-separated, with a header line. Cells stay text.
+    * ``.npy``: a 2-D array, whose columns are named "0", "1", ..., or a structured array.
+    * ``.npz``: one 2-D array as above, or several arrays of equal length. A 1-D array is a column of its name, a 2-D
+      array is the columns ``name_0``, ``name_1``, ...
     * ``.parquet``: needs pyarrow.
 
     Parameters
@@ -139,12 +141,13 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
     path : path
         The file.
     columns : sequence of str, optional
-        Keep only these, in the file's order. Default: all.
+        The columns to keep, in the file's order. Default: all.
 
     Raises
     ------
     TableError
-        Missing or unreadable file, unknown extension, ragged rows, duplicate or missing columns, zero rows.
+        If the file is missing or unreadable, the extension is unknown, rows differ in length, column names are missing
+        or repeated, or there are no rows.
     """
     path = Path(path)
     file_format = _formats.format_of(path)
@@ -153,30 +156,31 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str] | None = Non
     if path.is_dir():
         raise TableError(f"{path}: is a directory, not a file.")
     try:
-        found = file_format.read(path, columns)
+        columns_read = file_format.read(path, columns)
     except TableError:
         raise
     except OSError as error:
         raise TableError(f"{path}: cannot be read: {error.strerror or error}.") from error
-    except (ValueError, NotImplementedError) as error:  # of a library, over contents that it did not expect
+    except (ValueError, NotImplementedError) as error:  # libraries raise these for damaged contents
         raise TableError(f"{path}: cannot be read: {error}.") from error
-    table = Table(found, path)
+    table = Table(columns_read, path)
     if len(table) == 0:
         raise TableError(f"{path}: has no rows.")
     return table
 
 
 def write_table(table: Table | Mapping[str, Column], path: str | os.PathLike[str], *, force: bool = False) -> None:
-    """Write a table in the format of the file's extension; the file appears whole or not at all.
+    """Write a table in the format of the file's extension. A failure leaves no partial file.
 
-    ``.npy`` becomes a structured array and ``.npz`` one 1-D array per column, so that names are kept; of hundreds of
-    columns, numpy.load reads such a ``.npy`` with a larger `max_header_size` only. Text columns of a CSV file become
-    numbers there and in Parquet where every cell is one.
+    ``.npy`` becomes a structured array and ``.npz`` one 1-D array per column, so that column names are stored. With
+    hundreds of columns, numpy.load needs a larger `max_header_size` to read such a ``.npy``. In these formats and in
+    Parquet, a text column of a CSV file becomes numbers if every cell is a number.
 
     Raises
     ------
     TableError
-        Unknown extension, missing folder, an existing file without `force`, columns of unequal length.
+        If the extension is unknown, the folder is missing, the file exists and `force` is False, or columns differ in
+        length.
     """
     path = Path(path)
     check_writable(path, force=force)
@@ -191,12 +195,12 @@ def write_table(table: Table | Mapping[str, Column], path: str | os.PathLike[str
         raise
     except OSError as error:
         raise TableError(f"{path}: cannot be written: {error.strerror or error}.") from error
-    except (ValueError, NotImplementedError) as error:  # halves of characters, a time zone that is unknown here
+    except (ValueError, NotImplementedError) as error:  # lone surrogates, unknown time zones
         raise TableError(f"{path}: cannot be written: {error}.") from error
 
 
 def check_writable(path: str | os.PathLike[str], *, force: bool = False) -> None:
-    """Raise the `TableError` that `write_table` would raise for this path, before the work is done."""
+    """Raise the `TableError` that `write_table` would raise for this path; for use before a long computation."""
     path = Path(path)
     _formats.format_of(path)
     if not path.parent.is_dir():
@@ -209,14 +213,14 @@ def check_writable(path: str | os.PathLike[str], *, force: bool = False) -> None
 
 def _refuse_existing(path: Path) -> None:
     if path.exists():
-        raise TableError(f"{path}: exists already, and is only overwritten by force.")
+        raise TableError(f"{path}: exists already. Use force=True to overwrite it.")
 
 
 @contextmanager
 def atomically(path: Path, *, force: bool) -> Iterator[IO[bytes]]:
-    """A temporary file beside `path` that takes its place at the end, or is removed on any failure."""
-    target = Path(os.path.realpath(path))  # a link stays a link
-    # not tempfile: its files are private to the user, and stay so after the renaming
+    """Open a temporary file beside `path` that replaces `path` at the end, or is removed on any failure."""
+    target = Path(os.path.realpath(path))  # replace the target of a symbolic link, not the link
+    # The module tempfile creates files that only their owner can read, and renaming would keep those permissions.
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -224,7 +228,7 @@ def atomically(path: Path, *, force: bool) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         if not force:
-            _refuse_existing(path)  # it may have come while this was written
+            _refuse_existing(path)  # another process may have created it meanwhile
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -1,5 +1,8 @@
-"""Arrays in NumPy's files, which may come from anywhere: what a header claims is held against the file's size before
-memory is taken, and whatever is wrong with the contents is a ValueError that says so."""
+"""Reads arrays from NumPy files of untrusted origin.
+
+The sizes that a header claims are compared with the file's size before memory is allocated, and every fault in the
+contents raises a ValueError that describes it.
+"""
 
 from __future__ import annotations
 
@@ -18,68 +21,71 @@ from typing import IO, Any
 
 import numpy as np
 
-LENGTHS = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}  # of headers, by the format's version
-PART_BYTES = 1 << 20  # read at a time: zipfile makes a copy of it
-MAX_HEADER_BYTES = 1 << 23  # a structured array of 200,000 columns; NumPy itself stops at 10,000 bytes by default
-DEFLATE_RATIO = 1032  # the most that deflate can compress
-# Literals without operators and with nothing to escape but what repr escapes: Python's parser stays within its limits,
-# and has nothing to warn of.
-_PLAIN = re.compile(r"""(?:[\s{}\[\](),:\dL]|True|False|'(?:[^'\\]|\\[\\'"nrtxuU])*'|"(?:[^"\\]|\\[\\'"nrtxuU])*")*""")
+HEADER_LENGTH_FORMATS = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}  # struct format by version of the .npy format
+CHUNK_BYTES = 1 << 20  # Bytes that one read takes: zipfile copies them.
+MAX_HEADER_BYTES = 1 << 23  # Enough for a structured array of 200,000 columns. NumPy's default limit is 10,000 bytes.
+MAX_DEFLATE_RATIO = 1032  # The deflate format cannot compress more.
+# Matches Python literals without operators whose strings contain only escapes that repr writes, so that the parser
+# neither exceeds its limits nor warns.
+_SAFE_LITERAL = re.compile(
+    r"""(?:[\s{}\[\](),:\dL]|True|False"""
+    r"""|'(?:[^'\\]|\\[\\'"nrtxuU])*'|"(?:[^"\\]|\\[\\'"nrtxuU])*")*"""
+)
 
 
 def read_array(file: IO[bytes], size: int) -> np.ndarray:
-    """The array at the start of a file of `size` bytes, from the file's current position.
+    """Read the array that begins at the current position of a file of `size` bytes.
 
     Raises
     ------
     ValueError
-        Not an array in NumPy's format, one of Python objects, or fewer bytes than it needs.
+        If this is not an array in NumPy's format, it holds Python objects, or the file has too few bytes.
     """
     shape, fortran_order, dtype, header_bytes = _header(file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, and pickles are not opened")
     if dtype.itemsize == 0 or dtype.subdtype is not None:
         raise ValueError(f"it has elements of type {dtype}")
-    needed, there = math.prod(shape) * dtype.itemsize, size - header_bytes
-    if needed > there:
-        raise ValueError(f"it has {there} bytes for shape {shape} of {dtype}")
+    needed, available = math.prod(shape) * dtype.itemsize, size - header_bytes
+    if needed > available:
+        raise ValueError(f"it has {available} bytes for shape {shape} of {dtype}")
     content = np.empty(needed, np.uint8)
     done = 0
     while done < needed:
-        count = file.readinto(content[done : done + PART_BYTES].data)  # type: ignore[attr-defined]
+        count = file.readinto(content[done : done + CHUNK_BYTES].data)  # type: ignore[attr-defined]
         if not count:
             raise ValueError(f"it ends after {done} of {needed} bytes")
         done += count
     array = content.view(dtype)
-    _refuse_no_characters(array)
+    _refuse_codes_beyond_unicode(array)
     try:
         return array.reshape(shape[::-1]).T if fortran_order else array.reshape(shape)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"it has shape {shape}: {error}") from error
 
 
-def _refuse_no_characters(array: np.ndarray) -> None:
-    """Raise over text that Python has no characters for: it would fail wherever they are first looked at."""
+def _refuse_codes_beyond_unicode(array: np.ndarray) -> None:
+    """Raise a ValueError if text has codes beyond Unicode: otherwise its first use would raise, far from here."""
     for name in array.dtype.names or ():
-        _refuse_no_characters(array[name])
+        _refuse_codes_beyond_unicode(array[name])
     if array.dtype.kind == "U" and array.size:
         codes = np.ascontiguousarray(array).view(array.dtype.byteorder.replace("|", "=") + "u4")
         if codes.max() > sys.maxunicode:
-            raise ValueError(f"it has a character of number {codes.max()}, beyond all that there are")
+            raise ValueError(f"it has the character code {codes.max()}, which is beyond Unicode")
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Shape, whether columns come first, type, and how many bytes this took."""
+    """Read the shape, whether the order is Fortran's, the dtype, and the number of bytes before the data."""
     version = np.lib.format.read_magic(file)
-    if version not in LENGTHS:
+    if version not in HEADER_LENGTH_FORMATS:
         raise ValueError(f"its .npy version is {'.'.join(map(str, version))}")
-    field = struct.calcsize(LENGTHS[version])
-    (length,) = struct.unpack(LENGTHS[version], _exactly(file, field))
+    field = struct.calcsize(HEADER_LENGTH_FORMATS[version])
+    (length,) = struct.unpack(HEADER_LENGTH_FORMATS[version], _read_exactly(file, field))
     if length > MAX_HEADER_BYTES:
         raise ValueError(f"its header of {length} bytes is longer than {MAX_HEADER_BYTES}")
-    text = _exactly(file, length).decode("utf-8" if version == (3, 0) else "latin1")
-    if not _PLAIN.fullmatch(text):
-        raise ValueError("its header is none of NumPy's")
+    text = _read_exactly(file, length).decode("utf-8" if version == (3, 0) else "latin1")
+    if not _SAFE_LITERAL.fullmatch(text):
+        raise ValueError("its header is not one that NumPy writes")
     try:
         header = _literal(text)
         shape, fortran_order = header["shape"], header["fortran_order"]
@@ -98,7 +104,7 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(re.sub(r"(?<=\d)L(?=[,)])", "", text.strip()))
 
 
-def _exactly(file: IO[bytes], count: int) -> bytes:
+def _read_exactly(file: IO[bytes], count: int) -> bytes:
     content = file.read(count)
     if len(content) < count:
         raise ValueError("it ends within its header")
@@ -106,25 +112,25 @@ def _exactly(file: IO[bytes], count: int) -> bytes:
 
 
 class Archive:
-    """A zip file of arrays (.npz), open for reading.
+    """A zip file of arrays (.npz) that is open for reading.
 
     Parameters
     ----------
     file : binary file
-        One that can seek. Its size bounds what the archive may claim to hold.
+        Must be seekable. Entries that claim more bytes than the file can hold are rejected.
 
     Raises
     ------
     ValueError
-        Not a zip file, or a damaged or forged one.
+        If the file is not a zip file, or is damaged or forged.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         size = file.seek(0, os.SEEK_END)
-        with _faults():
+        with _as_value_error():
             self._archive = zipfile.ZipFile(file)
         self._entries = {entry.filename: entry for entry in self._archive.infolist()}
-        _refuse_claims(self._archive.infolist(), size)
+        _check_entry_sizes(self._archive.infolist(), size)
 
     @property
     def names(self) -> list[str]:
@@ -136,23 +142,23 @@ class Archive:
         return [name for name, entry in self._entries.items() if entry.compress_type != zipfile.ZIP_STORED]
 
     def array(self, name: str) -> np.ndarray:
-        """The array of that entry, its checksum compared; raises ValueError."""
+        """Read the array of one entry and verify its checksum; raise a ValueError if either fails."""
         entry = self._entries[name]
-        with _faults(), self._archive.open(entry) as file:
+        with _as_value_error(), self._archive.open(entry) as file:
             array = read_array(file, entry.file_size)
-            if file.read(1):  # at the end the checksum is compared
+            if file.read(1):  # zipfile verifies the checksum at the end
                 raise ValueError("it has more bytes than its array")
         return array
 
 
-def _refuse_claims(entries: list[zipfile.ZipInfo], size: int) -> None:
-    """Raise if entries cannot be what they claim in a file of that size."""
+def _check_entry_sizes(entries: list[zipfile.ZipInfo], size: int) -> None:
+    """Raise a ValueError if a file of `size` bytes cannot hold what the entries claim."""
     if len({entry.filename for entry in entries}) < len(entries):
         raise ValueError("two of its entries have the same name")
     for entry in entries:
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"{entry.filename} is compressed in a way that NumPy does not use")
-        ratio = DEFLATE_RATIO if entry.compress_type == zipfile.ZIP_DEFLATED else 1
+        ratio = MAX_DEFLATE_RATIO if entry.compress_type == zipfile.ZIP_DEFLATED else 1
         if entry.file_size > ratio * entry.compress_size:
             raise ValueError(f"{entry.filename} claims {entry.file_size} bytes in {entry.compress_size}")
     claimed = sum(entry.compress_size for entry in entries)
@@ -161,21 +167,21 @@ def _refuse_claims(entries: list[zipfile.ZipInfo], size: int) -> None:
 
 
 @contextmanager
-def _faults() -> Iterator[None]:
-    """What zipfile and zlib raise over damaged contents, as a ValueError."""
+def _as_value_error() -> Iterator[None]:
+    """Turn the exceptions of zipfile and zlib for damaged contents into a ValueError."""
     try:
         yield
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        raise ValueError("it claims a position outside the file") from error  # zipfile goes there without a look
+        raise ValueError("it claims a position outside the file") from error  # zipfile seeks unchecked
     except (
         zipfile.BadZipFile,
         zlib.error,
         struct.error,
         EOFError,
         NotImplementedError,
-        RuntimeError,  # encrypted
+        RuntimeError,  # an encrypted entry
         LookupError,
         OverflowError,
     ) as error:

@@ -1,7 +1,7 @@
-"""A column of a table, and what it converts to.
+"""Converts columns of tables to numbers, labels and text.
 
-A column is a NumPy array of shape (n,), which holds `str` objects where it comes from a CSV file, or an Arrow column
-where it comes from a Parquet file.
+A column is a NumPy array of shape (n,), which holds `str` objects if it comes from a CSV file, or an Arrow column if it
+comes from a Parquet file.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ Column = Any  # numpy.ndarray | pyarrow.ChunkedArray; pyarrow is not required
 
 
 def as_floats(column: Column) -> np.ndarray | None:
-    """The column as float32 (from float16 and float32) or float64; None if a cell or the type is not a number.
+    """Convert the column to float32 (from float16 and float32) or float64; None if it is not numeric.
 
-    What is missing becomes NaN. Text counts as numbers in columns of a CSV file only.
+    Missing cells become NaN. Text is parsed only in columns of a CSV file.
     """
     if not isinstance(column, np.ndarray):
         converted = _arrow_numbers(column)
@@ -52,9 +52,9 @@ def _parsed(cells: np.ndarray) -> np.ndarray | None:
 
 
 def whole_numbers(column: Column) -> np.ndarray | None:
-    """The column as int64 or uint64 with all digits, as text if it needs more; None if these are not whole numbers.
+    """Convert the column to an integer type, or to text if int64 is too short; None if it has fractions.
 
-    Its cells are numbers: `as_floats` has seen to that.
+    The caller has checked with `as_floats` that all cells are numbers.
     """
     if not isinstance(column, np.ndarray):
         column = column.to_numpy()
@@ -71,7 +71,7 @@ def whole_numbers(column: Column) -> np.ndarray | None:
 
 
 def is_rounded(column: Column, values: np.ndarray) -> bool:
-    """Whether `values`, the column's floats, lost digits of whole numbers beyond 2**53."""
+    """Whether `values`, the column as floats, lost digits of integers beyond 2**53."""
     if not len(values) or np.abs(values).max() < 2.0**53:
         return False
     whole = whole_numbers(column)
@@ -79,9 +79,9 @@ def is_rounded(column: Column, values: np.ndarray) -> bool:
 
 
 def first_not_number(column: Column, *, only_underscores: bool = False) -> int | None:
-    """Position of the first cell of a CSV column that is not a number; None if there is none, or in other columns.
+    """Return the position of the first cell of a CSV column that is not a number; None for any other column.
 
-    Python reads ``1_000`` as a number, no other program does: it is not one here.
+    ``1_000`` is not a number here: Python reads it as one, but other programs do not.
     """
     if not isinstance(column, np.ndarray) or column.dtype != object:
         return None
@@ -98,18 +98,21 @@ def first_not_number(column: Column, *, only_underscores: bool = False) -> int |
 
 
 def first_not_finite(values: np.ndarray) -> int | None:
-    """Position of the first NaN or infinity."""
+    """Return the position of the first NaN or infinity, or None."""
     finite = np.isfinite(values)
     return None if finite.all() else int(np.argmin(finite))
 
 
 def item(column: Column, i: int) -> Any:
-    """One cell as a Python object; None if it is missing."""
+    """Return one cell as a Python object; None if it is missing."""
     return items(column[i : i + 1])[0]
 
 
 def items(column: Column, *, shortest: bool = False) -> list[Any]:
-    """The cells as Python objects, None where missing, dates as text; `shortest`: float32 as the shortest text too."""
+    """Return the cells as Python objects: None for missing cells, text for dates.
+
+    With `shortest`, float16 and float32 cells are the shortest text that determines them.
+    """
     if isinstance(column, np.ndarray):
         kind = column.dtype.kind
         if kind == "S":
@@ -124,14 +127,14 @@ def items(column: Column, *, shortest: bool = False) -> list[Any]:
 
 
 def type_name(column: Column) -> str:
-    """The column's type, for messages."""
+    """Name the type of the column for error messages."""
     if not isinstance(column, np.ndarray):
         return str(column.type)
     return {"U": "text", "S": "text", "O": "text", "M": "dates"}.get(column.dtype.kind, str(column.dtype))
 
 
 def typed(column: Column) -> np.ndarray:
-    """The column as a NumPy array without Python objects: text of a CSV file becomes numbers if every cell is one."""
+    """Convert the column to a NumPy array without Python objects; CSV text becomes numbers if every cell is one."""
     if not isinstance(column, np.ndarray):
         column = _arrow_typed(column)
     if column.dtype == object:
@@ -149,7 +152,7 @@ def _arrow_typed(column: Column) -> np.ndarray:
 
 
 def _typed_text(cells: np.ndarray) -> np.ndarray:
-    """Whole numbers as int64, others as float64; names made of digits (``007``, or too long for int64) stay text."""
+    """Convert text to int64 or float64; digits that are names (``007``, or too long for int64) stay text."""
     try:
         whole = list(map(int, cells))
     except (TypeError, ValueError):

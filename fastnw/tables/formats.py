@@ -1,4 +1,4 @@
-"""How each kind of file is read into named columns and written from them. `tables` is the way in."""
+"""Readers and writers of each file format. `fastnw.tables` is the interface to them."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from fastnw.tables.columns import Column, items, typed
 
 Columns = dict[str, Column]
 
-CSV_BLOCK_ROWS = 4_096  # rows held as lists at a time; with 65,536 reading takes twice as long (caches)
+CSV_BLOCK_ROWS = 4_096  # Rows that are lists at one time. 65,536 leave the caches and take twice as long.
 NPY_MAGIC = b"\x93NUMPY"
-V1_HEADER_BYTES = 65_000  # of a type, in version 1.0 of the format, which has 65,535 for all of the header
+MAX_V1_DTYPE_BYTES = 65_000  # Longest description of a dtype in .npy version 1.0, whose whole header has 65,535 bytes.
 
 
 class TableError(ValueError):
-    """A table that cannot be read, used or written; the message names the file and, where there is one, the cell."""
+    """A table cannot be read, used or written; the message names the file and, if it concerns one, the cell."""
 
 
-def require(path: Path, there: Sequence[str], wanted: Sequence[str]) -> None:
-    """Raise a `TableError` that lists what is there, unless every wanted column is."""
-    known = set(there)
+def require(path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
+    """Raise a `TableError` that lists the column names of the file if a wanted one is not among them."""
+    known = set(names)
     missing = [name for name in wanted if name not in known]
     if not missing:
         return
-    what = "column" if len(missing) == 1 else "columns"
-    message = f"{path}: has no {what} {', '.join(map(repr, missing))}; it has {', '.join(map(repr, there))}."
-    if len(there) == 1 and path.suffix.lower() == ".csv" and any(mark in there[0] for mark in ";\t|"):
+    noun = "column" if len(missing) == 1 else "columns"
+    message = f"{path}: has no {noun} {', '.join(map(repr, missing))}; it has {', '.join(map(repr, names))}."
+    if len(names) == 1 and path.suffix.lower() == ".csv" and any(mark in names[0] for mark in ";\t|"):
         message += " Is it separated by something other than commas?"
     raise TableError(message)
 
 
-def _kept(path: Path, names: Sequence[str], columns: Sequence[str] | None) -> list[int]:
-    """Positions of the columns to keep, after the checks of the names that every format shares."""
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise TableError(f"{path}: has more than one column named {', '.join(map(repr, twice))}.")
+def _positions_to_read(path: Path, names: Sequence[str], columns: Sequence[str] | None) -> list[int]:
+    """Check the names of columns and return the positions of those to read."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise TableError(f"{path}: has more than one column named {', '.join(map(repr, repeated))}.")
     if columns is None:
         return list(range(len(names)))
     require(path, names, columns)
@@ -55,8 +55,8 @@ def _kept(path: Path, names: Sequence[str], columns: Sequence[str] | None) -> li
     return [j for j, name in enumerate(names) if name in wanted]
 
 
-# CSV: Python's reader for everything, 3 s for 10⁶ rows of 4. numpy.loadtxt takes half of that, but loses the text of
-# what is only carried through, and does not name the column of a bad cell.
+# Python's csv module reads 10⁶ rows of 4 cells in 3 s. numpy.loadtxt takes half of that, but it does not keep the text
+# of cells that are only copied, and its errors do not name the column.
 
 
 def _read_csv(path: Path, columns: Sequence[str] | None) -> Columns:
@@ -66,49 +66,52 @@ def _read_csv(path: Path, columns: Sequence[str] | None) -> Columns:
             names = [name.strip() for name in next(rows, [])]
             if not names:
                 raise TableError(f"{path}: has no header line.")
-            kept = _kept(path, names, columns)
-            pieces: list[list[np.ndarray]] = [[] for _ in kept]
+            positions = _positions_to_read(path, names, columns)
+            pieces: list[list[np.ndarray]] = [[] for _ in positions]
             done = 0
             while block := list(islice(rows, CSV_BLOCK_ROWS)):
                 if set(map(len, block)) != {len(names)}:
                     block = _without_blank_lines(path, block, len(names), done)
                 done += len(block)
                 transposed = list(zip(*block, strict=True))
-                for piece, j in zip(pieces, kept, strict=True):
+                for piece, j in zip(pieces, positions, strict=True):
                     piece.append(np.array(transposed[j] if block else [], dtype=object))
         except csv.Error as error:
             raise TableError(f"{path}: line {rows.line_num}: {error}.") from error
         except UnicodeDecodeError as error:
             raise TableError(f"{path}: is not UTF-8 text (after line {rows.line_num}): {error.reason}.") from error
     empty = np.array([], dtype=object)
-    return {names[j]: np.concatenate([empty, *piece]) for piece, j in zip(pieces, kept, strict=True)}
+    return {names[j]: np.concatenate([empty, *piece]) for piece, j in zip(pieces, positions, strict=True)}
 
 
 def _without_blank_lines(path: Path, block: list[list[str]], width: int, done: int) -> list[list[str]]:
-    """The block without its blank lines; where there is one column, a blank line is an empty cell."""
+    """Remove blank lines from the block; in a table of one column, a blank line is an empty cell instead."""
     filled = [cells or [""] for cells in block] if width == 1 else [cells for cells in block if cells]
     for i, cells in enumerate(filled):
         if len(cells) != width:
-            where = row_in_words(path, done + i)
-            raise TableError(f"{path}: {where} has {len(cells)} cells, the header has {width}.")
+            position = row_in_words(path, done + i)
+            raise TableError(f"{path}: {position} has {len(cells)} cells, the header has {width}.")
     return filled
 
 
 def row_in_words(path: Path, row: int) -> str:
-    """Data row `row`, from 0, as a person counts, with the line of a CSV file."""
+    """Describe data row `row`, counted from 0, by its number from 1 and, in a CSV file, by its line."""
     line = f" (line {_csv_line(path, row)})" if path.suffix.lower() == ".csv" else ""
     return f"row {row + 1}{line}"
 
 
 def _csv_line(path: Path, row: int) -> int:
-    """The line, from 1, where data row `row`, from 0, begins: quoted cells may hold line ends, lines may be blank."""
+    """Return the line, from 1, where data row `row`, from 0, begins.
+
+    The file is read again, because quoted cells may contain line breaks and lines may be blank.
+    """
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file, strict=True)
         width = len(next(rows))
-        start, seen = rows.line_num + 1, -1
+        start, current_row = rows.line_num + 1, -1
         for cells in rows:
-            seen += bool(cells) or width == 1
-            if seen == row:
+            current_row += bool(cells) or width == 1
+            if current_row == row:
                 break
             start = rows.line_num + 1
     return start
@@ -142,7 +145,7 @@ def _read_npy(path: Path, columns: Sequence[str] | None) -> Columns:
     else:
         raise TableError(f"{path}: a structured array must be 1-D, got shape {array.shape}.")
     names = list(named)
-    return {names[j]: named[names[j]] for j in _kept(path, names, columns)}
+    return {names[j]: named[names[j]] for j in _positions_to_read(path, names, columns)}
 
 
 def _load_array(path: Path, what: str, read: Callable[[], np.ndarray]) -> np.ndarray:
@@ -158,7 +161,7 @@ def _columns_of_2d(path: Path, what: str, array: np.ndarray, prefix: str) -> Col
     if array.ndim != 2:
         hint = " Reshape it with array.reshape(-1, 1)." if array.ndim == 1 else ""
         raise TableError(f"{path}: {what} must be 2-D (rows, columns), got shape {array.shape}.{hint}")
-    if not len(array):  # a header may claim columns without end
+    if not len(array):  # with no rows, a header may claim any number of columns
         raise TableError(f"{path}: has no rows.")
     return {f"{prefix}{j}": array[:, j] for j in range(array.shape[1])}
 
@@ -182,10 +185,10 @@ def _read_npz(path: Path, columns: Sequence[str] | None) -> Columns:
         ]
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
-        said = ", ".join(f"{name!r} {length}" for name, length in lengths.items())
-        raise TableError(f"{path}: arrays of unequal length: {said}.")
+        listed = ", ".join(f"{name!r} {length}" for name, length in lengths.items())
+        raise TableError(f"{path}: arrays of unequal length: {listed}.")
     named = [(name, column) for block in blocks for name, column in block.items()]
-    return {named[j][0]: named[j][1] for j in _kept(path, [name for name, _ in named], columns)}
+    return {named[j][0]: named[j][1] for j in _positions_to_read(path, [name for name, _ in named], columns)}
 
 
 def _write_npy(columns: Columns, file: IO[bytes]) -> None:
@@ -198,13 +201,13 @@ def _write_npy(columns: Columns, file: IO[bytes]) -> None:
 
 
 def _npy_version(dtype: np.dtype[Any]) -> tuple[int, int]:
-    """The least version of the format that holds the header: NumPy finds it itself, and warns of it."""
+    """Return the oldest version of the format that can hold the header. NumPy's own choice comes with a warning."""
     header = repr(np.lib.format.dtype_to_descr(dtype))
     try:
         header.encode("latin1")
     except UnicodeEncodeError:
         return (3, 0)
-    return (1, 0) if len(header) < V1_HEADER_BYTES else (2, 0)
+    return (1, 0) if len(header) < MAX_V1_DTYPE_BYTES else (2, 0)
 
 
 def _write_npz(columns: Columns, file: IO[bytes]) -> None:
@@ -215,7 +218,7 @@ def _write_npz(columns: Columns, file: IO[bytes]) -> None:
 
 
 def pyarrow(path: Path) -> ModuleType:
-    """pyarrow with its Parquet part, or a `TableError` with the line that installs it."""
+    """Import pyarrow and its Parquet module, or raise a `TableError` that says how to install it."""
     try:
         import pyarrow as pa
         import pyarrow.parquet
@@ -227,15 +230,15 @@ def pyarrow(path: Path) -> ModuleType:
 def _read_parquet(path: Path, columns: Sequence[str] | None) -> Columns:
     pa = pyarrow(path)
     try:
-        # not read_table, which adds columns that it finds in the folders' names
+        # pyarrow.parquet.read_table would add columns for names of folders such as "year=2020".
         with pa.parquet.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
-            kept = [names[j] for j in _kept(path, names, columns)]
-            table = file.read(columns=kept)
+            names_read = [names[j] for j in _positions_to_read(path, names, columns)]
+            table = file.read(columns=names_read)
         table.validate(full=True)
     except (pa.ArrowException, UnicodeError) as error:
         raise TableError(f"{path}: is not a Parquet file, or is damaged: {error}") from error
-    return {name: table.column(name) for name in kept}
+    return {name: table.column(name) for name in names_read}
 
 
 def _write_parquet(columns: Columns, file: IO[bytes]) -> None:
@@ -257,7 +260,7 @@ def _for_arrow(column: np.ndarray) -> Any:
 
 
 class Format(NamedTuple):
-    """A kind of file: ``read(path, columns or None) -> {name: column}`` and ``write(columns, binary file)``."""
+    """A file format: ``read(path, columns or None) -> {name: column}`` and ``write(columns, binary file)``."""
 
     read: Callable[[Path, Sequence[str] | None], Columns]
     write: Callable[[Columns, IO[bytes]], None]
@@ -272,16 +275,16 @@ FORMATS = {
 
 
 def format_of(path: Path) -> Format:
-    """The format that the file's extension tells.
+    """Return the format for the file's extension.
 
     Raises
     ------
     TableError
-        Unknown extension, or one whose library is not installed.
+        If the extension is unknown or the library that it needs is not installed.
     """
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise TableError(f"{path}: unknown extension {suffix!r}; known are {', '.join(FORMATS)}.")
+        raise TableError(f"{path}: unknown extension {suffix!r}. Use one of {', '.join(FORMATS)}.")
     if suffix == ".parquet":
         pyarrow(path)
     return FORMATS[suffix]
