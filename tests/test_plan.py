@@ -59,9 +59,14 @@ def test_it_says_why_and_what_happens_to_queries_it_cannot_certify():
     forced = fastnw.plan(QUERIES, KEYS, VALUES, method="exact")
     assert "method='exact' was asked for" in forced.reason
     assert forced.reason in str(forced)
-    assert "far tails" in str(forced)
+    accuracy = str(forced).splitlines()[-1]
+    assert accuracy.startswith("  accuracy  certified for each query: exact ")
+    assert accuracy.endswith("tails (double-double), where needed")
+    rungs = [str(rung) for rung in forced.ladder]
+    assert [rung for rung in rungs if rung in accuracy] == rungs
+    assert sorted(rungs, key=accuracy.index) == rungs
     narrow = fastnw.plan(*(a.astype(np.float32) for a in (QUERIES, KEYS, VALUES)))
-    assert "float32, float64, then" in str(narrow)
+    assert "(float32), then exact " in str(narrow)
     assert "float32" not in str(forced)
 
 
