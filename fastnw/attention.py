@@ -14,7 +14,7 @@ from fastnw import backends
 from fastnw.backends.cuda import interop
 from fastnw.backends.reference import MAX_SQUARE
 from fastnw.core import certify
-from fastnw.core._top_k import merge_largest
+from fastnw.core._top_k import merge_top_k
 from fastnw.core.driver import answers
 from fastnw.core.empties import Tally, report
 from fastnw.core.estimate import warn_of_accuracy
@@ -173,7 +173,7 @@ def _top_k(model: Model, k: int, empty: Empty, meter: Meter) -> tuple[Positions,
         count = rows.stop - rows.start
         best, at = np.full((count, k), -np.inf), np.full((count, k), -1, np.int64)
         for start, logs in sweep.blocks(rows):
-            merge_largest(np.ascontiguousarray(logs, np.float64), start, best, at)
+            merge_top_k(np.ascontiguousarray(logs, np.float64), start, best, at)
         with np.errstate(invalid="ignore"):
             log_mass = np.where(sweep.empty[rows], 0.0, sweep.log_mass[rows])
             shares = np.exp(np.minimum(best - log_mass[:, None], 0))
