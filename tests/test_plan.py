@@ -151,13 +151,13 @@ def test_few_pairs_are_not_worth_a_comparison(monkeypatch):
     rng, seen = np.random.default_rng(5), 0
     for _ in range(300):
         m, d = int(10 ** rng.uniform(0, 3)), int(rng.choice([1, 1, 2, 3, 8, 64]))
-        n = max(int(planner.FEW_PAIRS / m * rng.uniform(0.05, 1)), 1)
+        n = max(int(planner.MAX_UNPLANNED_PAIRS / m * rng.uniform(0.05, 1)), 1)
         kernel = str(rng.choice(["gaussian", "epanechnikov", "laplacian", "tricube", "cauchy"]))
         problem = build(rng.normal(size=(m, d)), rng.normal(size=(n, d)), rng.normal(size=n), kernel=kernel,
                         bandwidth=10 ** rng.uniform(-3, 1))  # fmt: skip
         assert make_plan(problem, "auto", "auto", None).method == "exact"
         with monkeypatch.context() as patch:
-            patch.setattr(planner, "FEW_PAIRS", 0)
+            patch.setattr(planner, "MAX_UNPLANNED_PAIRS", 0)
             compared = make_plan(problem, "auto", "auto", None)
         assert compared.method == "exact"
         seen += "least time" in compared.reason
