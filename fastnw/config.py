@@ -1,4 +1,4 @@
-"""show_config: what a bug report needs."""
+"""`show_config`: the description of the installation for bug reports."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def show_config() -> None:
 
 
 def _or_fault(row: Callable[[], str]) -> str:
-    """What a row says, or what is wrong with the variable it depends on: a report must not fail on that."""
+    """Return the text of a row, or the error of an environment variable, so that the report itself cannot fail."""
     try:
         return row()
     except ValueError as fault:
@@ -43,7 +43,9 @@ def _or_fault(row: Callable[[], str]) -> str:
 
 
 def _instruction_set() -> str:
-    from fastnw.backends.compiled import backend as compiled  # picks one when imported, and refuses a wrong FASTNW_CPU
+    from fastnw.backends.compiled import (
+        backend as compiled,  # its import selects the set, or raises for an invalid FASTNW_CPU
+    )
 
     return f"{compiled.isa()} (built: {', '.join(compiled.levels()) or 'none'})"
 

@@ -1,4 +1,4 @@
-"""`pool`, `density` and `plan`: signatures, documentation, and the preamble that the public functions share."""
+"""`pool`, `density` and `plan`: signatures, documentation, and the argument handling that public functions share."""
 
 from __future__ import annotations
 
@@ -44,54 +44,58 @@ def pool(
     n_jobs: int | None = None,
     progress: bool | None = None,
 ) -> Any:
-    """Kernel-weighted mean of the values at each query (Nadaraya, 1964; Watson, 1964).
+    """Compute the kernel-weighted mean of the values at each query (Nadaraya, 1964; Watson, 1964).
 
-    f(q) = Σ_i w_i κ(u_i) v_i / Σ_i w_i κ(u_i), with u_i the distance of q and key i in bandwidths.
+    f(q) = Σ_i w_i κ(u_i) v_i / Σ_i w_i κ(u_i), where u_i is the distance between q and key i in bandwidths.
 
     Parameters
     ----------
     queries : array or data frame of shape (m, d)
     keys : array or data frame of shape (n, d)
-        Columns of two data frames (pandas, polars, Arrow) are matched by name, whatever their order.
+        The columns of two data frames (pandas, polars, Arrow) are matched by name, in any order.
     values : array of shape (n,) or (n, c)
     kernel : str or Kernel
-        A name of `fastnw.kernels.names()` or its alias, or a `fastnw.Kernel`.
+        A name in `fastnw.kernels.names()`, an alias of one, or a `fastnw.Kernel`.
     bandwidth : float, (d,) or (d, d) array
-        In the keys' units: a number, one per coordinate, or a symmetric positive definite H (u² = (q−k)ᵀH⁻¹(q−k)).
+        In the units of the keys: one number, one per coordinate, or a symmetric positive definite matrix H, with
+        u² = (q−k)ᵀH⁻¹(q−k).
     sample_weight : (n,) array, optional
-        w ≥ 0; a weight of 2 counts as two equal keys.
+        w ≥ 0; a weight of 2 is equivalent to two equal keys.
     key_scale : (n,) array, optional
-        λ > 0: key i has bandwidth h λ_i.
+        λ > 0; key i has bandwidth h λ_i.
     method : {"auto", "exact", "tree", "moments", "fourier"}
+        How the pairs to sum are selected; "auto" uses the fastest method that supports the problem.
     backend : {"auto", "compiled", "numba", "cuda", "reference"}
+        What sums the pairs.
     tol : float, optional
-        Allowed error as a factor of the values' range; by default 1e-8 (float64) or 1e-4 (float32). 0: every pair.
+        Largest error as a fraction of the values' range; by default 1e-8 in float64 and 1e-4 in float32. 0 sums every
+        pair.
     empty : {"nan", "raise", "nearest", "mean"} or float
-        What stands where no key is in reach; "nan" warns.
+        Result where no key with positive weight is within the support of the kernel; "nan" also warns.
     exclude_self : bool
-        Leave out the pair i == j (leave-one-out); needs m = n.
+        Whether to leave out the pair i == j (leave-one-out), which needs m = n.
     return_mass, return_error : bool
-        Also return log Σ w κ (−inf where empty), or a float64 bound on the error, the largest over the values (NaN
-        where empty).
+        Whether to return log Σ w κ (−inf in an empty window) and a float64 bound on the error, the largest over the
+        values (NaN in an empty window).
     out : array, optional
-        Where to put the result: of its shape and type.
+        Output buffer with the shape and dtype of the result.
     n_jobs : int, optional
-        Threads; None: every core allowed.
+        Number of threads; None uses all available cores.
     progress : bool, optional
-        Show a bar. None: on a terminal, if the work should last over 2 s.
+        Whether to show a progress bar. None shows it on a terminal if the predicted time exceeds 2 s.
 
     Returns
     -------
     result : (m,) or (m, c) array
-        float32 if queries, keys and floating values all are float32, float16 or bfloat16, otherwise float64; of the
-        framework and device of the input. Without a gradient: tensors that need one are taken as data.
+        float32 if queries, keys and floating values all are float32, float16 or bfloat16, otherwise float64. It has the
+        framework and device of the inputs, and no gradient, even for tensors that require one.
     log_mass, error : (m,) arrays
-        If asked for, in this order.
+        If requested, in this order.
 
     Raises
     ------
     ValueError, TypeError
-        What is wrong with the input, or why a forced method or backend cannot do it.
+        An argument is invalid, or the requested method or backend does not support the problem.
 
     Warns
     -----
@@ -105,7 +109,7 @@ def pool(
     """
     empty = check_empty(empty)
     if values is None:
-        raise ValueError("values is required; fastnw.density needs none.")
+        raise ValueError("values must be an array, got None. Use fastnw.density for masses without values.")
     question = asked(
         queries,
         keys,
@@ -143,19 +147,21 @@ def pooled(
     out: Array | None = None,
     progress: bool | None = None,
 ) -> tuple[Any, ...]:
-    """The model's answers to a problem: the means, (m,) if `flat`, and what else was asked for. The means are the CUDA
-    device's array where the problem lies there."""
+    """Compute the means at the problem's queries, (m,) if `flat`, and the other requested results.
+
+    For device arrays, the means are an array of the device.
+    """
     log_mass = np.empty(problem.m, problem.dtype) if return_mass else None
     error = np.empty(problem.m) if return_error else None
     extras = tuple(extra for extra in (log_mass, error) if extra is not None)
     if out is None and problem.on_device:
-        there = problem.keys.empty_rows(problem.m, problem.c, problem.dtype)  # type: ignore[attr-defined]
-        predict(model, problem, progress, there, empty=empty, log_mass=log_mass, error=error)
-        return (there.finished(flat), *extras)
+        device_mean = problem.keys.empty_rows(problem.m, problem.c, problem.dtype)  # type: ignore[attr-defined]
+        predict(model, problem, progress, device_mean, empty=empty, log_mass=log_mass, error=error)
+        return (device_mean.finished(flat), *extras)
     result = _output(out, (problem.m,) if flat else (problem.m, problem.c), problem.dtype)
-    # results are written while later ones are computed: never over what is still read
-    read = (problem.queries, problem.keys, problem.values, problem.weights, problem.key_scale)
-    overlaps = out is not None and any(isinstance(a, np.ndarray) and np.may_share_memory(out, a) for a in read)
+    # Results are written while inputs are still read, so `out` must not overlap an input.
+    inputs = (problem.queries, problem.keys, problem.values, problem.weights, problem.key_scale)
+    overlaps = out is not None and any(isinstance(a, np.ndarray) and np.may_share_memory(out, a) for a in inputs)
     mean = result.copy() if overlaps else result
     predict(model, problem, progress, mean.reshape(problem.m, problem.c), empty=empty, log_mass=log_mass, error=error)
     if overlaps:
@@ -179,18 +185,19 @@ def density(
     progress: bool | None = None,
     log: bool = False,
 ) -> Any:
-    """Kernel density estimate at each query (Rosenblatt, 1956; Parzen, 1962).
+    """Compute the kernel density estimate at each query (Rosenblatt, 1956; Parzen, 1962).
 
-    p(q) = Σ_i w_i κ(u_i) λ_i^(−d) / (C_d √det H Σ_i w_i), C_d = ∫ κ(‖x‖) dx over ℝ^d; h^d or Π h_j stand for √det H.
+    p(q) = Σ_i w_i κ(u_i) λ_i^(−d) / (C_d √det H Σ_i w_i) with C_d = ∫ κ(‖x‖) dx over ℝ^d. For a bandwidth that is no
+    matrix, √det H is h^d or Π h_j.
 
     Parameters
     ----------
     queries : array or data frame of shape (m, d)
     keys : array or data frame of shape (n, d)
     log : bool
-        Return log p, which does not underflow; −inf where no key is in reach.
+        Whether to return log p, which does not underflow; −inf in an empty window.
     kernel, bandwidth, sample_weight, key_scale, method, backend, tol, exclude_self, n_jobs, progress
-        As in `pool`; `tol` is a relative error here. With `exclude_self` a query's own key is left out of both sums.
+        As in `pool`, except that `tol` is a relative error. `exclude_self` leaves the pair i == j out of both sums.
 
     Returns
     -------
@@ -198,8 +205,12 @@ def density(
 
     Raises
     ------
-    ValueError
-        Also for kernels that cannot be normalised: ``constant``, ``dot``, and ``cauchy`` in d ≥ 2.
+    ValueError, TypeError
+        As in `pool`; or the kernel has no finite integral: ``constant``, ``dot``, and ``cauchy`` in d ≥ 2.
+
+    Warns
+    -----
+    AccuracyWarning
 
     Examples
     --------
@@ -239,17 +250,19 @@ def log_volume(problem: Problem) -> float:
 
 
 def by_volume(problem: Problem) -> Problem:
-    """The problem whose masses make a density: each key's share is spread over its own window."""
+    """Return the problem with weights divided by λ^d, as densities need them with a key scale."""
     return problem if problem.key_scale is None else replace(problem, by_volume=True)
 
 
 def densities(model: Model, problem: Problem, progress: bool | None, log: bool) -> Array:
-    """(m,) Densities, or their logarithms, of a problem `by_volume` without values."""
+    """Compute densities (m,), or their logarithms, of a problem from `by_volume` without values."""
     log_total = _log_total(replace(problem, by_volume=False) if problem.by_volume else problem)
     of_window = log_volume(problem)
     logs = np.empty(problem.m)
     predict(model, problem, progress, np.empty((problem.m, 0)), log_mass=logs)
-    np.subtract(logs, log_total + of_window, out=logs, where=np.isfinite(logs))  # both are −inf for an only key's own
+    np.subtract(
+        logs, log_total + of_window, out=logs, where=np.isfinite(logs)
+    )  # both are −inf if a query leaves out the only key
     if log:
         return finite_logs(logs, problem.dtype).astype(problem.dtype)
     with np.errstate(over="ignore", under="ignore"):  # a density beyond the type's range is infinite
@@ -257,7 +270,7 @@ def densities(model: Model, problem: Problem, progress: bool | None, log: bool) 
 
 
 def _log_total(problem: Problem) -> Any:
-    """log Σ w, a number; with `exclude_self` (m,), each without the query's own."""
+    """Compute log Σ w, a number; with `exclude_self`, log Σ_{j ≠ i} w_j for each query i, (m,)."""
     largest, total = problem.log_largest_weight, problem.total_weight
     if not problem.exclude_self:
         return largest + math.log(total or 1.0)
@@ -265,7 +278,7 @@ def _log_total(problem: Problem) -> Any:
     weights = np.ones(problem.n) if weights is None else weights
     with np.errstate(divide="ignore"):
         logs = largest + np.log(np.maximum(total - weights, 0.0))
-        for row in np.flatnonzero(weights > total / 2):  # one at most, and nearly all of the sum: nothing to subtract
+        for row in np.flatnonzero(weights > total / 2):  # at most one row; a difference would cancel
             others = problem.log_weights_at(np.delete(np.arange(problem.n), row))
             logs[row] = largest + np.logaddexp.reduce(np.zeros(0) if others is None else others, initial=-np.inf)
     return logs
@@ -286,21 +299,22 @@ def plan(
     exclude_self: bool = False,
     n_jobs: int | None = None,
 ) -> Plan:
-    """What `pool` would do with these arguments, without doing it.
+    """Return the plan that `pool` would follow with these arguments, without computing anything.
 
     Parameters
     ----------
     queries : array or data frame of shape (m, d)
     keys : array or data frame of shape (n, d)
     values : array of shape (n,) or (n, c), optional
-        None: as for `density`.
+        None plans masses alone, as `density` computes them.
     kernel, bandwidth, sample_weight, key_scale, method, backend, tol, exclude_self, n_jobs
         As in `pool`.
 
     Returns
     -------
     Plan
-        With attributes ``method, backend, isa, n_threads, pairs, seconds, bytes, reason``; ``str()`` explains it.
+        It has attributes ``method, backend, isa, n_threads, pairs, seconds, bytes, reason, ladder``; ``str()`` explains
+        them.
 
     Examples
     --------
@@ -325,18 +339,17 @@ def plan(
 
 @dataclass(frozen=True)
 class Question:
-    """What a public function was asked.
+    """The checked arguments of a public function.
 
     Attributes
     ----------
     problem : Problem
-        Checked.
     backend : str
-        The one asked for, or CUDA for arrays that lie there.
+        The requested backend, or "cuda" for device arrays.
     restore : array -> array
-        Turns a result into an array of the caller's framework, on its device.
+        Converts a result to an array of the caller's framework, on its device.
     flat : bool
-        Whether each key has one value, not a row of them.
+        Whether `values` has one dimension.
     """
 
     problem: Problem
@@ -348,13 +361,13 @@ class Question:
 def asked(
     queries: Any, keys: Any, values: Any, backend: str, *, sample_weight: Any, key_scale: Any, **choices: Any
 ) -> Question:
-    """Take in and check a public function's arguments: the preamble that all of them share.
+    """Convert and check the arguments that all public functions share.
 
     `choices` are kernel, bandwidth, exclude_self and tol, as `core.validate.build` takes them.
     """
     arrays = (queries, keys, values, sample_weight, key_scale)
     restore: Callable[[Any], Any] = _unchanged
-    if any(type(array) not in _PLAIN for array in arrays):  # a look at each takes 10 µs
+    if any(type(array) not in _PLAIN for array in arrays):  # the inspection of each takes 10 µs
         restore = frameworks.restorer(*(array for array in arrays[:3] if array is not None))
         backend = interop.backend_for(backend, *arrays[:3])
         arrays = interop.taken_in(backend, dataframes.matched(queries, keys), *arrays[1:])
@@ -372,12 +385,12 @@ def _unchanged(result: Any) -> Any:
 
 
 def _output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """`out` if it fits, or a new array."""
+    """Return `out` if its shape and dtype fit, or allocate an array for None."""
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype:
         got = f"{out.dtype} of shape {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
         raise ValueError(f"out must be a numpy array of {dtype} and shape {shape}, got {got}.")
     if not out.flags.writeable:
-        raise ValueError("out must be writeable, got a read-only array.")
+        raise ValueError("out must be writeable, got a read-only array. Pass a copy.")
     return out

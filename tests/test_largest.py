@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastnw.core._top_k import merge_largest
+from fastnw.core._top_k import merge_top_k
 
 
 @settings(max_examples=200, deadline=None)
@@ -23,7 +23,7 @@ def test_blocks_one_after_another(seed, rows, columns, k, levels):
     best, at = np.full((rows, k), -np.inf), np.full((rows, k), -1, np.int64)
     step = int(rng.integers(1, columns + 1))
     for start in range(0, columns, step):
-        merge_largest(np.ascontiguousarray(entries[:, start : start + step]), start, best, at)
+        merge_top_k(np.ascontiguousarray(entries[:, start : start + step]), start, best, at)
     for row in range(rows):
         order = [i for i in np.argsort(-entries[row], kind="stable") if entries[row, i] > -np.inf][:k]
         assert at[row].tolist() == order + [-1] * (k - len(order))
@@ -32,10 +32,10 @@ def test_blocks_one_after_another(seed, rows, columns, k, levels):
 
 def test_nan_never_enters():
     best, at = np.full((1, 2), -np.inf), np.full((1, 2), -1, np.int64)
-    merge_largest(np.array([[np.nan, 1.0, np.nan]]), 5, best, at)
+    merge_top_k(np.array([[np.nan, 1.0, np.nan]]), 5, best, at)
     assert at.tolist() == [[6, -1]]
 
 
 def test_shapes_must_fit():
     with pytest.raises(ValueError, match="shapes"):
-        merge_largest(np.zeros((2, 3)), 0, np.zeros((1, 2)), np.zeros((1, 2), np.int64))
+        merge_top_k(np.zeros((2, 3)), 0, np.zeros((1, 2)), np.zeros((1, 2), np.int64))

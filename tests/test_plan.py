@@ -59,9 +59,14 @@ def test_it_says_why_and_what_happens_to_queries_it_cannot_certify():
     forced = fastnw.plan(QUERIES, KEYS, VALUES, method="exact")
     assert "method='exact' was asked for" in forced.reason
     assert forced.reason in str(forced)
-    assert "far tails" in str(forced)
+    accuracy = str(forced).splitlines()[-1]
+    assert accuracy.startswith("  accuracy  certified for each query: exact ")
+    assert accuracy.endswith("tails (double-double), where needed")
+    rungs = [str(rung) for rung in forced.ladder]
+    assert [rung for rung in rungs if rung in accuracy] == rungs
+    assert sorted(rungs, key=accuracy.index) == rungs
     narrow = fastnw.plan(*(a.astype(np.float32) for a in (QUERIES, KEYS, VALUES)))
-    assert "float32, float64, then" in str(narrow)
+    assert "(float32), then exact " in str(narrow)
     assert "float32" not in str(forced)
 
 
@@ -146,13 +151,13 @@ def test_few_pairs_are_not_worth_a_comparison(monkeypatch):
     rng, seen = np.random.default_rng(5), 0
     for _ in range(300):
         m, d = int(10 ** rng.uniform(0, 3)), int(rng.choice([1, 1, 2, 3, 8, 64]))
-        n = max(int(planner.FEW_PAIRS / m * rng.uniform(0.05, 1)), 1)
+        n = max(int(planner.MAX_UNPLANNED_PAIRS / m * rng.uniform(0.05, 1)), 1)
         kernel = str(rng.choice(["gaussian", "epanechnikov", "laplacian", "tricube", "cauchy"]))
         problem = build(rng.normal(size=(m, d)), rng.normal(size=(n, d)), rng.normal(size=n), kernel=kernel,
                         bandwidth=10 ** rng.uniform(-3, 1))  # fmt: skip
         assert make_plan(problem, "auto", "auto", None).method == "exact"
         with monkeypatch.context() as patch:
-            patch.setattr(planner, "FEW_PAIRS", 0)
+            patch.setattr(planner, "MAX_UNPLANNED_PAIRS", 0)
             compared = make_plan(problem, "auto", "auto", None)
         assert compared.method == "exact"
         seen += "least time" in compared.reason

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastnw.core import certify
 from fastnw.core.model import Model, Queries
-from fastnw.core.pack import pack_queries, queries_there
+from fastnw.core.pack import device_queries, pack_queries
 from fastnw.core.state import PoolState
 
 Floats = NDArray[np.float64]
@@ -55,7 +55,7 @@ class Judge:
             return max(problem.tol, MIN_TAIL_ERROR)
         depth = math.log(problem.total_weight or 1.0) - sums.log_mass()
         if problem.kernel.inner_product:  # the terms of a product may be large where their sum is not
-            pack = queries_there if problem.on_device else pack_queries
+            pack = device_queries if problem.on_device else pack_queries
             depth = self.model.errors.of(pack(queries.problem, queries.rows, np.dtype(np.float64)))
             depth = depth / ((problem.d + 4) * 2.0**-53)
         return np.where(depth > MIN_TAIL_NATS, MAX_TAIL_ERROR, problem.promise)

@@ -1,4 +1,4 @@
-"""How a problem will be summed: the plan, and the costs that the planner compares. Data only."""
+"""The plan of a computation, and the costs that the planner compares. Data only."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Any
 
 import numpy as np
 
-# Methods are compared on a machine with so many threads, whatever `n_jobs` is: another method has other bits, and bits
-# may not depend on threads. Eight are what most laptops and small servers have; with one, methods whose work is mostly
-# serial would be chosen where they waste all other threads.
+# Methods are compared for this number of threads, whatever `n_jobs` is: another method returns other bits, and bits
+# must not depend on the number of threads. Most laptops and small servers have eight. With one thread, the comparison
+# would favour methods whose work is mostly serial, which waste all other threads.
 NOMINAL_THREADS = 8
-# Seconds of work that are worth another thread: starting one takes 50 µs, and its first task finds nothing in cache.
-THREAD_SECONDS = 2e-4
+# The work in seconds that is worth another thread: a start takes 50 µs, and the first task has cold caches.
+MIN_THREAD_SECONDS = 2e-4
 
 
 @dataclass(frozen=True)
 class Work:
-    """A part of a call: its seconds on one thread, and how many threads can share it."""
+    """A part of a call: its seconds on one thread, and the largest number of threads that can share it."""
 
     seconds: float
     most_threads: float = 1.0
 
     def on(self, n_threads: int) -> float:
-        """Its seconds on so many threads."""
-        return self.seconds / max(min(n_threads, self.most_threads, self.seconds / THREAD_SECONDS), 1.0)
+        """Predict the seconds on `n_threads` threads."""
+        return self.seconds / max(min(n_threads, self.most_threads, self.seconds / MIN_THREAD_SECONDS), 1.0)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Pairs summed, parts of the work, and bytes of memory beyond inputs and outputs; all predicted."""
+    """Predicted number of pairs, parts of the work, and bytes of memory beyond inputs and outputs."""
 
     pairs: float
     work: tuple[Work, ...]
@@ -38,40 +38,40 @@ class Cost:
 
     @property
     def serial(self) -> float:
-        """Seconds that no number of threads shortens."""
+        """Seconds of the work that cannot be shared by threads."""
         return math.fsum(part.seconds for part in self.work if part.most_threads <= 1)
 
     @property
     def parallel(self) -> float:
-        """Seconds on one thread of the parts that threads share."""
+        """Seconds, on one thread, of the work that threads can share."""
         return math.fsum(part.seconds for part in self.work if part.most_threads > 1)
 
     def seconds(self, n_threads: int) -> float:
-        """Of all parts, one after the other, on so many threads."""
+        """Predict the seconds of all parts, one after the other, on `n_threads` threads."""
         return math.fsum(part.on(n_threads) for part in self.work)
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a method cannot do a problem."""
+    """The reason why a method does not support a problem: a predicate such as "supports d <= 3, got d = 5"."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Rung:
-    """A method in a precision: one step of the ladder that queries go down until a bound keeps the promise.
+    """A method in a precision: one entry of the ladder, which is tried until the error bound is within the tolerance.
 
     Attributes
     ----------
     method : str
     form : str
-        How the method sums, where it can do so in more than one way: for "exact", "differences", "products",
-        "reference" or "presence"; for "tree", "if fast" leaves few queries to other rungs.
+        The variant of a method that has several: for "exact", "differences", "products", "reference" or "presence";
+        for "tree", "if fast" skips the rung where exact sums are faster.
     precision : str
         "float32", "float64" or "double-double".
     rank : float
-        A query that a rung leaves uncertified goes on to the next rung of a higher rank.
+        An uncertified query continues at the next rung of a higher rank.
     """
 
     method: str
@@ -85,19 +85,28 @@ class Rung:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done; ``str()`` explains it.
+    """The planned computation; ``str()`` explains it.
 
     Attributes
     ----------
     method, backend, isa : str
-        Which pairs are summed, by what, with which instruction set.
+        The method that selects the pairs to sum, the backend that sums them, and its instruction set.
     n_threads : int
+        Number of threads.
     pairs : float
-        Query-key pairs that will be summed.
+        Predicted number of query-key pairs that are summed.
     seconds, bytes : float
         Predicted time, and memory beyond inputs and outputs.
     reason : str
-        Why this and not another.
+        Why the method was chosen.
+    shape : tuple of int
+        m, n, d and c.
+    kernel : str
+        Name of the kernel.
+    dtype : dtype
+        Compute type of the first rung of "exact".
+    ladder : tuple of Rung
+        The rungs in the order in which they are tried. A query that a rung does not certify is summed by a later one.
     """
 
     method: str
@@ -108,10 +117,10 @@ class Plan:
     seconds: float
     bytes: float
     reason: str
-    shape: tuple[int, int, int, int]  # m, n, d, c
+    shape: tuple[int, int, int, int]
     kernel: str
-    dtype: np.dtype[Any]  # compute type of the first pass
-    ladder: tuple[Rung, ...] = field(default=(), repr=False)  # in the order in which rungs are tried
+    dtype: np.dtype[Any]
+    ladder: tuple[Rung, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         m, n, d, c = self.shape
@@ -119,17 +128,17 @@ class Plan:
         first = self.dtype.name if self.method == "exact" else "float64"
         return "\n".join(
             (
-                f"{m:,} queries on {n:,} keys, d = {d}, {c} value(s) a key, kernel {self.kernel}",
+                f"{m:,} queries on {n:,} keys, d = {d}, {c} value(s) per key, kernel {self.kernel}",
                 f"  method    {self.method}: {self.pairs:.3g} pairs ({100 * share:.3g} % of all) in {first}",
                 f"  backend   {self.backend} ({self.isa}), {self.n_threads} thread(s)",
                 f"  expected  {self.seconds:.2g} s, {self.bytes / 2**20:.1f} MiB beyond inputs and outputs",
                 f"  because   {self.reason}",
-                f"  accuracy  {_escalation(self.method, self.dtype)}",
+                f"  accuracy  {_accuracy(self.ladder)}",
             )
         )
 
 
-def _escalation(method: str, dtype: np.dtype[Any]) -> str:
-    steps = "" if method == "exact" else f"{method}, then exact in "
-    steps += ("float32, " if dtype == np.float32 else "") + "float64, then 32 digits for far tails"
-    return f"certified for each query: {steps}, where needed"
+def _accuracy(ladder: tuple[Rung, ...]) -> str:
+    """Describe which rungs certify the results, in the order in which they are tried."""
+    first, *later = map(str, ladder)
+    return f"certified for each query: {first}" + (f", then {', '.join(later)}, where needed" if later else "")

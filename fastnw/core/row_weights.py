@@ -1,4 +1,4 @@
-"""Weights of rows, of which a constant factor means nothing."""
+"""Relative weights of rows: multiplication of all weights by a constant changes no result."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 
 
 def relative_weights(sample_weight: Any) -> tuple[slice | np.ndarray, np.ndarray | None]:
-    """Which rows have a weight, and their weights in a unit of no consequence.
+    """Select the rows of positive weight, and scale their weights by a power of two.
 
     Parameters
     ----------
     sample_weight : (n,) array or None
-        Non-negative numbers, of which a constant factor means nothing.
+        Non-negative numbers.
 
     Returns
     -------
     rows : slice or (k,) int array
-        An index of the rows with a positive weight.
+        Index of the rows with positive weight.
     weights : (k,) float64 array or None
-        None where all of these are equal. Otherwise multiplied by a power of two, so that the largest lies in [½, 1):
-        a power of two as a factor changes no bit. Where the smallest would leave float64's range, as they are.
+        None if all of them are equal. Otherwise they are multiplied by a power of two, which changes no mantissa, so
+        that the largest is in [½, 1); if the smallest would underflow, they are returned unscaled.
     """
     if sample_weight is None:
         return slice(None), None
@@ -36,7 +36,7 @@ def relative_weights(sample_weight: Any) -> tuple[slice | np.ndarray, np.ndarray
 
 
 def other_weights(weights: np.ndarray) -> np.ndarray:
-    """(n,) Σ w of all rows but each one, without cancellation where one row has most of it."""
+    """Compute Σ_{j ≠ i} w_j for each row i, (n,), without cancellation where one row has most of the weight."""
     others = weights.sum() - weights
     largest = int(np.argmax(weights))
     others[largest] = weights[:largest].sum() + weights[largest + 1 :].sum()

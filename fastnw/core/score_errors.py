@@ -1,4 +1,4 @@
-"""Bounds on the rounding of scores: squared scaled distances u², or scaled inner products."""
+"""Bounds on the rounding errors of scores: squared scaled distances u², or scaled inner products."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastnw.core import certify
 from fastnw.core.array import DeviceArray
-from fastnw.core.pack import Array, coordinates, keys_there
+from fastnw.core.pack import Array, coordinates, device_keys
 from fastnw.core.problem import Problem, row_blocks
 from fastnw.runtime.cached import cached_property
 
@@ -19,24 +19,24 @@ FLOAT64 = np.dtype(np.float64)
 
 
 class ScoreErrors:
-    """Bounds for the queries of one set of keys. What depends on the keys alone is found once.
+    """Error bounds of the scores of queries against one set of keys. Facts about the keys are cached.
 
     Parameters
     ----------
     problem : Problem
-        Its keys, metric and kernel are read, never its queries.
+        Its keys, metric and kernel are used, never its queries.
     """
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self._relative: dict[str, float] = {}  # by the compute type
+        self._relative: dict[str, float] = {}  # by the character code of the compute type
 
     @cached_property
     def extent(self) -> tuple[Floats, float]:
-        """Largest |k_j| (d,) of the (whitened) keys, and the largest factor that a key scale puts on a score."""
+        """The largest |k_j| of the (whitened) keys, (d,), and the largest factor 1/λ."""
         problem = self.problem
         if problem.on_device:
-            low, high = keys_there(problem).extremes
+            low, high = device_keys(problem).extremes
             return np.maximum(high, -low), 1.0 / problem.key_scale_range[0]
         largest = np.zeros(problem.d)
         for rows in row_blocks(problem.keys):
@@ -56,21 +56,26 @@ class ScoreErrors:
         return math.sqrt(largest)
 
     def of(self, queries: Any, dtype: np.dtype[Any] = FLOAT64) -> Floats:
-        """(m,) Bound on the relative error of u² (the absolute one for u < 1), or on that of an inner product.
+        """Bound the relative error of u² (the absolute error for u < 1), or the absolute error of an inner product.
 
-        A difference costs one rounding, 1/h_j and the product with it two, squared: 6 units and one for the square;
-        sums are made in parts of four or eight; turning u² into an exponent costs three. Whitened coordinates carry an
-        absolute error e of their own, which changes u² by 2 u e + e². Infinite where squares leave float64's range.
+        In units of ε/2: a difference has one rounding, 1/h_j and the product with it two more, so the square has six
+        and one of its own; sums are made in parts of four or eight; the conversion of u² to an exponent has three.
+        Whitened coordinates have an absolute error e besides, which changes u² by at most 2 u e + e².
 
         Parameters
         ----------
         queries : (m, d) array or DeviceArray
-            Packed: raw coordinates, or whitened ones.
+            Packed queries: coordinates, or whitened ones.
         dtype : dtype
             The compute type of the scores.
+
+        Returns
+        -------
+        error : (m,) float64
+            Infinite where squares overflow or underflow in float64.
         """
         problem, unit, on_device = self.problem, float(np.finfo(dtype).eps) / 2, isinstance(queries, DeviceArray)
-        scaled = 0 if problem.key_scale is None else 3
+        scale_roundings = 0 if problem.key_scale is None else 3
         if problem.kernel.facts.constant:
             return np.zeros(len(queries))  # κ does not depend on u²
         if not problem.squares_in_range:
@@ -81,11 +86,11 @@ class ScoreErrors:
             if problem.kernel.inner_product:
                 extent, factor = self.extent
                 extent = extent * problem.metric.inverse
-                size = (queries.sizes(extent) if on_device else self._sizes(queries, extent)) * factor
-                error = (problem.d + 4 + scaled) * unit * size
+                size = (queries.sizes(extent) if on_device else self._product_sizes(queries, extent)) * factor
+                error = (problem.d + 4 + scale_roundings) * unit * size
                 if problem.metric.factor is None:
                     return error
-                norms = np.sqrt(_squares(queries, problem.d)) * np.sqrt(np.square(extent).sum()) * factor
+                norms = np.sqrt(_squared_norms(queries, problem.d)) * np.sqrt(np.square(extent).sum()) * factor
                 return error + (square_error + 2.1 * point_error) * norms
             if dtype.char not in self._relative:
                 self._relative[dtype.char] = certify.relative_error(problem, dtype)
@@ -93,16 +98,16 @@ class ScoreErrors:
             if problem.metric.factor is None:
                 return np.full(len(queries), relative)
             extent, factor = self.extent
-            norms = np.sqrt(_squares(queries, problem.d)) + np.sqrt(np.square(extent).sum())
-            apart = point_error * norms * max(factor, 1.0)
-            return relative + 2 * apart + apart**2
+            norms = np.sqrt(_squared_norms(queries, problem.d)) + np.sqrt(np.square(extent).sum())
+            absolute = point_error * norms * max(factor, 1.0)
+            return relative + 2 * absolute + absolute**2
 
     def nats(self, queries: Any, depth: Floats) -> Floats:
-        """(m,) Bound on the float64 error of log κ of each query's keys down to `depth` nats below the peak."""
+        """Bound the float64 error of log κ, (m,), for keys down to `depth` nats below the peak of the kernel."""
         return certify.nats(self.problem, self.of(queries), depth)
 
-    def _sizes(self, queries: Array, extent: Floats) -> Floats:
-        """(m,) Bound on Σ_j |q_j k_j|/h_j over all keys: by each coordinate's largest, or by Cauchy and Schwarz."""
+    def _product_sizes(self, queries: Array, extent: Floats) -> Floats:
+        """Bound Σ_j |q_j k_j|/h_j over all keys, (m,): by the extent of each coordinate, or by Cauchy–Schwarz."""
         root = np.sqrt(self.problem.metric.inverse)
         with np.errstate(over="ignore"):
             norms = np.sqrt(np.square(queries.astype(np.float64) * root).sum(axis=1))
@@ -110,8 +115,8 @@ class ScoreErrors:
             return np.minimum(by_coordinate, (1 + 1e-12) * norms * self.largest_norm)
 
 
-def _squares(queries: Any, d: int) -> Floats:
-    """(m,) Squared norms of the packed queries."""
+def _squared_norms(queries: Any, d: int) -> Floats:
+    """Compute the squared norms of packed queries, (m,)."""
     if isinstance(queries, DeviceArray):
         return queries.norms(np.ones(d))
     return np.asarray(np.square(queries, dtype=np.float64).sum(axis=1))

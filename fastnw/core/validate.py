@@ -1,4 +1,4 @@
-"""The only place that checks arrays: what the user passed -> a frozen `Problem`, or an error that says what to mend."""
+"""Validation of users' arguments: conversion to a frozen `Problem`, or an error. No other module checks arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from fastnw.kernels.kernel import Kernel
 
 Empty = str | float
 
-SMALL_SIZE = 1 << 13  # numbers of which a mask is made at once
+# Arrays of at most this number of elements are checked by one mask instead of block by block.
+MAX_ONE_MASK_SIZE = 1 << 13
 EMPTY_POLICIES = ("nan", "raise", "nearest", "mean")
 
 
@@ -34,12 +35,12 @@ def build(
     exclude_self: bool = False,
     tol: float | None = None,
 ) -> Problem:
-    """Check everything that describes a problem.
+    """Check the arguments of a public function; they have its names and defaults.
 
     Raises
     ------
     ValueError, TypeError
-        With scikit-learn's wording where it has one.
+        An argument is invalid. The wording is scikit-learn's where it has the same check.
     """
     kernel = kernels.get(kernel)
     check_losses(queries=queries, keys=keys, values=values, sample_weight=sample_weight, key_scale=key_scale)
@@ -50,7 +51,7 @@ def build(
     n, d = keys.shape
     if exclude_self and len(queries) != n:
         raise ValueError(
-            f"exclude_self drops the pair i == j and needs as many queries as keys, got {len(queries)} and {n}."
+            f"exclude_self=True needs as many queries as keys, got {len(queries)} and {n}. Pass the same array as both."
         )
     values = np.empty((n, 0), np.float32) if values is None else _values(values, n)
     shape = metric(check_bandwidth(bandwidth, d), d)
@@ -70,7 +71,7 @@ def trusted(
     key_scale: Array | None = None,
     by_volume: bool = False,
 ) -> Problem:
-    """A problem of arrays that an estimator has checked, without queries yet."""
+    """Make a problem without queries from arrays that an estimator has checked."""
     if values is None:
         values = np.empty((len(keys), 0), np.float32)
     elif not isinstance(values, OneHot):
@@ -82,23 +83,24 @@ def trusted(
 
 
 def check_bandwidth(bandwidth: Any, d: int) -> Floats:
-    """The bandwidth as float64 of shape (), (d,) or (d, d).
+    """Convert the bandwidth to float64 of shape (), (d,) or (d, d).
 
     Raises
     ------
     ValueError
-        Not positive and finite (the coordinate is named), of another shape, or not symmetric positive definite.
+        An entry is not positive and finite (the message has its coordinate), the shape is another one, or a matrix is
+        not symmetric positive definite.
     """
     if isinstance(bandwidth, str):
         raise ValueError(f"bandwidth must be a number or an array here; rules such as {bandwidth!r} need an estimator.")
     if hasattr(bandwidth, "key_scale"):
         raise ValueError(
-            f"bandwidth must be a number or an array here; adaptive widths such as {bandwidth!r} need an estimator, or "
-            "give what their key_scale method returns as key_scale=."
+            f"bandwidth must be a number or an array here; adaptive widths such as {bandwidth!r} need an estimator. "
+            "Or pass the result of their key_scale method as key_scale=."
         )
     try:
         h = _numeric(frameworks.to_numpy(bandwidth), "bandwidth")
-        unit = float(np.finfo(h.dtype if h.dtype.kind == "f" else np.float64).eps)  # of the user's type
+        unit = float(np.finfo(h.dtype if h.dtype.kind == "f" else np.float64).eps)  # rounding unit of the user's type
         h = h.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"bandwidth must be a number or an array of numbers, got {bandwidth!r}: {error}") from error
@@ -122,34 +124,37 @@ def check_bandwidth(bandwidth: Any, d: int) -> Floats:
 
 
 def _symmetric(h: Floats, unit: float) -> Floats:
-    """The matrix, or its mean with its transpose where they differ by some roundings of the largest entry."""
+    """Return the matrix, or its mean with its transpose if they differ by a few roundings of the largest entry."""
     if np.array_equal(h, h.T):
         return h
     mean = h / 2 + h.T / 2
-    apart = np.abs(h - mean)
-    if not np.all((apart <= 4 * len(h) * unit * np.abs(h).max()) | (apart <= 1e-10 * np.abs(mean))):
-        j, k = np.unravel_index(np.argmax(apart), h.shape)
-        raise ValueError(f"bandwidth matrix must be symmetric, but entries ({j}, {k}) and ({k}, {j}) differ.")
+    asymmetry = np.abs(h - mean)
+    if not np.all((asymmetry <= 4 * len(h) * unit * np.abs(h).max()) | (asymmetry <= 1e-10 * np.abs(mean))):
+        j, k = np.unravel_index(np.argmax(asymmetry), h.shape)
+        raise ValueError(
+            f"bandwidth matrix must be symmetric, but entries ({j}, {k}) and ({k}, {j}) differ. "
+            "Use (H + H.T) / 2 if that is an error of rounding."
+        )
     return mean
 
 
 def metric(h: Floats, d: int) -> Metric:
-    """A checked bandwidth's parts."""
+    """Make the metric of a checked bandwidth."""
     if h.ndim == 2:
-        found = factor(h)
-        return Metric(h, np.ones(len(h)), found.lower, found.log_volume, found)
+        whitening = factor(h)
+        return Metric(h, np.ones(len(h)), whitening.lower, whitening.log_volume, whitening)
     h = np.broadcast_to(h, d)
     with np.errstate(over="ignore"):
         return Metric(h, 1.0 / h, None, float(np.log(h).sum()))
 
 
 def check_empty(empty: Any) -> Empty:
-    """One of the policies, or a number to fill in.
+    """Return a policy for empty windows: one of EMPTY_POLICIES, or a float as their value.
 
     Raises
     ------
     ValueError
-        Neither; the message lists the choices.
+        `empty` is neither.
     """
     if isinstance(empty, str):
         if empty in EMPTY_POLICIES:
@@ -160,7 +165,7 @@ def check_empty(empty: Any) -> Empty:
 
 
 def check_tol(tol: Any) -> float | None:
-    """None or a number ≥ 0; raises ValueError otherwise."""
+    """Return `tol` as a float ≥ 0, or None; raise ValueError for anything else."""
     if tol is None:
         return None
     number = _as_float(tol)
@@ -170,7 +175,7 @@ def check_tol(tol: Any) -> float | None:
 
 
 def _as_float(number: Any) -> float | None:
-    """None for what is no real number, or an integer beyond float64."""
+    """Convert a real number to float; None for other objects, and for integers beyond the range of float64."""
     if isinstance(number, (bool, np.complexfloating)) or not isinstance(number, (int, float, np.number)):
         return None
     try:
@@ -180,17 +185,19 @@ def _as_float(number: Any) -> float | None:
 
 
 def _numeric(array: Any, name: str) -> Any:
-    """Float32/64 (float16 too), integers and booleans as they are; anything else to float64 or an error."""
+    """Return booleans, integers and floats of 16, 32 or 64 bits unchanged; convert the rest to float64 or raise."""
     if type(array).__module__.startswith("scipy.sparse"):
         raise TypeError(
             f"Sparse data was passed for {name}, but dense data is required. "
             "Use '.toarray()' to convert to a dense numpy array."
         )
     if isinstance(array, DeviceArray):
-        return array  # only numbers come so far
+        return array  # interop has refused other types
     if hasattr(array, "collect"):
         raise TypeError(f"{name} is a lazy {type(array).__name__}. Call its .collect() first.")
-    if dataframes.is_frame(array) and (column := dataframes.dates(array)) is not None:  # polars makes days of them
+    if (
+        dataframes.is_frame(array) and (column := dataframes.dates(array)) is not None
+    ):  # polars would convert them to numbers of days
         raise ValueError(
             f"dtype='numeric' is not compatible with dates or durations ({name}, column {column!r}). "
             "Convert your data to numeric values explicitly instead."
@@ -198,10 +205,10 @@ def _numeric(array: Any, name: str) -> Any:
     array = np.asarray(array)
     if array.dtype.kind == "c":
         raise ValueError(f"Complex data not supported: {name} is {array.dtype}.")
-    # other byte orders are read block by block, like the rest
+    # Other byte orders are converted block by block, like other types.
     if array.dtype.kind in "biu" or array.dtype.newbyteorder("=") in (np.float16, np.float32, np.float64):
         return array
-    if array.dtype.kind in "SUMm":  # NumPy would read words and dates as numbers
+    if array.dtype.kind in "SUMm":  # NumPy would convert strings and dates to numbers
         kind = "bytes/strings" if array.dtype.kind in "SU" else "dates or durations"
         raise ValueError(
             f"dtype='numeric' is not compatible with arrays of {kind} ({name}). "
@@ -224,7 +231,7 @@ def _numeric(array: Any, name: str) -> Any:
 def _check_finite(array: Array, name: str) -> None:
     if array.dtype.kind != "f":
         return
-    if isinstance(array, np.ndarray) and array.size <= SMALL_SIZE and np.isfinite(array).all():
+    if isinstance(array, np.ndarray) and array.size <= MAX_ONE_MASK_SIZE and np.isfinite(array).all():
         return
     if isinstance(array, DeviceArray):
         extremes = [array.extremes] if len(array) else []

@@ -1,4 +1,4 @@
-"""The warnings that users can filter by class."""
+"""The classes of warnings, by which users can filter them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import sys
 
 
 class EmptyWindowWarning(UserWarning):
-    """Some queries have no key with positive weight in reach; `empty=` says what stands in their rows."""
+    """Queries have no key with positive weight within the support of the kernel; `empty=` sets their results."""
 
 
 class AccuracyWarning(UserWarning):
-    """Some results could not be certified to the promised accuracy; `return_error=True` gives their bounds.
+    """The error bounds of results exceed the tolerance (`return_error=True` returns them), or float64 rounds an input.
 
-    Or integers of the input are too large to keep all their digits.
+    The second case concerns integers beyond 2**53.
     """
 
 
 class BandwidthWarning(UserWarning):
-    """What to know about a chosen bandwidth: a coordinate without relation to the values, an end of the search."""
+    """A selected bandwidth needs attention: a coordinate has no relation to the values, or the search hit a limit."""
 
 
 class VersionWarning(UserWarning):
@@ -25,7 +25,7 @@ class VersionWarning(UserWarning):
 
 
 def caller_level() -> int:
-    """The `stacklevel` with which a warning points at the first frame outside fastnw: the line of the user's call."""
+    """Return the `stacklevel` of the first frame outside fastnw, so that warnings show the line of the user's call."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "fastnw":
         level, frame = level + 1, frame.f_back

@@ -21,7 +21,7 @@ from fastnw import backends
 from fastnw.backends.backend import Backend
 from fastnw.core import certify
 from fastnw.core.model import Model, Queries, Summary
-from fastnw.core.pack import Array, KeyBlock, aligned_rows, pack_inverse, pack_keys, pack_queries, queries_there
+from fastnw.core.pack import Array, KeyBlock, aligned_rows, device_queries, pack_inverse, pack_keys, pack_queries
 from fastnw.core.plan import Cost, Plan, Rung, Work
 from fastnw.core.problem import Problem
 from fastnw.core.score_errors import ScoreErrors
@@ -457,7 +457,7 @@ def sweep(keys: Keys, queries: Queries, dtype: np.dtype[Any], meter: Meter, by_p
     problem, plan, backend = keys.problem, keys.plan, keys.backend
     m, shape = len(queries), keys.layout(len(queries), dtype)
     positions, inverse = queries.rows, keys.inverse(dtype)
-    pack_points = queries_there if problem.on_device and backend.sweep is not None else pack_queries
+    pack_points = device_queries if problem.on_device and backend.sweep is not None else pack_queries
     points = pack_points(queries.problem, positions, dtype)
     error = keys.errors.of(points, dtype)
     if backend.prepare is not None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fastnw.backends.backend import Backend
 from fastnw.core.array import DeviceArray
 from fastnw.core.model import Queries
-from fastnw.core.pack import RAW_VALUES, RowBlock, are_rows, coordinates, keeps_values, pack_rows
+from fastnw.core.pack import MAX_RAW_OFFSET, RowBlock, are_rows, coordinates, keeps_values, pack_rows
 from fastnw.core.plan import Plan, Work
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
@@ -218,4 +218,4 @@ def _pack_blocks(problem: Problem, plan: Plan, starts: range, block: int, dtype:
 
 def value_error_factor(problem: Problem, dtype: np.dtype[Any]) -> float:
     """Factor on the errors of totals: values that were not normalised are up to so many times larger."""
-    return 1.0 + RAW_VALUES if keeps_values(problem, dtype) else 1.0
+    return 1.0 + MAX_RAW_OFFSET if keeps_values(problem, dtype) else 1.0

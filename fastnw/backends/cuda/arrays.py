@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastnw.backends.cuda.functions import SIMULATED
 from fastnw.backends.cuda.kernels import Shape
-from fastnw.core.pack import keys_there
+from fastnw.core.pack import device_keys
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -156,7 +156,7 @@ def table(shape: Shape, problem: Any, inverse: Array, start: int, count: int, ou
         return cuda.to_device(np.ascontiguousarray(numbers, np.float64), stream=stream)
 
     grid, norms, row = (*_over(out.shape[1]), stream), shape.form == "norms", shape.padded
-    _place_keys[grid](keys_there(problem).rows, start, count, there(inverse), shape.padded, norms, out)
+    _place_keys[grid](device_keys(problem).rows, start, count, there(inverse), shape.padded, norms, out)
     row += norms
     if shape.scaled:
         largest = float(np.finfo(shape.dtype).max)

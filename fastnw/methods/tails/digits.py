@@ -31,9 +31,9 @@ def whitening(metric: Metric) -> dd.Pair:
     assert metric.factor is not None
     if metric.factor.whitening is not None:
         return metric.factor.whitening.inverse
-    if "whitening" not in metric.kept:
-        metric.kept["whitening"] = factor.as_pair(_decimal_factor(metric, factor.DIGITS)[1])
-    pair: dd.Pair = metric.kept["whitening"]
+    if "whitening" not in metric.cache:
+        metric.cache["whitening"] = factor.as_pair(_decimal_factor(metric, factor.DIGITS)[1])
+    pair: dd.Pair = metric.cache["whitening"]
     return pair
 
 
@@ -124,7 +124,7 @@ def _whitened(metric: Metric, precision: int) -> Callable[[list[Decimal]], list[
 def _decimal_factor(metric: Metric, digits: int) -> Any:
     """L and L⁻¹ to that many digits at least, in steps, kept."""
     digits = max(-(-digits // 100) * 100, factor.DIGITS)
-    kept = metric.kept
+    kept = metric.cache
     if digits not in kept:
         exponents = factor.exponents_of(metric.bandwidth)
         kept[digits] = factor.decimal_factor(factor.scaled(metric.bandwidth, exponents), digits)
