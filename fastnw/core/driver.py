@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -67,7 +67,7 @@ def answers(model: Model, problem: Problem, meter: Meter, rows: NDArray[np.intp]
                 panel.put(number, chosen, summary.sums(panel.queries.at(chosen), meter))
             if not len(panel.open_rows):
                 break
-        yield Answers(part, replace(panel.sums, units=model.problem.units), panel.bound, panel.rungs)
+        yield Answers(part, panel.sums.with_units(model.problem.units), panel.bound, panel.rungs)
 
 
 class _Panel:
@@ -191,6 +191,9 @@ def predict(
                     share_of_panel = reserved * len(answer.rows) / problem.m
                     nearest = partial(model.nearest, problem, meter=meter, pairs=share_of_panel)
                     empties.fill(problem, mean, empty_rows, empty, nearest)
+            if not answer.rungs.any():
+                answered[model.plan.ladder[0].method] += len(answer.rungs)
+                continue
             for number, count in enumerate(np.bincount(answer.rungs).tolist()):
                 answered[model.plan.ladder[number].method] += count
     estimate.warn_of_accuracy(problem, missed)

@@ -96,6 +96,10 @@ class PoolState:
             self.units,
         )
 
+    def with_units(self, units: Units) -> PoolState:
+        """Return the same sums, stated to be in those units; no number changes."""
+        return PoolState(self.shift, self.mass, self.total, self.mass_error, self.total_error, units)
+
     def put(self, rows: Rows, other: PoolState) -> None:
         """Replace the given rows by those of `other`."""
         for name in _NAMES:
