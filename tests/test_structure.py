@@ -1,20 +1,25 @@
-"""Rules of the package's structure that its source shows: imports of `core`, and capabilities of backends."""
+"""Rules of the package's structure that its source shows: imports, capabilities, kernels' names, parameter lists."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 from pathlib import Path
 
 import pytest
 
+import fastnw
+
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "fastnw"
-if not PACKAGE.is_dir():
+PACKAGE, CYTHON = ROOT / "fastnw", ROOT / "src_cython"
+if not (PACKAGE.is_dir() and CYTHON.is_dir()):
     pytest.skip("the source is not beside the tests", allow_module_level=True)
 
 FRAMEWORKS = {"cupy", "finufft", "jax", "matplotlib", "mxnet", "numba", "pandas", "sklearn", "tensorflow", "torch"}
 BACKENDS = {"backend", "tiles", "module"}  # names of variables that hold a backend or a part of one
+MAX_PARAMETERS = 10
+KERNELS = {*fastnw.kernels.names()}
 
 
 def parsed():
@@ -36,8 +41,23 @@ def imported(tree):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def imported_modules(tree):
+    """Modules of the package among them: of ``from fastnw.core import plan`` the module, of a name its module."""
+    for name in imported(tree):
+        while name.startswith("fastnw") and name not in MODULES:
+            name = name.rpartition(".")[0]
+        if name in MODULES:
+            yield name
+
+
 def place(path, node):
     return f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
+def test_no_module_imports_itself_through_others():
+    graph = {name: set(imported_modules(tree)) - {name, "fastnw"} for name, (_, tree) in MODULES.items()}
+    del graph["fastnw"]  # names every module that has a public name
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_core_imports_no_framework():
@@ -63,3 +83,104 @@ def test_a_backend_is_not_probed():
         and set(re.findall(r"\w+", ast.unparse(node.args[0]))) & BACKENDS
     ]
     assert not found
+
+
+def compared_kernels(tree):
+    """Comparisons with a kernel's name, and patterns that match one."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            parts = [node.left, *node.comparators]
+        elif isinstance(node, ast.MatchValue):
+            parts = [node.value]
+        else:
+            continue
+        constants = {each.value for part in parts for each in ast.walk(part) if isinstance(each, ast.Constant)}
+        if constants & KERNELS and (isinstance(node, ast.MatchValue) or re.search(r"kernel|name", ast.unparse(node))):
+            yield node
+
+
+def test_no_kernel_is_known_by_its_name():
+    """Code asks for facts; only the registry has names."""
+    found = [
+        place(path, node)
+        for path, tree in MODULES.values()
+        if path.name != "registry.py"
+        for node in compared_kernels(tree)
+    ]
+    assert not found
+
+
+def test_no_kernel_is_known_by_its_number():
+    """In the extensions, only kernels.h compares the enum's members; the cases of a `switch` are no comparisons."""
+    members = "|".join(sorted(name.upper() for name in KERNELS))
+    pattern = re.compile(rf"[=!<>]=?\s*\(?(?:KERNEL_|K_)?({members})\b|\b(?:KERNEL_|K_)?({members})\s*\)?\s*[=!<>]=")
+    found = [
+        f"{path.name}:{number}"
+        for path in sorted(CYTHON.iterdir())
+        if path.name not in ("kernels.h", "_kernels.h")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert not found
+
+
+def public(name, node, parents):
+    """Whether users call it: of a public name or module, or a method of such a class without an underscore."""
+    homes = {f"fastnw.{home}" for home in fastnw._HOMES.values()} | {f"fastnw.{home}" for home in fastnw._MODULES}
+    outer = [*parents, node]
+    if any(isinstance(each, ast.FunctionDef) for each in parents):
+        return False
+    named = all(not each.name.startswith("_") or each.name == "__init__" for each in outer)
+    exported = any(hasattr(getattr(fastnw, module, None), outer[0].name) for module in ("estimators", "bandwidth"))
+    return named and (name in homes or outer[0].name in fastnw.__all__ or exported)
+
+
+def functions(tree, parents=()):
+    """Every function with what encloses it, outermost first."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            if not isinstance(node, ast.ClassDef):
+                yield node, parents
+            yield from functions(node, (*parents, node))
+        else:
+            yield from functions(node, parents)
+
+
+def parameters(node):
+    a = node.args
+    names = [each.arg for each in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if each is not None]
+    return [name for name in names if name not in ("self", "cls")]
+
+
+def test_parameter_lists_are_short():
+    found = [
+        f"{place(path, node)} {node.name}: {len(parameters(node))}"
+        for name, (path, tree) in MODULES.items()
+        for node, parents in functions(tree)
+        if len(parameters(node)) > MAX_PARAMETERS and not public(name, node, parents)
+    ]
+    assert not found
+
+
+def signatures(text):
+    """Name and number of parameters of each function of a Cython or C file."""
+    text = re.sub(r"/\*.*?\*/|//[^\n]*|#[^\n]*(?=\n)", " ", text, flags=re.DOTALL)
+    text = re.sub(r"\bN\((\w+)\)", r"\1", text)  # the macro that appends the type to a name
+    for match in re.finditer(r"(\w+)\s*\(", text):
+        depth, commas, i = 1, 0, match.end()
+        while depth and i < len(text):
+            depth += text[i] in "([{"
+            depth -= text[i] in ")]}"
+            commas += depth == 1 and text[i] == ","
+            i += 1
+        head = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
+        rest = text[i:].lstrip("\\ \n")
+        cython = re.match(r"\s*(cdef|cpdef|def)\b", head) and re.match(r"(noexcept|except|nogil|:|->)", rest)
+        c = re.match(r"(static|inline|void|double|float|int|long|Py_ssize_t|[A-Z]\w*)\b", head) and rest.startswith("{")
+        if cython or c:
+            yield match[1], commas + bool(text[match.end() : i - 1].strip())
+
+
+@pytest.mark.parametrize("path", sorted(CYTHON.iterdir()), ids=lambda path: path.name)
+def test_parameter_lists_of_the_extensions_are_short(path):
+    assert not [f"{name}: {count}" for name, count in signatures(path.read_text()) if count > MAX_PARAMETERS]
