@@ -30,7 +30,6 @@ from fastnw.runtime.threads import check_stop
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
-
 MAX_CACHED_BYTES = 8 << 30  # of keys that stay on the device, and at most half of its free memory
 MAX_PENDING_BLOCKS = 2  # blocks that are copied and not summed yet
 STATE_THREADS = 256  # threads per block of the functions that fill and merge states
