@@ -139,7 +139,9 @@ def test_auto_takes_cuda_only_for_arrays_on_a_device(monkeypatch):
 
 def test_arrays_on_a_device_that_cannot_be_read_are_an_error(monkeypatch):
     monkeypatch.setattr(cuda, "missing", lambda: "no NVIDIA driver that works")
-    with pytest.raises(ValueError, match="OnDevice lies on a CUDA device, and no NVIDIA driver that works"):
+    with pytest.raises(
+        ValueError, match="OnDevice on a CUDA device needs the CUDA backend, but no NVIDIA driver that works"
+    ):
         fastnw.pool(OnDevice(), [[0.0]], [1.0])
 
 

@@ -64,11 +64,15 @@ def shape(dtype, d=3, c=1, form="one", scaled=False, weighted=False, own=False):
 def ptx_of(kernel, of, task, capability):
     from numba import cuda
 
-    from fastnw.backends.cuda import kernels as made
+    from fastnw.backends.cuda import kernels as device_functions
 
-    function, _, _ = made.made(kernel, of, MANY, task)
+    function, _, _ = device_functions.compiled(kernel, of, MANY, task)
     text, _ = cuda.compile(
-        made.plain_function(function), made.signature(of.dtype), cc=capability, device=False, abi="numba"
+        device_functions.plain_function(function),
+        device_functions.signature(of.dtype),
+        cc=capability,
+        device=False,
+        abi="numba",
     )
     return text
 
@@ -182,19 +186,19 @@ def test_windows_and_polynomials_in_many_coordinates(name, dtype, tmp_path):
 def test_what_fills_merges_and_scores(dtype, tmp_path):
     from numba import cuda, types
 
-    from fastnw.backends.cuda import kernels as made
+    from fastnw.backends.cuda import kernels as device_functions
 
     real, states = getattr(types, dtype), types.float64[:, :, ::1]
     signatures = {
-        made.fill: (states, types.float64),
-        made.merge: (states, types.boolean),
-        made.scores: (real[:, ::1], real[:, ::1], real[::1], types.boolean, types.boolean, real[:, ::1]),
+        device_functions.fill: (states, types.float64),
+        device_functions.merge: (states, types.boolean),
+        device_functions.scores: (real[:, ::1], real[:, ::1], real[::1], types.boolean, types.boolean, real[:, ::1]),
     }
     for function, arguments in signatures.items():
-        plain, signature = made.plain_function(function), types.void(*arguments)
+        plain, signature = device_functions.plain_function(function), types.void(*arguments)
         text, _ = cuda.compile(plain, signature, cc=(9, 0), device=False, abi="numba")
         assembled(text, (9, 0), tmp_path)
-        assert (".f64" in text) == (function is not made.scores or dtype == "float64")
+        assert (".f64" in text) == (function is not device_functions.scores or dtype == "float64")
 
 
 def test_a_users_kernel(dtype, capability, tmp_path):

@@ -88,7 +88,7 @@ def test_keys_in_blocks_give_the_bits_of_host_arrays(keep, monkeypatch):
     from fastnw.backends.cuda import stream
 
     monkeypatch.setattr(backend, "BLOCK_BYTES", 9000)  # a few hundred keys each
-    monkeypatch.setattr(stream, "KEPT_BYTES", stream.KEPT_BYTES if keep else 0)
+    monkeypatch.setattr(stream, "MAX_CACHED_BYTES", stream.MAX_CACHED_BYTES if keep else 0)
     queries, keys, values, options = Case("blocks", m=4, n=700, weights=True, key_scale=True).problem("float64")
     options |= {"return_mass": True, "return_error": True}
     expected = fastnw.pool(queries, keys, values, backend="cuda", **options)

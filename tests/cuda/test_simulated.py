@@ -108,7 +108,7 @@ def test_keys_that_come_in_blocks_give_the_same_bits(keep, dtype, monkeypatch):
     from fastnw.backends.cuda import stream
 
     monkeypatch.setattr(cuda, "BLOCK_BYTES", 6000)  # a few tiles each
-    monkeypatch.setattr(stream, "KEPT_BYTES", stream.KEPT_BYTES if keep else 0)
+    monkeypatch.setattr(stream, "MAX_CACHED_BYTES", stream.MAX_CACHED_BYTES if keep else 0)
     case = Case("blocks", m=6, n=1100, d=2, weights=True, bandwidth="vector")
     queries, keys, values, options = case.problem(dtype)
     queries[0] = 40.0  # one that is asked a second time

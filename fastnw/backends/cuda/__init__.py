@@ -1,1 +1,1 @@
-"""NVIDIA GPUs through numba-cuda, an optional extra: all code for the device."""
+"""The CUDA backend: all code for NVIDIA GPUs. It needs numba-cuda, an optional extra."""

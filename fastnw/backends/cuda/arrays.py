@@ -1,7 +1,7 @@
-"""Kernels that look through, gather and pack arrays which lie on the device already, so that none of them has to leave.
+"""Device functions that scan, gather and pack arrays which already lie on the device.
 
-What comes back to the host is one number a column or a row. Sums of norms are compensated: their rounding does not grow
-with the number of coordinates, whatever their order.
+Only one number per column or row returns to the host. Sums of norms are compensated, so that their rounding errors do
+not grow with the number of coordinates.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 THREADS = 4 if SIMULATED else 256
-PARTS, LAST_PARTS = (8, 2) if SIMULATED else (8192, 32)  # threads a column of a reduction, and of its second step
-MOST_PARTIAL = 1 << 21  # numbers of parts, where there are many columns: 48 MiB
-MOST_COLUMNS = 4 if SIMULATED else 32768  # of a grid; the rest in further rounds
-LEAST_BLOCKS = 1 if SIMULATED else 128  # Numba warns of smaller grids; blocks too many find nothing to do
+# Number of threads per column in the first and in the second step of a reduction.
+FIRST_PARTS, LAST_PARTS = (8, 2) if SIMULATED else (8192, 32)
+MAX_PARTIAL_RESULTS = 1 << 21  # of three float64 each, over all columns: 48 MiB
+MAX_GRID_COLUMNS = 4 if SIMULATED else 32768  # each block of the grid takes further columns in a loop
+MIN_BLOCKS = 1 if SIMULATED else 128  # Numba warns about smaller grids; superfluous blocks return at once
 
 
 def on_host(array: Any) -> Array:
-    """A copy in the host's memory, of strided arrays too."""
+    """A copy in host memory. The array may be strided."""
     strided = len(array.shape) in (1, 2) and not array.is_c_contiguous()
     return np.asarray((_dense(array) if strided else array).copy_to_host())
 
 
 def as_column(array: Any) -> Any:
-    """(n, 1) of (n,): the same memory, where its elements lie side by side."""
+    """The (n,) array as (n, 1). It shares the memory of a contiguous array and copies a strided one."""
     return (array if array.is_c_contiguous() else _dense(array)).reshape((array.shape[0], 1))
 
 
@@ -48,23 +49,24 @@ def _dense(array: Any) -> Any:
 
 
 def reduced(rows: Any, mask: Any = None) -> tuple[Floats, Floats, Floats]:
-    """Least, largest and sum (d,) of the columns, over the rows whose `mask` (n, 1) is positive."""
+    """The minimum, maximum and sum (d,) of each column, over the rows whose `mask` (n, 1) is positive."""
     n, columns = rows.shape
     if n == 0 or columns == 0:
         return np.full(columns, np.inf), np.full(columns, -np.inf), np.zeros(columns)
     last = min(LAST_PARTS, n)
-    parts = max(min(PARTS, n, MOST_PARTIAL // columns), last)
+    parts = max(min(FIRST_PARTS, n, MAX_PARTIAL_RESULTS // columns), last)
     first = cuda.device_array((parts, columns, 3), np.float64)
-    across = min(columns, MOST_COLUMNS)
+    across = min(columns, MAX_GRID_COLUMNS)
     _reduce[(_over(parts)[0], across), THREADS](rows, rows if mask is None else mask, mask is not None, first)
     second = cuda.device_array((last, columns, 3), np.float64)
     _combine[(_over(last)[0], across), THREADS](first, second)
-    found = np.asarray(second.copy_to_host())
-    return found[:, :, 0].min(axis=0), found[:, :, 1].max(axis=0), found[:, :, 2].sum(axis=0)
+    parts_on_host = np.asarray(second.copy_to_host())
+    low, high, total = (parts_on_host[:, :, i] for i in range(3))
+    return low.min(axis=0), high.max(axis=0), total.sum(axis=0)
 
 
 def taken(rows: Any, positions: NDArray[np.intp], dtype: np.dtype[Any]) -> Any:
-    """Those rows in that type, contiguous."""
+    """A contiguous copy of the rows at `positions` in the type `dtype`."""
     out = cuda.device_array((len(positions), rows.shape[1]), dtype)
     if out.size:
         _take[_over(out.size)](rows, cuda.to_device(positions.astype(np.int64)), out)
@@ -109,13 +111,13 @@ def exponentials(logs: Any, largest: float) -> Any:
     return out
 
 
-def room(m: int, c: int, dtype: np.dtype[Any]) -> Any:
-    """(m, c), not written yet."""
+def uninitialised(m: int, c: int, dtype: np.dtype[Any]) -> Any:
+    """An uninitialised (m, c) array on the device."""
     return cuda.device_array((m, c), dtype)
 
 
 def put(out: Any, positions: NDArray[np.intp], rows: Any) -> None:
-    """Replace the rows at those positions by `rows`, which may be a host array."""
+    """Replaces the rows of `out` at `positions` by `rows`, which may be a host array."""
     if len(positions) and out.shape[1]:
         rows = cuda.to_device(np.ascontiguousarray(rows)) if isinstance(rows, np.ndarray) else rows
         _put[_over(len(positions) * out.shape[1])](rows, cuda.to_device(positions.astype(np.int64)), out)
@@ -129,13 +131,13 @@ def largest(rows: Any) -> Floats:
 
 
 def put_means(out: Any, totals: Any, mass: Floats, facts: Floats) -> None:
-    """Means in the values' own units; `facts` (4, c): least, largest, centre and half the range."""
+    """Writes means in the units of the values. `facts` (4, c) are their minimum, maximum, centre and half range."""
     if out.size:
         _put_means[_over(out.size)](totals, cuda.to_device(mass), cuda.to_device(facts), out)
 
 
 def split(found: Any, leading: int, c: int, stream: Any) -> tuple[Floats, Any]:
-    """The first columns of the first state (states, m, columns) on the host, and the `c` after them on the device."""
+    """Splits the first state of (states, m, columns): `leading` columns on the host, the next `c` on the device."""
     m = found.shape[1]
     first, totals = cuda.device_array((m, leading), np.float64), cuda.device_array((m, c), np.float64)
     grid = (*_over(m * (leading + c)), stream)
@@ -150,28 +152,28 @@ def synchronise() -> None:
 
 
 def table(shape: Shape, problem: Any, inverse: Array, start: int, count: int, out: Any, stream: Any) -> None:
-    """Write `count` keys of a problem on the device as `stream.table_of` writes a block from the host."""
+    """Writes `count` keys of a problem on the device to a table, in the layout of `stream.table_of`."""
 
-    def there(numbers: Array) -> Any:
+    def on_device(numbers: Array) -> Any:
         return cuda.to_device(np.ascontiguousarray(numbers, np.float64), stream=stream)
 
     grid, norms, row = (*_over(out.shape[1]), stream), shape.form == "norms", shape.padded
-    _place_keys[grid](device_keys(problem).rows, start, count, there(inverse), shape.padded, norms, out)
+    _place_keys[grid](device_keys(problem).rows, start, count, on_device(inverse), shape.padded, norms, out)
     row += norms
     if shape.scaled:
         largest = float(np.finfo(shape.dtype).max)
         _place_scales[grid](problem.key_scale.rows, start, count, problem.kernel.inner_product, largest, row, out)
         row += 1
-    values, facts = problem.keys.rows, np.zeros((4, 1))  # not read
+    values, facts = problem.keys.rows, np.zeros((4, 1))  # placeholders that are not read
     if shape.c:
         centre, half = problem.values_centre
         values, facts = problem.values.rows, np.array([*problem.values_range, centre, np.where(half > 0, half, 1.0)])
     weights = problem.weights_on_device.rows if shape.weighted else problem.keys.rows
-    _place_values[grid](values, start, count, weights, shape.weighted, there(facts), shape.c, row, out)
+    _place_values[grid](values, start, count, weights, shape.weighted, on_device(facts), shape.c, row, out)
 
 
 def columns_of(rows: Any, factors: Floats, norms: Floats | None, padded: int, width: int) -> Any:
-    """(padded, width) x_j f_j in columns, zeros beyond; a last row of norms if there are any."""
+    """(padded, width) x_j f_j, one row of the input in each column, filled up with zeros. Norms make a last row."""
     out = cuda.device_array((padded + (norms is not None), width), rows.dtype)
     last = cuda.to_device(np.zeros(1) if norms is None else norms)
     _turn[_over(width)](rows, cuda.to_device(np.ascontiguousarray(factors)), last, norms is not None, padded, out)
@@ -179,8 +181,8 @@ def columns_of(rows: Any, factors: Floats, norms: Floats | None, padded: int, wi
 
 
 def _over(size: int) -> tuple[int, int]:
-    """Blocks and threads for so many numbers."""
-    return max(-(-size // THREADS), LEAST_BLOCKS), THREADS
+    """Numbers of blocks and of threads per block for `size` elements."""
+    return max(-(-size // THREADS), MIN_BLOCKS), THREADS
 
 
 @cuda.jit
@@ -192,7 +194,7 @@ def _copied(array, out):  # type: ignore[no-untyped-def]
 
 @cuda.jit
 def _reduce(rows, mask, masked, out):  # type: ignore[no-untyped-def]
-    """out[part, column]: least, largest and sum of a part of the rows. A NaN stays."""
+    """out[part, column] = minimum, maximum and sum over a part of the rows. NaN propagates."""
     part = cuda.grid(1)
     if part < out.shape[0]:
         for column in range(cuda.blockIdx.y, out.shape[1], cuda.gridDim.y):
@@ -210,7 +212,7 @@ def _reduce(rows, mask, masked, out):  # type: ignore[no-untyped-def]
 
 @cuda.jit
 def _combine(parts, out):  # type: ignore[no-untyped-def]
-    """The same of parts."""
+    """Combines the results of several parts in the same way."""
     part = cuda.grid(1)
     if part < out.shape[0]:
         for column in range(cuda.blockIdx.y, out.shape[1], cuda.gridDim.y):
@@ -286,14 +288,14 @@ def _sizes(rows, factors, squared, out):  # type: ignore[no-untyped-def]
             x = np.float64(rows[i, j]) * factors[j]
             term = (x * x if squared else abs(x)) - lost
             new = total + term
-            lost = (new - total) - term if new - new == 0.0 else 0.0  # of an infinite sum nothing is lost
+            lost = (new - total) - term if new - new == 0.0 else 0.0  # an infinite sum has no rounding error
             total = new
         out[i] = total
 
 
 @cuda.jit
 def _whiten(rows, lower, origin, centred, out):  # type: ignore[no-untyped-def]
-    """A row a thread, by forward substitution."""
+    """Each thread solves for one row by forward substitution."""
     i = cuda.grid(1)
     if i < out.shape[0]:
         for j in range(out.shape[1]):
@@ -328,7 +330,8 @@ def _exponentials(logs, largest, out):  # type: ignore[no-untyped-def]
         out[i, 0] = math.exp(logs[i, 0] - largest)
 
 
-# The columns of a table, a key a thread. Every number is made in float64, as on the host, and rounded once.
+# Each thread writes one column of a table, which is one key. As on the host, numbers are computed in float64 and
+# rounded once.
 
 
 @cuda.jit
@@ -361,7 +364,7 @@ def _place_scales(scale, start, count, inner, largest, row, out):  # type: ignor
 
 @cuda.jit
 def _place_values(values, start, count, weights, weighted, facts, c, row, out):  # type: ignore[no-untyped-def]
-    """Weights, if there are any, in that row; values below; zeros in what is left."""
+    """Writes the weights, if there are any, to `row`, the values to the rows below, and zeros to the remaining rows."""
     i = cuda.grid(1)
     if i < out.shape[1]:
         for r in range(row, out.shape[0]):

@@ -1,7 +1,7 @@
 """The record of the CUDA backend: NVIDIA GPUs through numba-cuda, an optional extra that is imported at first use.
 
-Kernels are written for each formula, type and dimension (`source`, `wide`) and compiled at first use (`kernels`);
-`stream` brings keys to them.
+`source` and `wide` write the text of a device function for each formula, type and dimension. `kernels` compiles it at
+first use, and `stream` copies the keys to the device and launches it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Array = NDArray[Any]
 
 INSTALL = "pip install 'fastnw[cuda]'"
 _TIMES = {"float32": PairTimes(1.2e-4, 2e-4, 5e-5, 2e-5, 3.0), "float64": PairTimes(4e-4, 9e-4, 1e-4, 4e-5, 3.0)}
-BLOCK_BYTES = 8 << 20  # of a block of keys on its way to the device; three such are in host memory
-MIN_PRODUCT_D = 33  # coordinates from which exponents may come from |q|² + |k|² − 2 q·k
+BLOCK_BYTES = 8 << 20  # size of a block of keys that is copied to the device; host memory holds three blocks
+MIN_PRODUCT_D = 33  # number of coordinates from which exponents may be computed as |q|² + |k|² − 2 q·k
 
 
 @lru_cache(maxsize=1)
@@ -41,7 +41,7 @@ def missing() -> str | None:
     try:
         if len(list(cuda.gpus)) == 0:
             return "the NVIDIA driver finds no device"
-    except Exception as failure:  # numba-cuda's own classes, several of them
+    except Exception as failure:  # numba-cuda raises errors of several classes of its own
         reason = " ".join(str(failure).split()) or type(failure).__name__
         if "driver" in reason.lower():
             return f"no NVIDIA driver that works ({reason})"
@@ -50,7 +50,7 @@ def missing() -> str | None:
 
 
 def refusal(kernel: Kernel) -> str | None:
-    """Why the kernel does not run here, or None: if the backend runs, it runs every kernel."""
+    """Why the backend cannot run the kernel, or None if it can. An available backend runs every kernel."""
     return missing()
 
 
@@ -60,12 +60,12 @@ def bounds(kernel: Kernel) -> bool:
 
 
 def isa() -> str:
-    """What runs the tiles."""
+    """The name that stands for the instruction set."""
     return "cuda"
 
 
 def pair_times(dtype: np.dtype[Any]) -> PairTimes:
-    """Times that the pipes of a large device allow; they are not measured yet."""
+    """Times estimated from the throughput of a large device. They are not measured."""
     return _TIMES[dtype.name]
 
 
@@ -123,7 +123,7 @@ def score_tile(kernel: Kernel, queries: Array, keys: KeyBlock, inverse: Array) -
 
 
 def by_products(problem: Problem) -> bool:
-    """Whether a first sweep can take u² from matrix products, whose error is absolute."""
+    """Whether a first sweep may compute u² by matrix products, whose error is absolute."""
     plain = problem.kernel.facts.quadratic_form and not problem.kernel.inner_product and problem.key_scale is None
     return plain and problem.metric.cholesky is None and problem.d >= MIN_PRODUCT_D
 
@@ -137,9 +137,10 @@ def sweep(
     meter: Meter,
     products: bool = False,
 ) -> tuple[PoolState, NDArray[np.float64] | None]:
-    """The state of those queries over all keys, and (m,) the error of exponents where it is absolute (`products`).
+    """The state of the queries at `positions` over all keys.
 
-    Queries and keys that lie on the device (`DeviceArray`) are read there.
+    With `products` it also returns (m,) bounds on the absolute errors of exponents. Queries and keys that lie on the
+    device (`DeviceArray`) are read there.
     """
     from fastnw.backends.cuda.stream import Queries, Resident, Stream, sums
 
@@ -155,9 +156,9 @@ def sweep(
             kept[shape] = Resident(shape, inverse, problem, block)
         else:
             kept[shape] = Stream(shape, inverse, lambda: _blocks(problem, block, queries.dtype), block, problem.n)
-    wanted = Queries(queries, inverse, error, own)
-    state = sums(problem.kernel, shape, wanted, kept[shape], meter.add)
-    return state, _exponent_error(problem, summary, wanted) if products else None
+    device_queries = Queries(queries, inverse, error, own)
+    state = sums(problem.kernel, shape, device_queries, kept[shape], meter.add)
+    return state, _exponent_error(problem, summary, device_queries) if products else None
 
 
 def _blocks(problem: Problem, size: int, dtype: np.dtype[Any]) -> Iterator[KeyBlock]:
@@ -166,12 +167,14 @@ def _blocks(problem: Problem, size: int, dtype: np.dtype[Any]) -> Iterator[KeyBl
 
 
 def _exponent_error(problem: Problem, summary: SweptKeys, queries: Any) -> NDArray[np.float64]:
-    """Bound on the error of exponents of e from |q|² + |k|² − 2 q·k: products of d terms one after another, norms, and
-    the sum of the three."""
+    """Bound on the error of exponents of e that are computed as |q|² + |k|² − 2 q·k.
+
+    It covers the rounding of products of d terms that are added in sequence, of the norms and of the final sum.
+    """
     unit = float(np.finfo(queries.points.dtype).eps) / 2
-    reach, _ = summary.extent
+    radius, _ = summary.extent
     with np.errstate(over="ignore", invalid="ignore"):
-        key_norm, query_norm = np.square(reach * problem.metric.inverse).sum(), queries.norm()
+        key_norm, query_norm = np.square(radius * problem.metric.inverse).sum(), queries.norm()
         product = np.sqrt(query_norm) * np.sqrt(key_norm)
         return unit * ((problem.d + 12) * product + 16 * (query_norm + key_norm))
 
@@ -186,12 +189,12 @@ def shape_of(
     own: Any,
     products: bool = False,
 ) -> Any:
-    """The `fastnw.backends.cuda.kernels.Shape` that decides which kernels run."""
+    """The `fastnw.backends.cuda.kernels.Shape` that determines which device functions run."""
     from fastnw.backends.cuda.kernels import Shape
 
-    # one bandwidth of a size that leaves squares of raw differences within range
-    alike = bool(np.all(inverse == inverse[0])) and 1e-10 < float(inverse[0]) < 1e10
-    form = "dot" if kernel.inner_product else "norms" if products else "one" if alike else "each"
+    # One bandwidth, and squares of raw differences times its inverse square stay within range.
+    one_bandwidth = bool(np.all(inverse == inverse[0])) and 1e-10 < float(inverse[0]) < 1e10
+    form = "dot" if kernel.inner_product else "norms" if products else "one" if one_bandwidth else "each"
     return Shape(dtype.name, len(inverse), c, form, scaled, weighted, own is not None)
 
 

@@ -1,6 +1,6 @@
 """Arrays in a GPU's memory: `DeviceArray` and `DeviceRows` for CUDA.
 
-numba is imported with the first such array; the kernels are in `fastnw.backends.cuda.arrays`.
+The first such array imports numba. The device functions are in `fastnw.backends.cuda.arrays`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class CudaArray(DeviceArray):
         return np.asarray(_kernels().sizes(self.rows, factors, False))
 
     def empty_rows(self, m: int, c: int, dtype: Any) -> CudaRows:
-        return CudaRows(_kernels().room(m, c, np.dtype(dtype)))
+        return CudaRows(_kernels().uninitialised(m, c, np.dtype(dtype)))
 
     def relative_weights(
         self, weights: DeviceArray | None, key_scale: DeviceArray | None, power: int

@@ -1,7 +1,8 @@
-"""What formulas call on the device, in float32 and float64, and a kernel's formula as lines of a kernel's text.
+"""The functions that formulas call on the device, and the formula of a kernel as lines of a device function.
 
-No fast-math: each approximation is named here. ``ex2.approx``, ``sqrt.approx`` and ``div.approx`` err by two units in
-the last place at most. They flush what is below 1e-38 to 0, which the methods' bounds allow for.
+Fast-math is off: this module names each approximation. The errors of ``ex2.approx``, ``sqrt.approx`` and
+``div.approx`` are at most two units in the last place. They flush results below 1e-38 to 0, which the bounds of the
+methods include.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from fastnw.kernels.user_formulas import scalar
 LOG2E = 1.4426950408889634
 SIMULATED = bool(getattr(config, "ENABLE_CUDASIM", False))
 
-# Terms of the sine's series: built-in kernels ask for it up to π/2, where libdevice's reduction would be a waste.
+# Number of terms of the sine's series. Built-in kernels need it up to π/2 only, where libdevice's range reduction would
+# waste time.
 SINE_TERMS = {"float32": 6, "float64": 12}
 APPROXIMATE = {
     "exp2": ("llvm.nvvm.ex2.approx.ftz.f", 1),
@@ -40,7 +42,7 @@ LIBDEVICE = {
 
 @cache
 def functions(dtype: str, built_in: bool) -> dict[str, Any]:
-    """What the text of a formula may call, by name."""
+    """The functions that the text of a formula may call, by name."""
     real = getattr(np, dtype)
     if SIMULATED:
         names = {name: _silent(getattr(np, name)) for name in LIBDEVICE}
@@ -59,7 +61,7 @@ def functions(dtype: str, built_in: bool) -> dict[str, Any]:
 
 
 def _silent(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Without NumPy's warnings, which a device does not give: sides of a choice that is not taken are computed, too."""
+    """Silences NumPy's warnings: a device gives none, and both sides of a choice are computed."""
 
     def call(*values: Any) -> Any:
         with np.errstate(all="ignore"):
@@ -69,7 +71,7 @@ def _silent(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _device_intrinsic(target: str, operands: int) -> Any:
-    """A function of float32 that LLVM knows by that name."""
+    """The float32 function that LLVM calls `target`."""
     from llvmlite import ir
     from numba.cuda.extending import intrinsic
 
@@ -88,7 +90,7 @@ def _device_intrinsic(target: str, operands: int) -> Any:
 
 
 def _operation(name: str) -> Any:
-    """An instruction of LLVM on two numbers of one type: Python's own division would look for zeros."""
+    """The LLVM instruction `name` on two numbers of one type. Python's division would test for zero."""
     from numba.cuda.extending import intrinsic
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -101,7 +103,7 @@ def _operation(name: str) -> Any:
 
 
 def _select() -> Any:
-    """`yes` if `condition` else `no`, both known: a branch of Python's takes numba much longer to compile."""
+    """`yes` if `condition` else `no`, without a branch, which takes numba much longer to compile."""
     from numba.cuda.extending import intrinsic
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -135,9 +137,9 @@ def _sine(terms: int) -> Any:
 
 @dataclass(frozen=True)
 class Formula:
-    """A formula to be written into a kernel: its text, or a function to call where it has none.
+    """A formula for a device function: its text, or the Python function to call if it has no text.
 
-    ``leading`` is a factor of u² that the text expects to have been applied: with one bandwidth it costs nothing there.
+    The caller multiplies u² by ``leading`` first. With one bandwidth the factor costs nothing there.
     """
 
     traced: Traced | None
@@ -145,7 +147,7 @@ class Formula:
     leading: float = 1.0
 
     def lines(self, argument: str, result: str, tag: str) -> list[str]:
-        """Assignments that leave the value for ``argument`` in ``result``; names of their own end in ``tag``."""
+        """Assignments that compute ``result`` from ``argument``. Names of intermediate results end in ``tag``."""
         if self.traced is None:
             return [f"{result} = real(formula({argument}))"]
         names = {"u2": argument} | {line.partition(" = ")[0]: "" for line in self.traced.lines}
@@ -162,7 +164,7 @@ class Formula:
         return lines
 
     def scope(self, dtype: str, built_in: bool) -> dict[str, Any]:
-        """What the lines find in their module."""
+        """The globals that the lines need."""
         real = getattr(np, dtype)
         scope = dict(functions(dtype, built_in))
         if self.traced is not None:
@@ -173,13 +175,13 @@ class Formula:
 
 
 def _by_name(line: str) -> str:
-    """Division and choice as functions, so that their precision and their form are known."""
+    """Writes divisions and choices as calls of functions whose precision and form are defined here."""
     line = re.sub(r"^(\w+) = (\w+) / (\w+)$", r"\1 = divide(\2, \3)", line)
     return re.sub(r"^(\w+) = (\w+) if (\w+) else (\w+)$", r"\1 = select(\3, \2, \4)", line)
 
 
 def formula(kernel: Kernel, log: bool, take_factor: bool) -> Formula:
-    """κ of u², or its logarithm. With ``take_factor`` a constant factor of u² is taken out of the text."""
+    """The formula of κ(u²), or of its logarithm. ``take_factor`` moves a constant factor of u² to ``leading``."""
     chosen = kernel.log_profile if log else kernel.profile
     assert chosen is not None
     traced = formula_texts.of(kernel, log)

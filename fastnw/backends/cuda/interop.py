@@ -1,4 +1,4 @@
-"""Arrays that lie on a CUDA device already: which calls they make run there, and how kernels read them in place."""
+"""Arrays that already lie on a CUDA device: which calls run there, and how device functions read them in place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastnw.interop.frameworks import Framework, Restore, is_numba_array
 
 
 class DeviceArrays(Framework):
-    """Arrays of numba, and of libraries without an adaptor that speak ``__cuda_array_interface__`` or DLPack."""
+    """Arrays of numba, and of libraries without an adaptor that support ``__cuda_array_interface__`` or DLPack."""
 
     name, packages = "numba", ()
 
@@ -45,8 +45,8 @@ frameworks.register(DeviceArrays())
 
 
 def backend_for(name: str, *arrays: Any) -> str:
-    """The backend's name; for ``"auto"`` and an array on a CUDA device, ``"cuda"`` if that backend runs here."""
-    # The order matters: an array is no name yet checked, and comparing one with a string may not give a truth value.
+    """The name of the backend: ``"cuda"`` for ``"auto"`` and an array on a CUDA device if that backend is available."""
+    # Arrays come first: `name` is not validated yet, and comparing an array with a string may not give a truth value.
     if not any(frameworks.on_cuda(array) for array in arrays) or name != "auto":
         return name
     return "cuda" if backend.missing() is None else name
@@ -55,8 +55,9 @@ def backend_for(name: str, *arrays: Any) -> str:
 def taken_in(name: str, *arrays: Any) -> tuple[Any, ...]:
     """The arrays as `CudaArray` if the backend is ``"cuda"`` and one of them lies on a device, else as host arrays.
 
-    If one lies on the device, the others are copied there. All go through the host if one lies on another device than
-    the current one, or if kernels cannot read it (no numbers, or neither one nor two dimensions). None stays None.
+    If one lies on the device, the others are copied there. All are copied to the host if one lies on another device
+    than the current one, or if device functions cannot read it (it has no numbers, or neither one nor two dimensions).
+    None stays None.
     """
     if any(frameworks.on_cuda(array) for array in arrays) and name == "cuda" and backend.missing() is None:
         placed = [None if array is None else _on_device(array) for array in arrays]
@@ -66,7 +67,7 @@ def taken_in(name: str, *arrays: Any) -> tuple[Any, ...]:
 
 
 def _on_device(array: Any) -> CudaArray | None:
-    """The array on the current device, copied only if it lies on the host; None if kernels cannot read it there."""
+    """The array on the current device, copied only if it lies on the host; None if it cannot be read there."""
     adaptor = frameworks.framework(array)
     if adaptor is None or not adaptor.on_cuda(array):
         array = np.asarray(frameworks.to_numpy(array))
@@ -90,7 +91,7 @@ def _numba_view(array: Any) -> Any:
     """numba's view of an array on the device."""
     if is_numba_array(array):
         return array
-    # torch, JAX and CuPy speak the interface, too
+    # torch, JAX and CuPy support the interface too
     return _numba_cuda(array).as_cuda_array(array if frameworks.has_cuda_interface(array) else dlpack.Interface(array))
 
 
@@ -104,7 +105,9 @@ def _numba_cuda(array: Any) -> Any:
     """
     missing = backend.missing()
     if missing is not None:
-        raise ValueError(f"{type(array).__name__} lies on a CUDA device, and {missing}.")
+        raise ValueError(
+            f"A {type(array).__name__} on a CUDA device needs the CUDA backend, but {missing}. Pass host arrays."
+        )
     from numba import cuda
 
     return cuda

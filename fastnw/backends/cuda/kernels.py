@@ -1,4 +1,4 @@
-"""Kernels made and kept: from a problem's shape to a function that can be launched."""
+"""Compiles device functions and caches them: from the shape of a problem to a function that can be launched."""
 
 from __future__ import annotations
 
@@ -14,43 +14,45 @@ from fastnw.backends.cuda.source import LANES, PART, TILE, Spec, near
 from fastnw.backends.cuda.wide import Tile, wide
 from fastnw.kernels.kernel import Kernel
 
-REGISTERS_D = 32  # coordinates up to which a thread keeps its queries' in registers
-HUGE = {"float32": 1e37, "float64": 1e300}  # u² from which polynomials times exponentials are no numbers
+MAX_REGISTER_D = 32  # largest number of coordinates of queries that a thread keeps in registers
+MAX_FINITE_U2 = {"float32": 1e37, "float64": 1e300}  # beyond it a polynomial times an exponential may be NaN
 
-# In the simulator every thread is one of Python's.
+# The simulator runs each thread as a Python thread.
 THREADS = 4 if SIMULATED else 128
-PRODUCTS, DIFFERENCES = Tile(16, 16, 8, 8), Tile(16, 16, 4, 8)  # float32; differences have two sums a pair
-DOUBLES, VALUES, DOUBLE_VALUES = Tile(16, 16, 4, 4), Tile(16, 16, 4, 4), Tile(8, 8, 4, 4)  # κ has to fit 48 KiB
-# Blocks to aim for: many rounds of them on the 132 multiprocessors of a large device, seven at a time on each (`wide`:
-# one), so that the last round, which fills only a part of them, costs little. Not read from the device, so that sums
-# are split in the same way everywhere. Splits are merged one after another: not too many.
-BLOCKS, WIDE_BLOCKS, MOST_SPLITS = (64, 64, 64) if SIMULATED else (16384, 2048, 512)
+# Float32 tiles. Differences keep two sums per pair.
+PRODUCTS, DIFFERENCES = Tile(16, 16, 8, 8), Tile(16, 16, 4, 8)
+# With several values, the tile of κ must fit 48 KiB of shared memory.
+DOUBLES, VALUES, DOUBLE_VALUES = Tile(16, 16, 4, 4), Tile(16, 16, 4, 4), Tile(8, 8, 4, 4)
+# Target numbers of blocks. A large device runs them in many rounds on 132 multiprocessors, seven at a time on each
+# (`wide`: one), so that the incomplete last round costs little. They are not read from the device, so that sums are
+# split in the same way everywhere. The number of splits is limited because they are merged in sequence.
+BLOCKS, WIDE_BLOCKS, MAX_SPLITS = (64, 64, 64) if SIMULATED else (16384, 2048, 512)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a problem decides its kernels."""
+    """The facts of a problem that determine its device functions."""
 
     dtype: str
     d: int
     c: int
-    form: str  # of `Spec`
+    form: str  # as in `Spec`
     scaled: bool
     weighted: bool
     own: bool
 
     @property
     def is_wide(self) -> bool:
-        return self.d > REGISTERS_D
+        return self.d > MAX_REGISTER_D
 
     @property
     def padded(self) -> int:
-        """Rows of the table that hold coordinates."""
+        """Number of rows of the table that hold coordinates."""
         return -(-self.d // PART) * PART if self.is_wide else self.d
 
     @property
     def tile(self) -> Tile:
-        """How a block of `wide` is laid out."""
+        """The layout of a block in `wide`."""
         if self.dtype == "float64":
             chosen = DOUBLE_VALUES if self.c > 1 else DOUBLES
         else:
@@ -59,10 +61,10 @@ class Shape:
 
     @property
     def values(self) -> int:
-        """Values summed at a time."""
+        """Number of values that are summed at a time."""
         if self.is_wide and self.c > 1:
             return self.tile.values
-        most = 8 if self.d <= 16 else 4  # what registers are left beside the queries
+        most = 8 if self.d <= 16 else 4  # registers that the queries leave
         return self.c if self.c < 2 else (4 if self.c <= 4 else most)
 
     @property
@@ -71,38 +73,41 @@ class Shape:
 
     @property
     def rows(self) -> int:
-        """Of the table: coordinates, norm, scale, weight, values."""
+        """Number of rows of the table: coordinates, norm, scale, weight, values."""
         return self.padded + (self.form == "norms") + self.scaled + self.weighted + self.values * self.chunks
 
     def queries(self, m: int, nudged: bool) -> int:
-        """Queries a thread: the more, the fewer reads of keys, as far as registers and the number of queries go. A
-        user's κ is computed three times a pair (`nudged`)."""
+        """Number of queries per thread.
+
+        More queries mean fewer reads of keys, but the registers and the number of queries limit it. A user's κ is
+        computed three times per pair (`nudged`).
+        """
         if self.is_wide:
             return self.tile.queries
-        room = 4 if self.d <= 4 and self.c <= 1 else (2 if self.d <= 8 and self.c <= 4 else 1)
+        count = 4 if self.d <= 4 and self.c <= 1 else (2 if self.d <= 8 and self.c <= 4 else 1)
         if self.dtype == "float64" or nudged:
-            room = min(room, 2)
-        while room > 1 and m <= THREADS * room // 2:
-            room //= 2
-        return room
+            count = min(count, 2)
+        while count > 1 and m <= THREADS * count // 2:
+            count //= 2
+        return count
 
     def grid(self, m: int, n: int, queries: int) -> tuple[tuple[int, int, int], int, int]:
-        """Blocks to launch, threads of each, and keys a split; with so many queries a thread."""
+        """Blocks to launch, threads per block and keys per split, for that number of queries per thread."""
         a_block = self.tile.block_queries if self.is_wide else THREADS * queries
         across, tiles = -(-m // a_block), max(-(-n // TILE), 1)
         wanted = (WIDE_BLOCKS if self.is_wide else BLOCKS) // (across * self.chunks)
-        splits = min(max(wanted, 1), tiles, MOST_SPLITS)
+        splits = min(max(wanted, 1), tiles, MAX_SPLITS)
         per_split = -(-tiles // splits) * TILE
         splits = max(-(-n // per_split), 1)
         return (across, splits, self.chunks), self.tile.threads if self.is_wide else THREADS, per_split
 
     def states(self, splits: int) -> int:
-        """States that a launch writes, one below the other."""
+        """Number of states that a launch writes."""
         return splits * (self.tile.across if self.is_wide else 1)
 
 
 def spec_of(kernel: Kernel, shape: Shape, m: int, task: str) -> Spec:
-    """What to write for a task of `Spec`."""
+    """The specification of the device function for a task of `Spec`."""
     built_in = kernel.facts.built_in
     errors = "" if task == "max" else "nudged" if not built_in else "window" if kernel.window_sensitivity else ""
     support = None if kernel.support is None else float(kernel.support) ** 2
@@ -124,39 +129,40 @@ def spec_of(kernel: Kernel, shape: Shape, m: int, task: str) -> Spec:
 
 
 def text_of(kernel: Kernel, shape: Shape, spec: Spec) -> tuple[str, dict[str, Any], float]:
-    """A kernel's text, what it finds in its module, and the factor of u² that it expects."""
+    """The text of a device function, its globals, and the factor that it expects u² to be multiplied by."""
     plain = spec.support is None and kernel.facts.built_in and spec.task == "sum"
-    written = formula(kernel, spec.task != "sum", plain)
+    kernel_formula = formula(kernel, spec.task != "sum", plain)
     real = getattr(np, spec.dtype)
-    scope = written.scope(spec.dtype, kernel.facts.built_in) | functions(spec.dtype, kernel.facts.built_in)
+    scope = kernel_formula.scope(spec.dtype, kernel.facts.built_in) | functions(spec.dtype, kernel.facts.built_in)
     scope |= {"cuda": cuda, "dtype": getattr(types, spec.dtype), "ZERO": real(0), "ONE": real(1), "TWO": real(2)}
-    scope |= {"HUGE": real(HUGE[spec.dtype]), "LOG2E": real(LOG2E), "LOWEST": real(-np.inf)}
-    scope |= {f"I{i}": np.int32(i) for i in range(2 * LANES)}  # places within an iteration: comparisons in 32 bits
+    scope |= {"HUGE": real(MAX_FINITE_U2[spec.dtype]), "LOG2E": real(LOG2E), "LOWEST": real(-np.inf)}
+    # Positions within an iteration, which are compared in 32 bits.
+    scope |= {f"I{i}": np.int32(i) for i in range(2 * LANES)}
     scope["SUPPORT"] = real(np.inf if spec.support is None else spec.support)
-    text = wide(spec, shape.tile, written) if shape.is_wide else near(spec, written)
-    return text, scope, written.leading
+    text = wide(spec, shape.tile, kernel_formula) if shape.is_wide else near(spec, kernel_formula)
+    return text, scope, kernel_formula.leading
 
 
 @lru_cache(maxsize=512)
-def _made(kernel: Kernel, shape: Shape, spec: Spec) -> tuple[Any, float]:
+def _compiled(kernel: Kernel, shape: Shape, spec: Spec) -> tuple[Any, float]:
     text, scope, leading = text_of(kernel, shape, spec)
     exec(text, scope)
     return cuda.jit(scope["kernel"]), leading
 
 
-def made(kernel: Kernel, shape: Shape, m: int, task: str) -> tuple[Any, float, Spec]:
-    """A kernel to launch, compiled when it first is; the factor of u² that it expects; what it was written for."""
+def compiled(kernel: Kernel, shape: Shape, m: int, task: str) -> tuple[Any, float, Spec]:
+    """A function that the first launch compiles, the factor of u² that it expects, and its specification."""
     spec = spec_of(kernel, shape, m, task)
-    return *_made(kernel, shape, spec), spec
+    return *_compiled(kernel, shape, spec), spec
 
 
 def plain_function(function: Any) -> Any:
-    """The Python function of a made kernel, to be compiled without a device."""
+    """The Python function behind a device function, for compiling it without a device."""
     return getattr(function, "py_func", None) or function.fn
 
 
 def signature(dtype: str) -> Any:
-    """Of every kernel: `fastnw.backends.cuda.source.ARGUMENTS`."""
+    """The types of `fastnw.backends.cuda.source.ARGUMENTS`, which every device function takes."""
     real, whole = getattr(types, dtype), types.int64
     return types.void(
         *(real[:, ::1], real[:, ::1], whole, whole, real[::1], real, real[::1], real[::1], real[::1]),
@@ -166,7 +172,7 @@ def signature(dtype: str) -> Any:
 
 @cuda.jit
 def fill(out, value):  # type: ignore[no-untyped-def]
-    """Every number of `out` (states, m, columns)."""
+    """Sets each element of `out` (states, m, columns) to `value`."""
     i = cuda.grid(1)
     columns, m = out.shape[2], out.shape[1]
     if i < out.size:
@@ -175,7 +181,7 @@ def fill(out, value):  # type: ignore[no-untyped-def]
 
 @cuda.jit
 def merge(out, largest):  # type: ignore[no-untyped-def]
-    """The sum, or the largest, of all states into the first, in their order."""
+    """Replaces the first state by the sum, or the maximum, of all states in their order."""
     i = cuda.grid(1)
     columns = out.shape[2]
     if i < out.shape[1] * columns:
@@ -188,7 +194,7 @@ def merge(out, largest):  # type: ignore[no-untyped-def]
 
 @cuda.jit
 def scores(queries, table, inverse, inner, scaled, out):  # type: ignore[no-untyped-def]
-    """out[i, k]: u² of a query and a key, or their scaled product; for methods that look at single pairs."""
+    """out[i, k] = u² of a query and a key, or their scaled product. Top-k and weights need single pairs."""
     k, i = cuda.grid(2)
     if i < out.shape[0] and k < out.shape[1]:
         d = queries.shape[1]

@@ -1,8 +1,8 @@
-"""The text of a kernel for one formula, type, dimension and set of options: everything that is fixed is written out.
+"""Writes the text of a device function for one formula, type, dimension and set of options, all of them as constants.
 
-A thread keeps its queries and their sums in registers, which only straight-line code without indices makes certain.
-Keys come through shared memory, four in a row for loads of 16 bytes, coordinate by coordinate. A tile of `TILE` keys is
-summed in the compute type, then added to float64.
+A thread keeps its queries and their sums in registers, which only straight-line code without indices guarantees. Keys
+pass through shared memory coordinate by coordinate, four in a row for loads of 16 bytes. `TILE` keys are summed in the
+compute type, then the sums are added to float64.
 """
 
 from __future__ import annotations
@@ -13,41 +13,41 @@ from dataclasses import dataclass
 from fastnw.backends.cuda.functions import SIMULATED, Formula
 
 TILE = 256  # keys summed before they are added to float64; `certify.MAX_SEQUENTIAL_TERMS` bounds it
-SHARED_BYTES = 36 << 10  # of a tile: six blocks a multiprocessor, four on older devices
-PART = 8  # squares of coordinates added up by themselves: their rounding is part of what `score_error` bounds
-LANES = 4  # keys a load
+MAX_TILE_BYTES = 36 << 10  # of shared memory: six blocks fit a multiprocessor, four on older devices
+PART = 8  # squares of coordinates that are summed separately; `score_error` bounds their rounding errors
+LANES = 4  # keys per load
 
 ARGUMENTS = "queries, table, count, first, inverse, factor, shift, edge, error, own, per_split, out"
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a kernel is written for.
+    """The specification of a device function.
 
     Attributes
     ----------
     dtype : str
         Compute type.
     d : int
-        Coordinates; 0 in `wide`, which takes any multiple of its part.
+        Number of coordinates; 0 in `wide`, which takes any multiple of `PART`.
     values : int
-        Values a key summed at a time.
+        Number of values per key that are summed at a time.
     queries : int
-        Queries a thread.
+        Number of queries per thread.
     form : str
-        Scores from differences with "one" bandwidth or "each" coordinate's; "dot" products; "norms": |q|² + |k|² −
-        2 q·k.
+        How scores are computed: from differences with "one" bandwidth or with "each" coordinate's own, as "dot"
+        products, or from "norms" as |q|² + |k|² − 2 q·k.
     scaled, weighted, own : bool
-        Whether keys have a scale and a weight, and whether each query leaves out a key.
+        Whether keys have scales, whether they have weights, and whether each query leaves out a key.
     task : str
         "sum" of κ, sum of "shifted" exp(log κ − shift), or "max" of log κ over keys with weight.
     support : float or None
-        In u², beyond which κ is 0.
+        The u² beyond which κ is 0.
     guarded : bool
-        Whether κ is only asked for where u² is finite.
+        Whether κ is evaluated only where u² is finite.
     errors : str
-        What bounds the error of a mass: "" nothing here, "window" the weight of keys up to the edge, "nudged" the
-        change of κ within the error of u².
+        What bounds the error of a mass: "window" the weight of the keys up to the edge, "nudged" the change of κ
+        within the error of u²; "" if the host computes the bound.
     """
 
     dtype: str
@@ -66,30 +66,30 @@ class Spec:
 
     @property
     def fixed(self) -> int:
-        """Rows of the table of keys before the values."""
+        """Number of rows of the table of keys above the values."""
         return self.d + self.scaled + self.weighted
 
     @property
     def tile(self) -> int:
-        """Keys in shared memory at a time."""
-        bytes_a_key = (self.fixed + self.values) * (4 if self.dtype == "float32" else 8)
-        return max(size for size in (TILE, TILE // 2, TILE // 4) if size * bytes_a_key <= SHARED_BYTES)
+        """Number of keys in shared memory at a time."""
+        bytes_per_key = (self.fixed + self.values) * (4 if self.dtype == "float32" else 8)
+        return max(size for size in (TILE, TILE // 2, TILE // 4) if size * bytes_per_key <= MAX_TILE_BYTES)
 
 
 def near(spec: Spec, formula: Formula) -> str:
-    """Few coordinates: a thread has `spec.queries` queries, a block passes over the same keys."""
+    """The text for few coordinates: a thread has `spec.queries` queries, and the threads of a block share the keys."""
     return "\n".join(indented(_near(spec, formula))) + "\n"
 
 
 def indented(lines: Iterator[str]) -> Iterator[str]:
-    """Lines whose depth is their number of leading '>'."""
+    """Indents each line by its number of leading '>'."""
     for line in lines:
         bare = line.lstrip(">")
         yield "    " * (len(line) - len(bare)) + bare
 
 
 def shared(name: str, rows: int, width: int) -> str:
-    """A shared array of rows of keys, four by four."""
+    """An array in shared memory for rows of keys, in groups of `LANES`."""
     alignment = "" if SIMULATED else ", alignment=16"
     return f"{name} = cuda.shared.array(({rows}, {width // LANES}, {LANES}), dtype{alignment})"
 
@@ -124,7 +124,7 @@ def _near(spec: Spec, formula: Formula) -> Iterator[str]:
         yield from (">>" + line for line in fresh_sums(spec, str(a)))
     width = _width(spec)
     yield ">>k = 0"
-    yield f">>while k <= size - {width}:"  # numba's range costs a pair more instructions
+    yield f">>while k <= size - {width}:"  # numba's range adds instructions to each pair
     yield from (">>>" + line for line in _pairs(spec, formula, width))
     yield f">>>k += {width}"
     yield ">>while k < size:"
@@ -137,7 +137,7 @@ def _near(spec: Spec, formula: Formula) -> Iterator[str]:
 
 
 def of_query(spec: Spec, a: str, row: str) -> Iterator[str]:
-    """What a query brings along, and its sums."""
+    """Loads the numbers that belong to a query and initialises its sums."""
     if spec.task == "shifted":
         yield f"shift{a} = shift[{row}]"
     if spec.errors == "window":
@@ -156,7 +156,7 @@ def of_query(spec: Spec, a: str, row: str) -> Iterator[str]:
 
 
 def fresh_sums(spec: Spec, a: str) -> Iterator[str]:
-    """The sums of a tile, in the compute type."""
+    """Initialises the sums of a tile, in the compute type."""
     if spec.task == "max":
         return
     yield f"m{a} = ZERO"
@@ -166,7 +166,7 @@ def fresh_sums(spec: Spec, a: str) -> Iterator[str]:
 
 
 def folded(spec: Spec, a: str) -> Iterator[str]:
-    """A tile's sums into float64."""
+    """Adds the sums of a tile to those in float64."""
     if spec.task == "max":
         return
     yield f"mass{a} += double(m{a})"
@@ -176,7 +176,7 @@ def folded(spec: Spec, a: str) -> Iterator[str]:
 
 
 def written(spec: Spec, a: str, row: str, split: str, chunk: str) -> Iterator[str]:
-    """A query's sums added to those in the state."""
+    """Adds the sums of a query to its state."""
     place = f"out[{split}, {row}, "
     if spec.task == "max":
         yield f"{place}0] = max({place}0], double(best{a}))"
@@ -189,12 +189,12 @@ def written(spec: Spec, a: str, row: str, split: str, chunk: str) -> Iterator[st
 
 
 def _width(spec: Spec) -> int:
-    """Keys an iteration: the loop's own instructions count where a pair takes few."""
+    """Number of keys per iteration: more where a pair takes few instructions beside those of the loop."""
     return 2 * LANES if spec.d <= 4 and spec.values <= 1 and not spec.errors else LANES
 
 
 def _pairs(spec: Spec, formula: Formula, width: int) -> Iterator[str]:
-    """The `width` keys from `k` on against the thread's queries."""
+    """Sums the `width` keys from `k` on for the queries of the thread."""
     if width > 1:
         yield "g = k >> 2"
 
@@ -205,7 +205,7 @@ def _pairs(spec: Spec, formula: Formula, width: int) -> Iterator[str]:
         for i in range(width):
             yield f"{name}_{i} = tile[{row}, g + {i // LANES}, {i % LANES}]"
 
-    # names differ between the two loops: numba's time grows with the square of names that are assigned twice
+    # Names differ between the two loops: numba's compile time grows with the square of the names assigned twice.
     lanes = [(a, i if width > 1 else "r") for a in range(spec.queries) for i in range(width)]
     for j in range(spec.d):
         yield from load(j, "k")
@@ -224,7 +224,7 @@ def _pairs(spec: Spec, formula: Formula, width: int) -> Iterator[str]:
 
 
 def coordinate(spec: Spec, tag: str, q: str, k: str, v: str, j: int, d: int) -> Iterator[str]:
-    """Coordinate j of d into the score u{tag}, `PART` of them at a time by way of p{tag}."""
+    """Adds coordinate j of d to the score u{tag}. More than `PART` coordinates are summed by parts, in p{tag}."""
     parts = d > PART and spec.form in ("one", "each")
     name = f"p{tag}" if parts else f"u{tag}"
     first = j % PART == 0 if parts else j == 0
@@ -238,7 +238,7 @@ def coordinate(spec: Spec, tag: str, q: str, k: str, v: str, j: int, d: int) -> 
 
 
 def pair(spec: Spec, formula: Formula, a: str, i: str, at: str) -> Iterator[str]:
-    """One query's score u{a}_{i} of one key into the tile's sums, with w_i, t0v_i, …; `at` is the key's place."""
+    """Adds the pair with score u{a}_{i} to the sums of the tile, with w_i, t0v_i, …; `at` is the key's position."""
     tag = f"{a}_{i}"
     u2 = f"u{tag}"
     if spec.form in ("one", "norms") or formula.leading != 1.0:
@@ -272,12 +272,12 @@ def pair(spec: Spec, formula: Formula, a: str, i: str, at: str) -> Iterator[str]
 
 
 def _chosen(conditions: list[str], yes: str, no: str) -> str:
-    """`yes` where all conditions hold."""
+    """An expression that is `yes` where all conditions hold, else `no`."""
     return f"select({' & '.join(f'({condition})' for condition in conditions)}, {yes}, {no})"
 
 
 def _profile(spec: Spec, formula: Formula, argument: str, result: str, tag: str) -> Iterator[str]:
-    """κ, or its logarithm, of an argument within the support: a user's function is not asked beyond."""
+    """Computes κ or its logarithm. A user's function is evaluated within the support only."""
     if spec.errors == "nudged" and spec.support is not None:
         yield f"within{tag} = {_chosen([f'{argument} <= SUPPORT'], argument, 'ZERO')}"
         argument = f"within{tag}"
@@ -285,7 +285,7 @@ def _profile(spec: Spec, formula: Formula, argument: str, result: str, tag: str)
 
 
 def _nudged(spec: Spec, formula: Formula, a: str, i: str, always: list[str]) -> Iterator[str]:
-    """What κ does within the error of u², at a slope or at a cliff."""
+    """Adds the change of κ within the error of u², at slopes and at discontinuities."""
     tag = f"{a}_{i}"
     yield f"e{tag} = maximum(u{tag}, ONE) * error{a}"
     for sign, name in (("+", "up"), ("-", "down")):

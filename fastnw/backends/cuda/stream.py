@@ -1,7 +1,7 @@
-"""Sums on a device: keys stream through it block by block, copied while the block before is summed.
+"""Sums on a device. Keys are copied to it block by block, each block while the previous one is summed.
 
-Queries and their states stay on the device until all keys have passed. Keys that fit stay as well, for further panels
-of queries and for queries whose sums have to be taken again. Keys that lie there already are packed there.
+Queries and their states stay on the device until all keys are summed. Keys stay as well if they fit, for further panels
+of queries and for queries that are summed again. Keys that already lie on the device are packed there.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from numpy.typing import NDArray
 from fastnw.backends.cuda import arrays
 from fastnw.backends.cuda.device_array import CudaArray, CudaRows
 from fastnw.backends.cuda.functions import SIMULATED
-from fastnw.backends.cuda.kernels import Shape, fill, made, merge
+from fastnw.backends.cuda.kernels import Shape, compiled, fill, merge
 from fastnw.backends.cuda.source import TILE
 from fastnw.core.array import DeviceArray
 from fastnw.core.pack import KeyBlock
 from fastnw.core.problem import Problem
 from fastnw.core.state import PoolState
 from fastnw.kernels.kernel import Kernel
+from fastnw.runtime._constants import MIN_UNSHIFTED_MASS
 from fastnw.runtime.threads import check_stop
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
-NEAR = 2.0**-60  # a mass above this needs no shift: what underflows is far below its last digit
-KEPT_BYTES = 8 << 30  # of keys that stay on the device, if half of its free memory is as much
-IN_FLIGHT = 2  # blocks copied and not yet summed
-FILLERS = 256  # threads of a block of the kernels that fill and merge states
+MAX_CACHED_BYTES = 8 << 30  # of keys that stay on the device, and at most half of its free memory
+MAX_PENDING_BLOCKS = 2  # blocks that are copied and not summed yet
+STATE_THREADS = 256  # threads per block of the functions that fill and merge states
 
 
 @dataclass(frozen=True)
 class Block:
-    """Keys on the device: a table of `Shape.rows` rows, of which `count` columns are keys, the first being `first`."""
+    """Keys on the device: a table of `Shape.rows` rows whose first `count` columns are the keys from `first` on."""
 
     table: Any
     count: int
@@ -45,7 +45,7 @@ class Block:
 
 
 def table_of(shape: Shape, keys: KeyBlock, inverse: Array, out: Array) -> None:
-    """Write a block of keys as a kernel reads it."""
+    """Writes a block of keys in the layout that device functions read."""
     n, row = keys.size, shape.padded
     out[:, n:] = 0
     out[: shape.d, :n] = keys.coords
@@ -65,12 +65,12 @@ def table_of(shape: Shape, keys: KeyBlock, inverse: Array, out: Array) -> None:
 
 
 def columns(keys: int) -> int:
-    """Columns of a table: whole tiles, so that loads of 16 bytes stay within it."""
+    """Number of columns of a table: whole tiles, so that loads of 16 bytes stay within it."""
     return -(-keys // TILE) * TILE
 
 
 class Stream:
-    """Blocks of keys on their way to the device; iterated over as often as needed."""
+    """Blocks of keys that are copied to the device. It can be iterated over repeatedly."""
 
     def __init__(self, shape: Shape, inverse: Array, blocks: Callable[[], Iterator[KeyBlock]], largest: int, n: int):
         self.shape, self.inverse, self.blocks, self.width = shape, inverse, blocks, columns(largest)
@@ -79,18 +79,18 @@ class Stream:
         self.keeps = fits(shape, n)
 
     def __iter__(self) -> Iterator[Block]:
-        """Each block when work on `summing` may be queued for it."""
+        """Yields each block as soon as work on it may be queued on the stream `summing`."""
         if self.kept is not None:
             yield from self.kept
             return
         shape, kept = self.shape, []
-        hosts = [cuda.pinned_array((shape.rows, self.width), shape.dtype) for _ in range(IN_FLIGHT)]
-        tables = [] if self.keeps else [self._device(self.width) for _ in range(IN_FLIGHT)]
-        summed = [cuda.event() for _ in range(IN_FLIGHT)]
+        hosts = [cuda.pinned_array((shape.rows, self.width), shape.dtype) for _ in range(MAX_PENDING_BLOCKS)]
+        tables = [] if self.keeps else [self._device(self.width) for _ in range(MAX_PENDING_BLOCKS)]
+        summed = [cuda.event() for _ in range(MAX_PENDING_BLOCKS)]
         copied = cuda.event()
         for number, keys in enumerate(self.blocks()):
-            slot = number % IN_FLIGHT
-            summed[slot].synchronize()  # of the block that was in this slot before: its copies are free again
+            slot = number % MAX_PENDING_BLOCKS
+            summed[slot].synchronize()  # the previous block of this slot: its buffers are free again
             host = hosts[slot]
             table_of(shape, keys, self.inverse, host)
             table = self._device(self.width) if self.keeps else tables[slot]
@@ -110,7 +110,7 @@ class Stream:
 
 
 class Resident:
-    """Keys of a problem on the device, packed there block by block; the blocks are those that `Stream` would copy."""
+    """Keys of a problem on the device, packed there in the same blocks that `Stream` would copy."""
 
     def __init__(self, shape: Shape, inverse: Array, problem: Problem, largest: int):
         self.shape, self.inverse, self.problem, self.largest = shape, inverse, problem, largest
@@ -119,7 +119,7 @@ class Resident:
         self.keeps = fits(shape, problem.n)
 
     def __iter__(self) -> Iterator[Block]:
-        """Each block; work on `summing` for one ends before the next is packed, which is queued there, too."""
+        """Yields each block. Packing is queued on `summing` too, after the work on the previous block."""
         if self.kept is not None:
             yield from self.kept
             return
@@ -142,20 +142,20 @@ Keys = Stream | Resident
 
 
 def fits(shape: Shape, n: int) -> bool:
-    """Whether a table of so many keys may stay on the device."""
+    """Whether a table of n keys may stay on the device."""
     size = np.dtype(shape.dtype).itemsize * shape.rows * columns(n)
-    return size <= min(KEPT_BYTES, _free_bytes() // 2)
+    return size <= min(MAX_CACHED_BYTES, _free_bytes() // 2)
 
 
 def _free_bytes() -> int:
     if SIMULATED:
-        return KEPT_BYTES
+        return MAX_CACHED_BYTES
     return int(cuda.current_context().get_memory_info()[0])
 
 
 @dataclass(frozen=True)
 class Queries:
-    """Queries, on the host or the device, and what each brings along. ``own``: its own key's position, or None."""
+    """Queries on the host or the device. ``own`` is the position of the key that each query leaves out, or None."""
 
     points: Any  # (m, d) array or DeviceArray
     inverse: Array  # (d,)
@@ -164,8 +164,8 @@ class Queries:
 
     def rows(self, rows: NDArray[np.intp]) -> Queries:
         own = None if self.own is None else self.own[rows]
-        there = isinstance(self.points, DeviceArray)
-        points = self.points.taken(rows, self.points.dtype) if there else self.points[rows]
+        on_device = isinstance(self.points, DeviceArray)
+        points = self.points.taken(rows, self.points.dtype) if on_device else self.points[rows]
         return Queries(points, self.inverse, self.error[rows], own)
 
     def norm(self) -> Floats:
@@ -176,16 +176,16 @@ class Queries:
 
 
 def sums(kernel: Kernel, shape: Shape, queries: Queries, stream: Keys, done: Callable[[float], None]) -> PoolState:
-    """The state of all keys, but for the rounding of sums. `done` is told pairs."""
+    """The state over all keys, without bounds on the rounding of sums. `done` receives numbers of pairs."""
     m = len(queries.points)
     if m == 0:
         return PoolState.empty(0, shape.c)
     with np.errstate(all="ignore"):
         if kernel.works_on_logs and (kernel.inner_product or not kernel.facts.built_in):
-            return _shifted(kernel, shape, queries, stream, done)  # κ may be any number
+            return _shifted(kernel, shape, queries, stream, done)  # κ may exceed the range of the type
         state = _pass(kernel, shape, queries, stream, done, "sum", np.zeros(m))
         if kernel.works_on_logs:
-            lost = np.flatnonzero(~(state.mass >= NEAR))
+            lost = np.flatnonzero(~(state.mass >= MIN_UNSHIFTED_MASS))
             if len(lost):
                 state.put(lost, _shifted(kernel, shape, queries.rows(lost), stream, done))
     return state
@@ -210,16 +210,16 @@ def _pass(
     task: str,
     shift: Floats,
 ) -> PoolState:
-    found = _launched(kernel, shape, queries, stream, done, task, shift)
+    states = _launched(kernel, shape, queries, stream, done, task, shift)
     error = np.zeros(len(shift))
     bounded = not kernel.facts.built_in or kernel.window_sensitivity > 0
     leading = 1 + bounded
     total: Any
-    if isinstance(stream, Resident) and shape.c:  # then results belong there as well
-        head, there = arrays.split(found, leading, shape.c, stream.summing)
-        total = CudaRows(there)
+    if isinstance(stream, Resident) and shape.c:  # then the results stay there too
+        head, totals = arrays.split(states, leading, shape.c, stream.summing)
+        total = CudaRows(totals)
     else:
-        head = _fetched(found, stream)
+        head = _fetched(states, stream)
         total = np.ascontiguousarray(head[:, leading : leading + shape.c])
     if bounded:
         error = head[:, 1] * (queries.error * kernel.window_sensitivity if kernel.facts.built_in else 1.0)
@@ -227,9 +227,9 @@ def _pass(
     return PoolState(shift.astype(real).astype(np.float64), head[:, 0].copy(), total, error, np.zeros(len(shift)))
 
 
-def _fetched(found: Any, stream: Keys) -> Floats:
-    """(m, columns) The first of the states, on the host."""
-    copied = found[0].copy_to_host(stream=stream.summing)
+def _fetched(states: Any, stream: Keys) -> Floats:
+    """(m, columns) The first state, on the host."""
+    copied = states[0].copy_to_host(stream=stream.summing)
     stream.summing.synchronize()
     return np.asarray(copied)
 
@@ -243,9 +243,9 @@ def _launched(
     task: str,
     shift: Floats,
 ) -> Any:
-    """On the device, (states, m, columns), in the first state: sums, or largest logarithms, of all keys: one pass."""
+    """Launches one pass over all keys: sums or largest logarithms, in the first state of (states, m, columns)."""
     m, real, on = len(queries.points), np.dtype(shape.dtype).type, stream.summing
-    function, leading, spec = made(kernel, shape, m, task)
+    function, leading, spec = compiled(kernel, shape, m, task)
     largest = task == "max"
     grid, threads, _ = shape.grid(m, stream.width, spec.queries)
     states = shape.states(grid[1])
@@ -271,7 +271,7 @@ def _launched(
 
 
 def _over(size: int, stream: Any, kernel: Any) -> Any:
-    threads = 4 if SIMULATED else FILLERS
+    threads = 4 if SIMULATED else STATE_THREADS
     return kernel[-(-size // threads), threads, stream]
 
 
@@ -282,7 +282,7 @@ def _on_device(array: Any, stream: Any) -> Any:
 
 
 def _points(shape: Shape, queries: Queries) -> tuple[Any, Array]:
-    """Queries and reciprocal bandwidths as the kernel reads them: as they are, or in columns, whole tiles of them."""
+    """Queries and reciprocal bandwidths in the layout of device functions: rows, or columns in whole tiles."""
     points, inverse = queries.points, queries.inverse
     if not shape.is_wide:
         return points, inverse

@@ -1,8 +1,8 @@
-"""The text of a kernel for many coordinates: tiles of scores in registers, as matrix products are done.
+"""Writes the text of a device function for many coordinates: a tile of scores in registers, as in matrix products.
 
-A block has a tile of queries and one of keys; a thread, some of both, and all the scores between them. Coordinates pass
-through shared memory `PART` at a time. A single value is weighed in place, each column of threads having a state of its
-own; many values go by way of a tile of κ in shared memory, which is multiplied by a tile of values.
+A block of threads has a tile of queries and a tile of keys. A thread has some of both, and all scores between them.
+Coordinates pass through shared memory, `PART` at a time. A single value is weighted in registers, and each column of
+threads has its own state. For several values, a tile of κ in shared memory is multiplied by a tile of values.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from fastnw.backends.cuda.source import (
     written,
 )
 
-UNROLLED = 4  # coordinates an iteration, beside which the loop's own instructions are few
+UNROLLED_COORDINATES = 4  # per iteration, so that the loop's own instructions are few beside them
 
 
 @dataclass(frozen=True)
 class Tile:
-    """`across` × `down` threads, each with so many keys and queries; all powers of two."""
+    """`across` × `down` threads, and the numbers of keys and queries of each thread. All are powers of two."""
 
     across: int
     down: int
@@ -51,23 +51,24 @@ class Tile:
 
     @property
     def values(self) -> int:
-        """Values a block does at a time, where there are many."""
+        """Number of values that a block sums at a time, where there are several."""
         return self.across * LANES
 
 
 def wide(spec: Spec, tile: Tile, formula: Formula) -> str:
+    """The text for many coordinates."""
     return "\n".join(indented(_wide(spec, tile, formula))) + "\n"
 
 
 def _wide(spec: Spec, tile: Tile, formula: Formula) -> Iterator[str]:
     many = spec.values > 1
-    inner = Spec(**{**spec.__dict__, "values": 0}) if many else spec  # what is weighed in place
+    inner = Spec(**{**spec.__dict__, "values": 0}) if many else spec  # for sums that are kept in registers
     yield f"def kernel({ARGUMENTS}):"
     yield ">" + shared("qs", PART, tile.block_queries)
     yield ">" + shared("ks", PART, tile.block_keys)
     if many:
         yield ">" + shared("ys", tile.block_queries, tile.block_keys)
-        yield ">" + shared("vs", tile.values, tile.block_keys + LANES)  # rows that begin in different banks
+        yield ">" + shared("vs", tile.values, tile.block_keys + LANES)  # padding makes rows begin in different banks
     yield ">thread = cuda.threadIdx.x"
     yield f">across = thread & {tile.across - 1}"
     yield f">down = thread >> {tile.across.bit_length() - 1}"
@@ -99,7 +100,7 @@ def _wide(spec: Spec, tile: Tile, formula: Formula) -> Iterator[str]:
 
 
 def _filled(name: str, source: str, width: int, threads: int, first: str) -> Iterator[str]:
-    """A tile of `PART` coordinates from the part that begins at `c`."""
+    """Fills a tile with `PART` coordinates from coordinate `c` on."""
     bits = width.bit_length() - 1
     yield f"for i in range(thread, {PART * width}, {threads}):"
     yield f">r = i >> {bits}"
@@ -108,7 +109,7 @@ def _filled(name: str, source: str, width: int, threads: int, first: str) -> Ite
 
 
 def _scores(spec: Spec, tile: Tile) -> Iterator[str]:
-    """u{a}_{i} of every query and key of the thread."""
+    """Computes u{a}_{i} for each query and key of the thread."""
     lanes = [(a, i) for a in range(tile.queries) for i in range(tile.keys)]
     yield from (f"u{a}_{i} = ZERO" for a, i in lanes)
     yield f"for c in range(0, padded, {PART}):"
@@ -121,8 +122,8 @@ def _scores(spec: Spec, tile: Tile) -> Iterator[str]:
         yield from (f">p{a}_{i} = ZERO" for a, i in lanes)
     sums = "p" if differences else "u"
     yield ">j = 0"
-    yield f">while j < {PART}:"  # not unrolled here: numba would take ten seconds
-    for step in range(UNROLLED):
+    yield f">while j < {PART}:"  # not unrolled further: numba would take ten seconds to compile it
+    for step in range(UNROLLED_COORDINATES):
         for a in range(tile.queries):
             yield f">>q{a}_{step} = qs[j + {step}, down * {tile.queries // LANES} + {a // LANES}, {a % LANES}]"
         for i in range(tile.keys):
@@ -136,13 +137,13 @@ def _scores(spec: Spec, tile: Tile) -> Iterator[str]:
                 yield f">>x{a}_{i}_{step} = ({q} - {k}){scale}"
                 q = k = f"x{a}_{i}_{step}"
             yield f">>{sums}{a}_{i} += {q} * {k}"
-    yield f">>j += {UNROLLED}"
+    yield f">>j += {UNROLLED_COORDINATES}"
     if differences:
         yield from (f">u{a}_{i} += p{a}_{i}" for a, i in lanes)
 
 
 def _weighed(spec: Spec, tile: Tile, formula: Formula) -> Iterator[str]:
-    """κ of every pair, y{a}_{i}, and the sums that need no other thread."""
+    """Computes κ of each pair, y{a}_{i}, and the sums that need no other thread."""
     row = 0
     places = {i: f"across * {LANES} + {i // LANES * LANES * tile.across + i % LANES}" for i in range(tile.keys)}
     for i, place in places.items():
@@ -167,7 +168,7 @@ def _weighed(spec: Spec, tile: Tile, formula: Formula) -> Iterator[str]:
 
 
 def _many(spec: Spec, tile: Tile) -> Iterator[str]:
-    """The tile of κ times that of the values; the first synchronisation is the next tile's."""
+    """Multiplies the tile of κ by the tile of values. The next tile begins with the synchronisation that follows it."""
     for a in range(tile.queries):
         for i in range(tile.keys):
             group = f"across + {i // LANES * tile.across}"

@@ -1,7 +1,7 @@
-"""The Numba backend: tiles compiled when they are first asked for, for every built-in kernel and for a user's own.
+"""The Numba backend: it compiles tiles at first use, for built-in kernels and for users' own kernels.
 
-Tiles run without the GIL on fastnw's threads. A `prange` over the queries of all tiles was as fast on 10⁹ pairs, and
-twice as fast only where tiles take less than 0.1 ms, which `exact` does not make; it cannot be interrupted, and its
+Tiles run without the GIL on fastnw's threads. A `prange` over the queries of all tiles was as fast on 10⁹ pairs. It was
+twice as fast only for tiles of less than 0.1 ms, which `exact` does not make. It cannot be interrupted either, and its
 workqueue layer ends the process when two Python threads enter it.
 """
 
@@ -26,11 +26,11 @@ from fastnw.runtime.subnormal import flushed
 if TYPE_CHECKING:
     from types import ModuleType
 
-MAX_FUSED_D = 3  # coordinates of the loop that keeps everything in registers
+MAX_FUSED_D = 3  # largest number of coordinates for the loop that keeps all operands in registers
 NO_CODES, NO_OWN = np.empty((0, 0), np.int32), np.empty(0, np.int64)
-# Reciprocal bandwidths whose squares leave the squares of raw differences within range.
+# For reciprocal bandwidths between these, squares of raw differences times their square stay within range.
 MIN_FACTOR, MAX_FACTOR = 1e-10, 1e10
-# Measured on one Zen 4 core, and on one core of a Xeon (Sapphire Rapids).
+# Nanoseconds measured on one core of a Zen 4 (AMD), and of a Xeon (Sapphire Rapids, Intel).
 _TIMES = {"float32": PairTimes(0.15, 0.20, 0.050, 0.060, 3.0), "float64": PairTimes(0.30, 0.60, 0.100, 0.120, 3.0)}
 _TIMES_INTEL = {
     "float32": PairTimes(0.35, 0.35, 0.080, 0.400, 3.0),
@@ -39,14 +39,14 @@ _TIMES_INTEL = {
 
 
 def missing() -> str | None:
-    """Why Numba is unavailable, or None."""
+    """Why Numba is unavailable, or None if it can run."""
     if find_spec("numba") is None:
         return "numba is not installed"
     return "NUMBA_DISABLE_JIT is set" if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0") else None
 
 
 def refusal(kernel: Kernel) -> str | None:
-    """Why the kernel does not run here, or None."""
+    """Why the backend cannot run the kernel, or None if it can."""
     reason = missing()
     if reason is None and not kernel.facts.built_in:
         from fastnw.backends.numba import build
@@ -56,12 +56,12 @@ def refusal(kernel: Kernel) -> str | None:
 
 
 def isa() -> str:
-    """What runs the tiles."""
+    """The name that stands for the instruction set: Numba compiles for the processor that it finds."""
     return "numba"
 
 
 def pair_times(dtype: np.dtype[Any]) -> PairTimes:
-    """The times measured on a processor of this maker."""
+    """The times measured on a processor of this vendor."""
     return (_TIMES_INTEL if vendor() == "intel" else _TIMES)[dtype.name]
 
 
@@ -71,14 +71,18 @@ def bounds(kernel: Kernel) -> bool:
 
 
 def prepare(kernel: Kernel, inverse: NDArray[Any], c: int, scaled: bool) -> None:
-    """Compile what `sum_tile` will need, in the caller's thread, which Ctrl-C interrupts."""
+    """Compile the tile that `sum_tile` will need, in the caller's thread, where Ctrl-C can interrupt it."""
     _module(kernel, inverse.dtype, _fused_d(kernel, inverse, c, scaled))
 
 
 def _fused_d(kernel: Kernel, inverse: NDArray[Any], c: int, scaled: bool) -> int:
-    """Coordinates of the loop that keeps everything in registers, or 0 where the general loop is needed."""
-    one = bool(np.all(inverse == inverse[0])) and MIN_FACTOR < inverse[0] < MAX_FACTOR
-    return len(inverse) if one and len(inverse) <= MAX_FUSED_D and c < 2 and not (scaled or kernel.inner_product) else 0
+    """The number of coordinates for the loop that keeps all operands in registers, or 0 for the general loop."""
+    one_bandwidth = bool(np.all(inverse == inverse[0])) and MIN_FACTOR < inverse[0] < MAX_FACTOR
+    return (
+        len(inverse)
+        if one_bandwidth and len(inverse) <= MAX_FUSED_D and c < 2 and not (scaled or kernel.inner_product)
+        else 0
+    )
 
 
 def sum_tile(
@@ -100,7 +104,7 @@ def sum_tile(
     else:
         values, row = _flat(keys.values.T, VECTOR)
     coords, stride = _flat(keys.coords)
-    tile = _module(kernel, coords.dtype, fused).tile  # before: compiling is not a tile's work
+    tile = _module(kernel, coords.dtype, fused).tile  # compiled before the mode for subnormal numbers changes
     with flushed(inverse, keys.scale):
         tile(
             queries,
@@ -146,15 +150,36 @@ def _module(kernel: Kernel, dtype: np.dtype[Any], d: int) -> ModuleType:
     return build.tiles(kernel, dtype, d)
 
 
+class _Memory:
+    """The memory of rows as one read-only array of `size` elements. NumPy's `as_strided` takes three times as long."""
+
+    def __init__(self, rows: NDArray[Any], size: int) -> None:
+        self.rows = rows  # keeps the memory
+        interface = rows.__array_interface__
+        address, _ = interface["data"]
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": interface["typestr"],
+            "shape": (size,),
+            "data": (address, True),
+        }
+
+
 def _flat(rows: NDArray[Any], multiple: int = 1) -> tuple[NDArray[Any], int]:
-    """Rows as one array, gaps included, and how far apart they start: Numba only knows that an inner loop's steps are 1
-    if the whole array is contiguous. Rows are filled up to a `multiple`, as blocks have them."""
+    """The rows as one flat array with their gaps, and the distance between the starts of two rows.
+
+    Numba only knows that the steps of an inner loop are 1 if the whole array is contiguous. The length of a row is
+    rounded up to a `multiple`, as blocks are laid out.
+    """
     count, length = rows.shape[0], -(-rows.shape[1] // multiple) * multiple
     stride = rows.strides[0] // rows.itemsize
     if stride < length or (rows.shape[1] > 1 and rows.strides[1] != rows.itemsize):
-        raise ValueError("a block's rows must be contiguous, and those of values filled up")
+        raise ValueError(
+            f"Rows must be contiguous and filled up to {length} elements, got strides {rows.strides} for shape "
+            f"{rows.shape}. Use the blocks of fastnw.core.pack."
+        )
     size = (count - 1) * stride + length
-    return np.lib.stride_tricks.as_strided(rows, (size,), (rows.itemsize,), writeable=False), stride
+    return np.asarray(_Memory(rows, size)), stride
 
 
 BACKEND = Backend(

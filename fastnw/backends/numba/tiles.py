@@ -1,7 +1,11 @@
-"""The tile as Numba compiles it, for one kernel, compute type and number of coordinates.
+"""The tile that Numba compiles, for one kernel, compute type and number of coordinates.
 
-This file is also a text: `build` puts another kernel between the two marks and imports the result as a module
-of its own, since Numba caches on disk by a module's file, and a module's constants are constants of its machine code.
+`build` also reads this file as a template: it replaces the lines between the two marks by those of another kernel and
+imports the result as a module of its own. Numba's disk cache belongs to a file, and the constants of a module become
+constants of its machine code.
+
+Functions take arrays that belong together as tuples: a block (coordinates, stride, scale, weights, values, row, codes),
+a state (shift, mass, total, mass_error), buffers (scores, u², sums of values) and errors (bound, least, ...).
 """
 
 import math
@@ -36,7 +40,7 @@ def log_profile(u2):
 
 MAX_FLOAT = F(np.finfo(F).max)
 LOG2E = F(1.4426950408889634)
-# Sums may be reordered, which fills vectors; nothing is assumed of NaN, infinity or division.
+# Sums may be reordered, so that they vectorise. NaN, infinity and division keep their meaning.
 SUMS: dict[str, Any] = {
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "nsz"},
@@ -47,20 +51,20 @@ SUMS: dict[str, Any] = {
 
 @njit(**EXACT)
 def not_negative(kappa):
-    """κ; 0 if it is below that by a rounding, NaN if it is by more, and so no kernel."""
+    """κ, or 0 where a rounding error makes it negative. NaN if it is more negative, since then it is no kernel."""
     clipped = F(0) if kappa < F(0) else kappa
     return F(np.nan) if kappa < LEAST else clipped
 
 
 @njit(**EXACT)
 def weight(u2):
-    """κ from FOLDED times u²; 0 beyond the support."""
+    """κ from u2 = FOLDED u². It is 0 beyond the support."""
     if COMPACT:
         inside = profile(SUPPORT2 if u2 > SUPPORT2 else u2)
         if USERS:
             inside = not_negative(inside)
         return inside if u2 <= SUPPORT2 else F(0)
-    if USERS:  # beyond CAP nothing is known of its rounding: no number, which hands the query on
+    if USERS:  # beyond CAP its rounding error is unknown: NaN opens the query for the next rung
         return not_negative(profile(u2)) if u2 <= CAP else F(np.nan)
     if F(0) < CAP:
         return profile(CAP if u2 > CAP else u2)
@@ -69,7 +73,7 @@ def weight(u2):
 
 @njit(**EXACT)
 def log_weight(u2):
-    """log κ; −inf beyond the support."""
+    """log κ. It is −inf beyond the support."""
     if INNER:
         return log_profile(u2)
     if COMPACT and u2 > SUPPORT2:
@@ -81,7 +85,7 @@ def log_weight(u2):
 
 @njit(**EXACT)
 def change(u2, kappa, error, least):
-    """What κ may change by within the error of u², which is relative down to `least`."""
+    """The largest change of κ within the error of u², which is relative for u² >= least and absolute below."""
     step = error * (u2 if u2 > least else least)
     up = abs(weight(u2 + step) - kappa)
     down = abs(weight(u2 - step if u2 > step else F(0)) - kappa)
@@ -96,6 +100,7 @@ def exponential(log, shift):
 
 @njit(**EXACT)
 def shifted_change(u2, kappa, error, shift, least):
+    """The same change for κ divided by exp(shift)."""
     step = error * (u2 if u2 > least else least)
     up = abs(exponential(log_weight(u2 + step), shift) - kappa)
     down = abs(exponential(log_weight(u2 - step if u2 > step else F(0)), shift) - kappa)
@@ -104,11 +109,12 @@ def shifted_change(u2, kappa, error, shift, least):
 
 @njit(**SUMS)
 def fused(queries, factor, block, at, n, errors, sums):
-    """Sums of four queries over n keys from `at` on, in D coordinates with one bandwidth, in registers.
+    """Sums of four queries over the n keys from `at` on, in D coordinates with one bandwidth, in registers.
 
-    `sums` (4, 3) gets masses, totals, and what bounds their errors: changes of κ within `bound`, the error of u², or
-    the weight of keys with u² up to `bound`, the edge. Weights are multiplied even where all are 1: that costs 3 %, and
-    a loop more to compile.
+    `block` is (coordinates, stride, weights, values) and `errors` is (bound of each query, least). `sums` (4, 3)
+    receives masses, totals and bounds on the errors of masses: for a `ROUGH` kernel the changes of κ within `bound`,
+    the relative error of u²; for a compact one the weight of the keys with u² up to `bound`. Weights are multiplied
+    even where all of them are 1: that costs 3 %, and saves compiling a second loop.
     """
     keys, stride, weights, values = block
     bound, least = errors
@@ -148,7 +154,7 @@ def fused(queries, factor, block, at, n, errors, sums):
 
 @njit(**EXACT)
 def scores(s, q, inverse, keys, stride, d, scale, at, n):
-    """s = u² by differences of raw coordinates, added in parts of four (relative error (d/4 + 9) roundings); or q·k."""
+    """s = u² from differences of raw coordinates, or q·k. Squares are added four at a time: (d/4 + 9) roundings."""
     if INNER:
         for j in range(d):
             a, first = q[j] * inverse[j], j * stride + at
@@ -157,7 +163,7 @@ def scores(s, q, inverse, keys, stride, d, scale, at, n):
                 s[i] = a * k[i] + (s[i] if j > 0 else F(0))
     else:
         for j in range(0, d, 4):
-            # what is beyond the last coordinate counts as one whose difference is 0
+            # Coordinates beyond the last one have the factor 0.
             l1, l2, l3 = min(j + 1, d - 1), min(j + 2, d - 1), min(j + 3, d - 1)
             v0, v1 = inverse[j], inverse[l1] if j + 1 < d else F(0)
             v2, v3 = inverse[l2] if j + 2 < d else F(0), inverse[l3] if j + 3 < d else F(0)
@@ -175,7 +181,7 @@ def scores(s, q, inverse, keys, stride, d, scale, at, n):
 
 @njit(**SUMS)
 def plain_sums(s, weights, values, at, n, bound, least):
-    """Mass, total and what bounds their errors (see `fused`); u² in s becomes κ."""
+    """Mass, total and a bound on the error of the mass (see `fused`). Replaces u² in s by κ."""
     mass = total = extra = F(0)
     w, v = weights[at : at + n], values[at : at + n]
     for i in range(n):
@@ -193,14 +199,14 @@ def plain_sums(s, weights, values, at, n, bound, least):
 
 @njit(**SUMS)
 def shifted_sums(s, u, shift, weights, values, at, n, bound, least):
-    """The same from log κ in s, divided by exp(shift); u² in u."""
+    """The same sums divided by exp(shift), from log κ in s and u² in u. Replaces log κ in s by κ/exp(shift)."""
     mass = total = extra = F(0)
     w, v = weights[at : at + n], values[at : at + n]
     for i in range(n):
         y = w[i]
         g = exponential(s[i], shift)
         if COMPACT:
-            g = g if s[i] >= -MAX_FLOAT else F(0)  # exp stops above 0
+            g = g if s[i] >= -MAX_FLOAT else F(0)  # the clamped exponential never reaches 0
         mass += g * y
         if ROUGH:
             extra += shifted_change(u[i], g, bound, shift, least) * y
@@ -211,7 +217,7 @@ def shifted_sums(s, u, shift, weights, values, at, n, bound, least):
 
 @njit(**EXACT)
 def logarithms(s, u, n):
-    """u² in s becomes log κ, and is kept in u where it will be asked for; returns the largest."""
+    """Replaces u² in s by log κ, copies u² to u for a `ROUGH` kernel, and returns the largest log κ; NaN if one is."""
     for i in range(n):
         if ROUGH:
             u[i] = s[i]
@@ -227,16 +233,17 @@ def logarithms(s, u, n):
 
 
 @njit(**EXACT)
-def rescale(i, by, mass, total, mass_error):
-    mass[i] *= by
-    mass_error[i] *= by
+def rescale(i, factor, mass, total, mass_error):
+    """Multiplies the sums of query i."""
+    mass[i] *= factor
+    mass_error[i] *= factor
     for k in range(total.shape[1]):
-        total[i, k] *= by
+        total[i, k] *= factor
 
 
 @njit(**EXACT)
 def weigh(s, rows, row, c, at, n, sums):
-    """sums = Σ s_i rows_i, over a whole number of vectors: rows are filled up. Four rows at a time spare stores."""
+    """sums = Σ s_i rows_i, over whole vectors, to which rows are filled up. Adding four rows at a time saves stores."""
     width = (c + MAX_VECTOR_ELEMENTS - 1) // MAX_VECTOR_ELEMENTS * MAX_VECTOR_ELEMENTS
     for k in range(width):
         sums[k] = F(0)
@@ -258,7 +265,7 @@ def weigh(s, rows, row, c, at, n, sums):
 
 @njit(**EXACT)
 def weigh_classes(s, weights, codes, at, n, total):
-    """Add Σ w s of each class to its total, in float64."""
+    """Adds Σ w s of each class to its total, in float64."""
     for i in range(n):
         x = np.float64(s[i]) * np.float64(weights[at + i])
         for k in range(codes.shape[1]):
@@ -267,11 +274,14 @@ def weigh_classes(s, weights, codes, at, n, total):
 
 @njit(**EXACT)
 def staged(i, queries, inverse, block, at, n, buffers, state, errors):
-    """Add the sums of n <= STRIP_KEYS keys from `at` on to the state of query i."""
+    """Adds the sums of the n <= STRIP_KEYS keys from `at` on to the state of query i.
+
+    `errors` is (bound, least, factor): the bound on the error of the mass is multiplied by the factor.
+    """
     keys, stride, scale, weights, values, row, codes = block
     shift, mass, total, mass_error = state
     s, u, sums = buffers
-    bound, least, by = errors
+    bound, least, error_factor = errors
     d, c = len(inverse), total.shape[1]
     one = weights if c != 1 else values
     scores(s, queries[i], inverse, keys, stride, d, scale, at, n)
@@ -287,7 +297,7 @@ def staged(i, queries, inverse, block, at, n, buffers, state, errors):
     else:
         strip_mass, strip_total, extra = plain_sums(s, weights, one, at, n, bound, least)
     mass[i] += strip_mass
-    mass_error[i] += by * extra
+    mass_error[i] += error_factor * extra
     if c == 1:
         total[i, 0] += strip_total
     elif len(codes) > 0:
@@ -302,33 +312,27 @@ def staged(i, queries, inverse, block, at, n, buffers, state, errors):
 
 
 FLOAT = types.float32 if F is np.float32 else types.float64
-LINE, ROWS, FLAGS = (
-    types.Array(FLOAT, 1, "C", True),
-    types.Array(FLOAT, 2, "C", True),
-    types.Array(types.int64, 1, "C", True),
-)
-CODES = types.Array(types.int32, 2, "C", True)
-OUT, OUTS, BOUND = types.float64[::1], types.float64[:, ::1], types.Array(types.float64, 1, "C", True)
-
-
-# One signature, for arrays that may be read-only: compiled when the module is imported, by one thread.
+LINE, ROWS = types.Array(FLOAT, 1, "C", readonly=True), types.Array(FLOAT, 2, "C", readonly=True)
+CODES, OWN = types.Array(types.int32, 2, "C", readonly=True), types.Array(types.int64, 1, "C", readonly=True)
+ERROR = types.Array(types.float64, 1, "C", readonly=True)
 BLOCK = types.Tuple((LINE, types.int64, LINE, LINE, LINE, types.int64, CODES))
-STATE = types.Tuple((OUT, OUT, OUTS, OUT))
+STATE = types.Tuple((types.float64[::1], types.float64[::1], types.float64[:, ::1], types.float64[::1]))
 
 
-@njit(types.void(ROWS, LINE, types.boolean, BLOCK, types.int64, FLAGS, STATE, BOUND, types.float64), **EXACT)
+# The signature makes Numba compile the tile when its module is imported, under the lock of `build`.
+@njit(types.void(ROWS, LINE, types.boolean, BLOCK, types.int64, OWN, STATE, ERROR, types.float64), **EXACT)
 def tile(queries, inverse, one_bandwidth, block, n, own, state, error, sensitivity):
-    """Add the sums of a block of n keys to the states of its queries, in place.
+    """Adds the sums over the n keys of a block to the state of its queries, in place.
 
-    `block` is (coordinates, stride, scale, weights, values, row, codes): coordinates and values are flat, with `stride`
-    numbers from a coordinate to the next and `row` from a key's values to the next's; scale, codes (which take the
-    place of values) and `own` are empty where there are none. `state` is (shift, mass, total, mass_error).
-    `sensitivity` is that of a compact kernel, or for one that is `ROUGH` the u² down to which its error is relative.
+    Coordinates and values of a block are flat: `stride` numbers lie between the starts of two coordinates, and `row`
+    numbers between the values of two keys. Codes of classes take the place of values. `scale`, `codes` and `own` (the
+    key that each query leaves out) are empty where there are none. `sensitivity` is that of a compact kernel; for a
+    `ROUGH` kernel it is the u² down to which the error of u² is relative.
     """
     keys, stride, _scale, weights, values, _row, codes = block
     shift, mass, total, mass_error = state
     m, c = queries.shape[0], total.shape[1]
-    summed = c if len(codes) == 0 else 0  # values that are summed in the compute type
+    summed = c if len(codes) == 0 else 0  # number of values that are summed in the compute type
     longest = STRIP_KEYS if summed < 2 else MAX_SEQUENTIAL_KEYS
     scores_of_strip, u2_of_strip = np.empty(STRIP_KEYS, F), np.empty(STRIP_KEYS if ROUGH else 1, F)
     buffers = scores_of_strip, u2_of_strip, np.empty(summed + MAX_VECTOR_ELEMENTS, F)
@@ -336,13 +340,13 @@ def tile(queries, inverse, one_bandwidth, block, n, own, state, error, sensitivi
     points, bounds, strip_sums = np.zeros((4, 3), F), np.zeros(4, F), np.zeros((4, 3), F)
     factor = inverse[0] * inverse[0] * FOLDED
     least = F(sensitivity) if ROUGH else F(0)
-    start = np.int64(0)  # not the literal 0, for which what it is passed to would be compiled once more
+    start = np.int64(0)  # Numba would compile the functions that take it once more for the literal 0
     while start < n:
         length = min(FIRST_STRIP_KEYS if start == 0 and LOGS and not INNER else longest, n - start)
         for i in range(m):
-            bound, by = F(error[i]), 1.0
+            bound, error_factor = F(error[i]), 1.0
             if COMPACT and not ROUGH:
-                bound, by = F(SUPPORT2 + 2 * error[i] * max(SUPPORT2, F(1))), sensitivity * error[i]
+                bound, error_factor = F(SUPPORT2 + 2 * error[i] * max(SUPPORT2, F(1))), sensitivity * error[i]
             left_out = own[i] - start if len(own) > 0 else -1
             left_out = left_out if 0 <= left_out < length else -1
             if FUSED and one_bandwidth and left_out < 0 and shift[i] == 0:
@@ -350,10 +354,11 @@ def tile(queries, inverse, one_bandwidth, block, n, own, state, error, sensitivi
                     points[group, j] = queries[i, j]
                 members[group], bounds[group] = i, bound
                 group += 1
-            else:  # the keys before the one that is left out, and those after it
+            else:  # first the keys before the one that is left out, then the keys after it
+                errors = bound, least, error_factor
                 first, last = 0, length if left_out < 0 else left_out
                 while first < length:
-                    staged(i, queries, inverse, block, start + first, last - first, buffers, state, (bound, least, by))
+                    staged(i, queries, inverse, block, start + first, last - first, buffers, state, errors)
                     first, last = last if last == length else last + 1, length
             if FUSED:
                 if group == 4 or (group > 0 and i == m - 1):
