@@ -300,8 +300,8 @@ def _report_empty(y_hat: Array) -> None:
     empty.add(np.flatnonzero(np.isnan(y_hat)))
     if empty.count:
         warnings.warn(
-            f"{empty.count} of {len(y_hat)} queries have no key in the kernel's reach (first: {empty}): "
-            "NaN stands there. Use a wider kernel.",
+            f"{empty.count} of {len(y_hat)} queries have no key with a positive weight (first: {empty}). "
+            "Their estimates are NaN. Use a wider kernel.",
             EmptyWindowWarning,
             stacklevel=caller_level(),
         )
