@@ -1,8 +1,8 @@
-"""The code of d2l.ai's chapter "Attention Pooling by Similarity", run by fastnw: the same names, shapes and pictures.
+"""The functions of d2l.ai's chapter "Attention Pooling by Similarity", computed by fastnw.
 
-The chapter (https://d2l.ai/chapter_attention-mechanisms-and-transformers/attention-pooling.html) is written once for
-each of PyTorch, JAX, TensorFlow and MXNet. What stands here takes the arrays of all four, and NumPy's. Neither they nor
-matplotlib are imported with this module.
+The chapter (https://d2l.ai/chapter_attention-mechanisms-and-transformers/attention-pooling.html) exists for PyTorch,
+JAX, TensorFlow and MXNet. The functions here take arrays of all four, and of NumPy. This module imports neither these
+frameworks nor matplotlib.
 """
 
 from __future__ import annotations
@@ -39,25 +39,26 @@ __all__ = [
     "plot",
 ]
 
-# Keys, and queries, whose distances a user's function is given at a time: 2 MiB in float64, which caches hold. Sums
-# take half as long again with 2,048, and no less with 256.
-TILE = 512
-_SUBTRACTED_AS_THEY_ARE = {np.dtype(np.float32), np.dtype(np.float64)}
+# Keys, and queries, in the array of distances for one call of a user's function: 2 MiB in float64, which fit into
+# caches. With 2,048, sums take half as long again; with 256, they take no less.
+TILE_LENGTH = 512
+_SUBTRACTABLE_DTYPES = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
 @dataclass(frozen=True)
 class ChapterKernel:
-    """One of the chapter's kernels: called, its formula on distances; recognised, fastnw's kernel of that bandwidth.
+    """One of the chapter's kernels: a function of distances, for which `nadaraya_watson` uses a kernel of fastnw.
 
     Parameters
     ----------
     name : str
-        As fastnw knows it.
+        The name of fastnw's kernel.
     formula : callable
-        Of a framework's module and of its array of signed distances in bandwidths.
+        A function of a framework's module and of its array of signed distances in bandwidths.
     bandwidth : float
+        The bandwidth.
     strict : bool
-        Whether distances of exactly one bandwidth are outside.
+        Whether the kernel is 0 at a distance of exactly one bandwidth.
     """
 
     name: str
@@ -66,17 +67,17 @@ class ChapterKernel:
     strict: bool = False
 
     def __call__(self, x: Any) -> Any:
-        """The kernel of each distance in `x`, an array of any framework, as an array of the same kind and shape."""
+        """Evaluate the kernel at the distances `x`, an array of any framework; the result has its kind and shape."""
         x = _array(x)
         if isinstance(x, np.ndarray) and x.dtype.kind in "biu":
-            x = x.astype(np.float64)  # NumPy 1 would divide small integers in float16
+            x = x.astype(np.float64)  # NumPy 1 divides small integers in float16
         return self.formula(frameworks.namespace(x), x / self.bandwidth)
 
     def bandwidth_for(self, *arrays: Any) -> float:
-        """What leaves a distance of exactly one bandwidth outside if it should: the largest number below."""
+        """Return the bandwidth for `pool`: for a strict kernel, the largest number below, which excludes the edge."""
         if not self.strict:
             return self.bandwidth
-        # a row tells the type on whatever device it lies
+        # One row, which is copied from any device, has the dtype of all.
         dtype = result_dtype(*(_on_host(array[:1]) for array in arrays))
         return float(np.nextafter(dtype.type(self.bandwidth), dtype.type(0)))
 
@@ -104,12 +105,12 @@ epanechikov = ChapterKernel("triangular", _epanechikov)
 
 
 def gaussian_with_width(sigma: float) -> ChapterKernel:
-    """The chapter's Gaussian of width σ: exp(−x²/(2σ²)).
+    """Return the chapter's Gaussian of width σ: exp(−x²/(2σ²)).
 
     Parameters
     ----------
     sigma : float
-        The width, positive.
+        The width, which is positive.
 
     Returns
     -------
@@ -119,7 +120,7 @@ def gaussian_with_width(sigma: float) -> ChapterKernel:
     Raises
     ------
     ValueError
-        `sigma` is not positive and finite.
+        If `sigma` is not positive and finite.
 
     Examples
     --------
@@ -137,47 +138,47 @@ def gaussian_with_width(sigma: float) -> ChapterKernel:
 def nadaraya_watson(
     x_train: Any, y_train: Any, x_val: Any, kernel: Callable[[Any], Any], attention: bool = True
 ) -> tuple[Any, Any]:
-    """The chapter's function of that name: estimates at `x_val`, and the attention weights that make them.
+    """Estimate values at `x_val` and return the attention weights, like the chapter's function of this name.
 
     ŷ_j = Σ_i k(x_i − x'_j) y_i / Σ_i k(x_i − x'_j) over the training points x_i, for each x'_j of `x_val`.
 
     Parameters
     ----------
     x_train : (n,) array
-        The keys. Also (n, d), with the Euclidean distance, for the kernels of this module.
+        The keys. For the kernels of this module, also (n, d) with the Euclidean distance.
     y_train : (n,) array
         The values.
     x_val : (m,) array
-        The queries; (m, d) with such keys.
+        The queries; (m, d) if the keys are (n, d).
     kernel : callable
-        One of this module's, which `fastnw.pool` computes by its fastest method; a Gaussian does not underflow there as
-        its formula does. Or a function of your own: of an array of signed distances, in the arrays' own framework, to
-        an array of the same shape of numbers or booleans. It is given a tile of distances at a time, in floating point
-        whatever the arrays hold, and its sums are taken in float64.
+        A kernel of this module, for which `fastnw.pool` chooses the fastest method; its Gaussian does not underflow,
+        unlike the formula. Or a function of your own, which takes an array of signed distances in the framework of the
+        arrays and returns an array of numbers or booleans of the same shape. It is called for one tile of distances at
+        a time, which are floating-point numbers for every dtype of the arrays. Its sums are in float64.
     attention : bool, default True
-        False: no weights, and no (n, m) array is made.
+        Whether to return weights. If False, no (n, m) array is allocated.
 
     Returns
     -------
     y_hat : (m,) array
-        Of the arrays' framework and device; float32 if all floating arrays are float32 or narrower, otherwise float64.
-        It carries no gradient.
+        The estimates, in the arrays' framework and on their device; float32 if all floating arrays are float32 or
+        narrower, otherwise float64. They have no gradient.
     attention_w : (n, m) array or None
-        As in the chapter, a row a key and a column a query; columns sum to 1. The transpose of what
-        `fastnw.attention_weights` returns.
+        The weights, as in the chapter: a row for each key and a column for each query; columns sum to 1. This is the
+        transpose of the result of `fastnw.attention_weights`.
 
     Raises
     ------
     ValueError
-        Arrays of other shapes or with NaN; a function whose result has another shape or is not finite.
+        If shapes do not match, an array has NaN, or the result of `kernel` has another shape or is not finite.
     TypeError
-        `kernel` is no function.
+        If `kernel` is not callable.
 
     Warns
     -----
     EmptyWindowWarning
-        Once, for queries that no key reaches: the estimate and the whole column of weights are NaN, as 0/0 is in the
-        chapter, so that neither can be taken for an answer.
+        Once, if the weights of all keys are 0 for some queries. Their estimates and columns of weights are NaN, as 0/0
+        is in the chapter.
 
     Examples
     --------
@@ -189,7 +190,7 @@ def nadaraya_watson(
     (array([1.333]), [[0.667], [0.333], [0.0]])
     """
     if not callable(kernel):
-        raise TypeError(f"kernel must be a function of distances, such as fastnw.d2l.gaussian, got {kernel!r}.")
+        raise TypeError(f"kernel must be a function of distances, got {kernel!r}. Use one such as fastnw.d2l.gaussian.")
     x_val = dataframes.matched(x_val, x_train, ("x_val", "x_train"))
     x_train, y_train, x_val = map(_array, (x_train, y_train, x_val))
     _check_shapes(x_train, y_train, x_val)
@@ -218,7 +219,7 @@ def _check_shapes(x_train: Any, y_train: Any, x_val: Any) -> None:
 
 
 def _by_fastnw(kernel: ChapterKernel, x_train: Any, y_train: Any, x_val: Any, attention: bool) -> tuple[Any, Any]:
-    """Empty windows are NaN here, and reported by the caller: once, for estimates and weights."""
+    """Compute estimates and weights by fastnw. Empty windows become NaN; the caller warns of them once."""
     keys, queries = (x if len(x.shape) == 2 else x[:, None] for x in (x_train, x_val))
     bandwidth = kernel.bandwidth_for(queries, keys, y_train)
     options: dict[str, Any] = {"kernel": kernel.name, "bandwidth": bandwidth, "empty": math.nan}
@@ -231,10 +232,10 @@ def _by_fastnw(kernel: ChapterKernel, x_train: Any, y_train: Any, x_val: Any, at
 
 
 def _by_tiles(kernel: Callable[[Any], Any], x_train: Any, y_train: Any, x_val: Any, attention: bool) -> tuple[Any, Any]:
-    """The chapter's formula for a function that fastnw does not know, tile by tile."""
+    """Evaluate the chapter's formula for a user's function, tile by tile."""
     if len(x_train.shape) != 1:
         raise ValueError("A function of signed distances needs one coordinate: x_train and x_val of shapes (n,), (m,).")
-    problem = _checked(x_train, y_train, x_val)
+    problem = _validated(x_train, y_train, x_val)
     distances = _distances_of(x_train, x_val, problem)
     summed = np.stack([np.ones(problem.n), problem.values[:, 0]])
     sums = np.zeros((2, problem.m))
@@ -242,7 +243,7 @@ def _by_tiles(kernel: Callable[[Any], Any], x_train: Any, y_train: Any, x_val: A
     for columns in _tiles(problem.m):
         for rows in _tiles(problem.n):
             k = _evaluated(kernel, distances(rows, columns))
-            with np.errstate(invalid="ignore", over="ignore"):  # told below
+            with np.errstate(invalid="ignore", over="ignore"):  # the mass is checked below
                 sums[:, columns] += summed[:, rows] @ k
             if shares is not None:
                 shares[rows, columns] = k
@@ -257,19 +258,19 @@ def _by_tiles(kernel: Callable[[Any], Any], x_train: Any, y_train: Any, x_val: A
     return restore(y_hat.astype(problem.dtype)), None if shares is None else restore(shares.astype(problem.dtype))
 
 
-def _checked(x_train: Any, y_train: Any, x_val: Any) -> Problem:
-    """Host arrays of the points, with everything checked that `pool` checks."""
+def _validated(x_train: Any, y_train: Any, x_val: Any) -> Problem:
+    """Copy the arrays to the host and validate them as `pool` does."""
     keys, values, queries = map(_on_host, (x_train, y_train, x_val))
     return build(queries[:, None], keys[:, None], values, kernel="constant", bandwidth=1.0)
 
 
 def _distances_of(x_train: Any, x_val: Any, problem: Problem) -> Callable[[slice, slice], Any]:
-    """What gives the signed distances of some keys and queries, in the arrays' own framework.
+    """Return a function that computes the signed distances of some keys and queries, in the arrays' framework.
 
-    Integers wrap where they are subtracted, and booleans cannot be; float16 has three digits. Their differences are
-    taken in float64 on the host and come in the result's type.
+    Differences of integers overflow, those of booleans are not defined, and those of float16 have three digits.
+    These types are subtracted in float64 on the host, and the differences get the dtype of the result.
     """
-    if {problem.keys.dtype.newbyteorder("="), problem.queries.dtype.newbyteorder("=")} <= _SUBTRACTED_AS_THEY_ARE:
+    if {problem.keys.dtype.newbyteorder("="), problem.queries.dtype.newbyteorder("=")} <= _SUBTRACTABLE_DTYPES:
         return lambda rows, columns: x_train[rows][:, None] - x_val[columns][None, :]
     keys, queries = problem.keys.astype(np.float64), problem.queries.astype(np.float64).T
     restore = frameworks.restorer(x_train, x_val)
@@ -277,16 +278,16 @@ def _distances_of(x_train: Any, x_val: Any, problem: Problem) -> Callable[[slice
 
 
 def _tiles(length: int) -> Iterator[slice]:
-    return (slice(start, min(start + TILE, length)) for start in range(0, length, TILE))
+    return (slice(start, min(start + TILE_LENGTH, length)) for start in range(0, length, TILE_LENGTH))
 
 
 def _evaluated(kernel: Callable[[Any], Any], distances: Any) -> Array:
-    """The function's values as float64.
+    """Evaluate the function and return its values as float64.
 
     Raises
     ------
     ValueError
-        Another shape than that of the distances.
+        If the shape of the values differs from that of the distances.
     """
     k = _on_host(kernel(distances))
     if k.shape != tuple(distances.shape):
@@ -299,8 +300,8 @@ def _report_empty(y_hat: Array) -> None:
     empty.add(np.flatnonzero(np.isnan(y_hat)))
     if empty.count:
         warnings.warn(
-            f"{empty.count} of {len(y_hat)} queries have no key in the kernel's reach (first: {empty}): "
-            "NaN stands there. Use a wider kernel.",
+            f"{empty.count} of {len(y_hat)} queries have no key with a positive weight (first: {empty}). "
+            "Their estimates are NaN. Use a wider kernel.",
             EmptyWindowWarning,
             stacklevel=caller_level(),
         )
@@ -315,31 +316,33 @@ def plot(
     names: Sequence[str],
     attention: bool = False,
 ) -> Figure:
-    """The chapter's function of that name: a panel a kernel, with its estimates or its attention weights.
+    """Plot estimates or attention weights, a panel for each kernel, like the chapter's function of this name.
 
     Parameters
     ----------
     x_train, y_train : (n,) arrays
+        The keys and their values.
     x_val, y_val : (m,) arrays
-        The queries, in ascending order to be drawn as a line, and the true values there.
+        The queries, in ascending order so that lines connect them, and the true values there.
     kernels : sequence of callables
-        As in `nadaraya_watson`; any number of them.
+        Any number of kernels, as in `nadaraya_watson`.
     names : sequence of str
-        One for each kernel.
+        A title for each kernel.
     attention : bool, default False
-        Draw the weights, a row a key and a column a query, each panel with a colour scale of its own.
+        Whether to draw the weights, with a row for each key and a column for each query. Each panel has its own colour
+        scale.
 
     Returns
     -------
     matplotlib.figure.Figure
-        One of pyplot's: a notebook shows it, and so does ``plt.show()``.
+        A figure of pyplot, which a notebook or ``plt.show()`` shows.
 
     Raises
     ------
     ImportError
-        matplotlib is not installed.
+        If matplotlib is not installed.
     ValueError
-        Not as many names as kernels, none at all, or what `nadaraya_watson` raises.
+        If the numbers of names and kernels differ or are 0, or for the reasons of `nadaraya_watson`.
     """
     try:
         import matplotlib.pyplot as plt
@@ -360,7 +363,18 @@ def draw(
     names: Sequence[str],
     attention: bool,
 ) -> None:
-    """`plot` on a figure, of x_train, y_train, x_val, y_val and what `nadaraya_watson` returned for each kernel."""
+    """Draw the panels of `plot` on a figure.
+
+    Parameters
+    ----------
+    figure : Figure
+    data : tuple
+        x_train, y_train, x_val and y_val.
+    answers : sequence
+        The results of `nadaraya_watson` for each kernel.
+    names : sequence of str
+    attention : bool
+    """
     from matplotlib.ticker import MaxNLocator
 
     x_train, y_train, x_val, y_val = map(_on_host, data)

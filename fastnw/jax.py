@@ -1,4 +1,4 @@
-"""Pooling for JAX, with gradients."""
+"""`pool` for JAX arrays, with gradients."""
 
 from __future__ import annotations
 
@@ -40,40 +40,44 @@ def pool(
 ) -> Any:
     """`fastnw.pool` for JAX arrays, differentiable by queries, keys, values, bandwidth and sample_weight.
 
-    Runs on the host, in a callback, under `jax.jit`, `jax.grad` and `jax.vmap` (one after another) as well. Gradients,
-    in reverse mode alone and of first order, sum all pairs in float64, in O(m + n) memory, by the formulas of
-    `fastnw.gradients.sums`.
+    The computation runs on the host, in a callback, also under `jax.jit`, `jax.grad` and `jax.vmap` (which calls it for
+    each part of the batch). Derivatives are of first order and in reverse mode. Gradients sum all pairs in float64, in
+    O(m + n) memory, by the formulas of `fastnw.gradients.sums`.
 
     Parameters
     ----------
     queries : (m, d) array
+        The points at which to predict.
     keys : (n, d) array
+        The points with known values.
     values : (n,) or (n, c) array
+        The values of the keys.
     bandwidth : float or array of shape (), (d,) or (d, d)
-        The derivative by a matrix is symmetric, as the matrix must be.
+        The bandwidth. The derivative by a matrix is symmetric, as the matrix must be.
     sample_weight : (n,) array, optional
+        The weights of the keys.
     return_mass : bool
-        Also return log Σ w κ, differentiable as well.
+        Whether to return log Σ w κ, too, which is differentiable.
     kernel, exclude_self, method, backend, tol, n_jobs
         As in `fastnw.pool`; static under `jax.jit`.
 
     Returns
     -------
     result : (m,) or (m, c) array
-        float32 if queries, keys and floating values are float32 or narrower, otherwise float64 (where JAX has enabled
-        that). NaN in empty windows, which have no gradient.
+        The means: float32 if queries, keys and floating values are float32 or narrower, or if JAX has not enabled
+        64 bits; otherwise float64. They are NaN in empty windows, which have no gradient.
     log_mass : (m,) array
-        If asked for.
+        log Σ w κ, with `return_mass`.
 
     Raises
     ------
     TypeError
-        When a forward-mode derivative (`jax.jvp`, `jax.jacfwd`) is asked for.
+        For forward-mode derivatives (`jax.jvp`, `jax.jacfwd`).
     NotImplementedError
-        When a second derivative is.
+        For second derivatives.
     ValueError, TypeError
-        What is wrong with shapes and choices. What is wrong with the numbers is raised by the callback: as
-        `jax.errors.JaxRuntimeError`, with the same message.
+        For invalid shapes and options, as in `fastnw.pool`. For invalid numbers, the callback raises a
+        `jax.errors.JaxRuntimeError` with the same message.
 
     Warns
     -----
@@ -94,7 +98,7 @@ def pool(
 
 
 def _checked_dtype(choices: Choices, inputs: Inputs) -> Any:
-    """The result's type; wrong shapes are found now, before any number is known, and with their own errors."""
+    """Return the dtype of the result. This validates the shapes before the callback, so that errors keep their type."""
     like: list[Any] = [None if x is None else np.broadcast_to(np.ones((), _numpy_dtype(x)), x.shape) for x in inputs]
     if np.ndim(like[3]) == 2:
         like[3] = np.eye(*np.shape(like[3]))
@@ -108,12 +112,12 @@ def _numpy_dtype(x: Any) -> Any:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _pool(choices: Choices, dtype: Any, inputs: Inputs) -> tuple[Any, Any, Any]:
-    """Means, and log masses in two parts: their sum has float64's digits where JAX has no 64 bits."""
+    """Return means, and log masses as two parts, whose sum has the digits of float64 although JAX may have 32 bits."""
 
     def call(*inputs: Any) -> tuple[Any, Any, Any]:
         mean, log_mass = forward(choices, _on_host(inputs))
         high = log_mass.astype(dtype)
-        with np.errstate(invalid="ignore"):  # -inf, where there is no mass
+        with np.errstate(invalid="ignore"):  # -inf of empty windows
             low = np.where(np.isfinite(high), log_mass - high, 0.0)
         return mean.astype(dtype), high, low.astype(dtype)
 
@@ -125,34 +129,34 @@ def _pool(choices: Choices, dtype: Any, inputs: Inputs) -> tuple[Any, Any, Any]:
 
 def _forward(choices: Choices, dtype: Any, primals: Inputs) -> tuple[tuple[Any, Any, Any], Any]:
     inputs = tuple(None if x is None else x.value for x in primals)
-    # which inputs are differentiated must stay known when traced: it travels as structure, not as a number
+    # Tracing hides numbers, not structure: () marks an input that is differentiated, None one that is not.
     needed = tuple(() if x is not None and x.perturbed else None for x in primals)
     outputs = _pool(choices, dtype, inputs)
     return outputs, (inputs, outputs, needed)
 
 
-def _backward(choices: Choices, dtype: Any, kept: Any, cotangents: tuple[Any, Any, Any]) -> tuple[Inputs]:
-    inputs, outputs, marks = kept
+def _backward(choices: Choices, dtype: Any, saved: Any, cotangents: tuple[Any, Any, Any]) -> tuple[Inputs]:
+    inputs, outputs, marks = saved
     needed = [mark is not None and jnp.issubdtype(x.dtype, jnp.floating) for mark, x in zip(marks, inputs, strict=True)]
     mean_bar, mass_bar, _ = (
         jnp.zeros(x.shape, dtype) if isinstance(x, SymbolicZero) else x for x in cotangents
-    )  # the low part adds to the high one, so both have the same cotangent
+    )  # the cotangent of the low part equals that of the high part, since their sum is used
 
     def host(inputs: Inputs, outputs: tuple[Any, Any, Any], *bars: Any) -> list[Any]:
         mean, high, low = _on_host(outputs)
         log_mass = high.astype(np.float64) + low
-        found = gradients(choices, _on_host(inputs), (mean, log_mass), tuple(_on_host(bars)), needed)
-        return [np.asarray(g, x.dtype) for g, x in zip(found, inputs, strict=True) if g is not None]
+        computed = gradients(choices, _on_host(inputs), (mean, log_mass), tuple(_on_host(bars)), needed)
+        return [np.asarray(g, x.dtype) for g, x in zip(computed, inputs, strict=True) if g is not None]
 
-    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x, asked in zip(inputs, needed, strict=True) if asked]
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x, is_needed in zip(inputs, needed, strict=True) if is_needed]
 
     @jax.custom_jvp
     def call(*arguments: Any) -> Any:
         return jax.pure_callback(host, shapes, *arguments, vmap_method="sequential")
 
     call.defjvp(_no_second_derivatives)
-    found = iter(call(inputs, outputs, mean_bar, mass_bar))
-    return (tuple(next(found) if asked else None for asked in needed),)
+    needed_gradients = iter(call(inputs, outputs, mean_bar, mass_bar))
+    return (tuple(next(needed_gradients) if is_needed else None for is_needed in needed),)
 
 
 def _no_second_derivatives(*_: Any) -> Any:

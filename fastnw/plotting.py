@@ -1,7 +1,8 @@
-"""Pictures of kernels, fits and attention weights, in the manner of scikit-learn's displays.
+"""Plots of kernels, fits and attention weights, with the interface of scikit-learn's displays.
 
-A display's constructor stores data; ``plot`` draws them and sets ``ax_``, ``figure_`` and the artists; ``from_...``
-computes the data and plots. matplotlib is imported when something is drawn; rcParams stay as they are.
+The constructor of a display stores data. ``plot`` draws them and sets ``ax_``, ``figure_`` and the artists.
+``from_...`` computes the data and plots them. matplotlib is imported when something is drawn, and rcParams do not
+change.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from fastnw.kernels.kernel import Kernel
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LEGEND_ROOM = 0.2  # of the y range, added on top, so that a legend there covers no data
+_LEGEND_MARGIN = 0.2  # Fraction of the y range that is added at the top, so that the legend there covers no data.
 
 
 def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """The axes to draw on: the caller's, or the only ones of a new figure."""
+    """Return the caller's axes, or the axes of a new figure."""
     if ax is not None:
         return ax
     try:
@@ -35,12 +36,12 @@ def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
 
 def _legend_above_data(ax: Axes) -> Any:
     low, high = ax.get_ylim()
-    ax.set_ylim(low, high + _LEGEND_ROOM * (high - low))
+    ax.set_ylim(low, high + _LEGEND_MARGIN * (high - low))
     return ax.legend(loc="upper center", ncol=3, frameon=False, borderaxespad=0.3, columnspacing=1.5, handlelength=1.6)
 
 
 class KernelDisplay:
-    """Profiles of kernels against the distance.
+    """Kernel profiles against the distance.
 
     Parameters
     ----------
@@ -49,14 +50,16 @@ class KernelDisplay:
     profiles : dict of str to ndarray of shape (g,)
         κ(u) of each kernel, by name.
     supports : dict of str to (float or None)
-        The u beyond which κ is 0; None: positive everywhere.
+        The u beyond which κ is 0; None if κ is positive everywhere.
     bandwidth : float
         The axis shows distances u · bandwidth.
 
     Attributes
     ----------
-    ax_, figure_ : the axes and the figure
-    lines_ : list of Line2D, one a kernel; solid where the support is compact, dashed elsewhere
+    ax_, figure_ : Axes, Figure
+        The axes and the figure.
+    lines_ : list of Line2D
+        One for each kernel: solid if its support is compact, otherwise dashed.
     """
 
     def __init__(
@@ -86,21 +89,22 @@ class KernelDisplay:
 
         Parameters
         ----------
-        kernels : a kernel or several, by name or `Kernel`
-            None: every built-in one that depends on a distance.
+        kernels : str, Kernel, or iterable of these
+            The kernels. None: all built-in kernels that depend on a distance.
         u_max : float, optional
-            Largest scaled distance shown. None: a little beyond the largest support, or 3 if some kernel has none.
+            The largest scaled distance shown. None: 1.25 times the largest support, or 3 if a kernel has no compact
+            support.
         bandwidth : float, default 1
-            Stretches the distance axis.
+            The axis shows distances u · bandwidth.
         ax : Axes, optional
-            None: a new figure.
+            The axes to draw on. None: those of a new figure.
         **line_kwargs
-            Given to ``Axes.plot``.
+            Options of ``Axes.plot``.
 
         Raises
         ------
         ValueError
-            Unknown kernel, one that is no function of a distance (``dot``), or `u_max` or `bandwidth` not positive.
+            If a kernel is unknown or depends on no distance (``dot``), or `u_max` or `bandwidth` is not positive.
         """
         chosen = _distance_kernels(kernels)
         ends = [kernel.support for kernel in chosen]
@@ -109,7 +113,7 @@ class KernelDisplay:
         for name, number in (("u_max", u_max), ("bandwidth", bandwidth)):
             if not (np.isfinite(number) and number > 0):
                 raise ValueError(f"{name} must be a positive number, got {number!r}.")
-        # both sides of each end of support, so that a kernel's jump there is drawn as one
+        # Points on both sides of the edge of each support draw a jump there as a vertical line.
         edges = [edge for end in ends if end is not None for edge in (end, np.nextafter(end, np.inf)) if end < u_max]
         u = np.union1d(np.linspace(0.0, u_max, 601), edges)
         profiles = {kernel.name: _profile(kernel, u) for kernel in chosen}
@@ -117,11 +121,13 @@ class KernelDisplay:
         return cls(u=u, profiles=profiles, supports=supports, bandwidth=bandwidth).plot(ax, **line_kwargs)
 
     def plot(self, ax: Axes | None = None, *, legend: bool = True, **line_kwargs: Any) -> KernelDisplay:
-        """Draw the profiles; `line_kwargs` go to ``Axes.plot``. The legend stands beside the axes if it is long."""
+        """Draw the profiles with options for ``Axes.plot``. A legend of more than four kernels is beside the axes."""
         ax = axes_or_new(ax, (8.0, 4.5))
         self.lines_ = []
         numbers = {True: count(), False: count()}
-        if len(self.profiles) <= 10:  # there are ten colours; with more kernels, solid and dashed lines count their own
+        if (
+            len(self.profiles) <= 10
+        ):  # the colour cycle has ten; for more kernels, solid and dashed lines count separately
             numbers[False] = numbers[True]
         for name, profile in self.profiles.items():
             compact = self.supports[name] is not None
@@ -147,10 +153,10 @@ def _distance_kernels(kernels: str | Kernel | Iterable[str | Kernel] | None) -> 
         return [kernel for kernel in every if not kernel.inner_product]
     chosen = [_kernels.get(k) for k in ([kernels] if isinstance(kernels, (str, Kernel)) else kernels)]
     if not chosen:
-        raise ValueError("kernels is empty: give at least one.")
+        raise ValueError("kernels is empty. Pass at least one kernel.")
     for kernel in chosen:
         if kernel.inner_product:
-            raise ValueError(f"kernel {kernel.name!r} depends on an inner product: it has no profile over distances.")
+            raise ValueError(f"kernel {kernel.name!r} depends on an inner product and has no profile over distances.")
     return chosen
 
 
@@ -162,7 +168,7 @@ def _profile(kernel: Kernel, u: np.ndarray) -> np.ndarray:
 
 
 class RegressionDisplay:
-    """A fitted regression: the curve over one feature, or predicted against observed values for more.
+    """A fitted regression: the curve over one feature or, with more features, predicted against observed values.
 
     Parameters
     ----------
@@ -171,17 +177,22 @@ class RegressionDisplay:
     y : ndarray of shape (n,)
         The observed values, or the predicted ones.
     grid, curve : ndarray of shape (g,), or None
-        The fitted curve at ascending positions; None for predicted against observed.
+        The fitted curve at ascending positions; None to plot predicted against observed values.
     truth : ndarray of shape (g,), or None
         The true curve on `grid`.
     x_label, y_label : str
+        Labels of the axes.
 
     Attributes
     ----------
-    ax_, figure_ : the axes and the figure
+    ax_, figure_ : Axes, Figure
+        The axes and the figure.
     scatter_ : PathCollection
-    line_ : Line2D, the fitted curve or the diagonal
+        The data.
+    line_ : Line2D
+        The fitted curve, or the diagonal.
     truth_ : Line2D or None
+        The true curve.
     """
 
     def __init__(
@@ -218,23 +229,29 @@ class RegressionDisplay:
         Parameters
         ----------
         estimator : object with ``predict``
+            A fitted estimator.
         X : array-like or data frame of shape (n, d)
-            One feature: the data and the fitted curve over its range; more: predicted against observed.
+            With one feature, the plot shows the data and the fitted curve over the feature's range; with more features,
+            it shows predicted against observed values.
         y : array-like of shape (n,)
+            The observed values.
         grid_resolution : int, default 200
-            Points of the curve.
+            The number of points of the curve.
         ax : Axes, optional
-            None: a new figure.
+            The axes to draw on. None: those of a new figure.
         truth : callable, optional
-            The true regression function, called on the grid as an array of shape (g, 1). One feature only.
+            The true regression function, which is called with the grid as an array of shape (g, 1). Only for one
+            feature.
         legend : bool, default True
+            Whether to draw a legend.
         scatter_kwargs, line_kwargs : dict, optional
-            Given to ``Axes.scatter`` and ``Axes.plot``.
+            Options of ``Axes.scatter`` and ``Axes.plot``.
 
         Raises
         ------
         ValueError
-            If y has several outputs or another length than X, `grid_resolution` < 2, or `truth` comes with d > 1.
+            If y has several outputs or not one entry for each row of X, `grid_resolution` < 2, or `truth` is given and
+            d > 1.
         """
         data, observed = np.asarray(X), np.asarray(y)
         if data.ndim != 2:
@@ -246,7 +263,7 @@ class RegressionDisplay:
         if data.shape[1] > 1:
             if truth is not None:
                 raise ValueError(f"truth is drawn over one feature; X has {data.shape[1]}.")
-            shown = cls(x=observed, y=np.ravel(estimator.predict(X)), x_label="observed", y_label="predicted")
+            display = cls(x=observed, y=np.ravel(estimator.predict(X)), x_label="observed", y_label="predicted")
         else:
             if grid_resolution < 2:
                 raise ValueError(f"grid_resolution must be at least 2, got {grid_resolution!r}.")
@@ -256,8 +273,8 @@ class RegressionDisplay:
             true_curve = None if truth is None else np.ravel(np.asarray(truth(column), dtype=float))
             names = dataframes.column_names(X)
             name = "x" if names is None else str(names[0])
-            shown = cls(x=data[:, 0], y=observed, grid=positions, curve=curve, truth=true_curve, x_label=name)
-        return shown.plot(ax, legend=legend, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs)
+            display = cls(x=data[:, 0], y=observed, grid=positions, curve=curve, truth=true_curve, x_label=name)
+        return display.plot(ax, legend=legend, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs)
 
     def plot(
         self,
@@ -267,7 +284,7 @@ class RegressionDisplay:
         scatter_kwargs: dict[str, Any] | None = None,
         line_kwargs: dict[str, Any] | None = None,
     ) -> RegressionDisplay:
-        """Draw the data and the fit; the dictionaries go to ``Axes.scatter`` and ``Axes.plot``."""
+        """Draw the data and the fit, with options for ``Axes.scatter`` and ``Axes.plot``."""
         ax = axes_or_new(ax, (5.0, 5.0) if self.curve is None else (7.0, 4.5))
         points = {"s": 22, "color": "0.35", "alpha": 0.7, "linewidths": 0, "label": "data", **(scatter_kwargs or {})}
         self.scatter_ = ax.scatter(self.x, self.y, **points)
@@ -280,8 +297,8 @@ class RegressionDisplay:
             if legend:
                 _legend_above_data(ax)
         else:
-            finite = np.concatenate([self.x, self.y])
-            ends = float(np.nanmin(finite)), float(np.nanmax(finite))  # small integers would wrap
+            both = np.concatenate([self.x, self.y])
+            ends = float(np.nanmin(both)), float(np.nanmax(both))  # floats, since small integers would overflow
             pad = 0.04 * (ends[1] - ends[0] or 1.0)
             limits = (ends[0] - pad, ends[1] + pad)
             style = {"color": "C1", "linestyle": "--", "zorder": 0, "label": "predicted = observed"}
@@ -295,29 +312,33 @@ class RegressionDisplay:
 
 
 def _like(X: Any, column: np.ndarray) -> Any:
-    """`column` as it is, or, where X is a data frame, as one of its kind with its column's name."""
+    """Return `column`, or, if X is a data frame, a frame of the same library with the column name of X."""
     names = dataframes.column_names(X)
     if names is None:
         return column
-    # pandas, polars and their kin all build a frame from a dictionary
-    build = getattr(type(X), "from_pydict", type(X))  # Arrow's way
+    # Data frame libraries build a frame from a dictionary by its constructor, pyarrow by from_pydict.
+    build = getattr(type(X), "from_pydict", type(X))
     return build({names[0]: column[:, 0]})
 
 
 class AttentionDisplay:
-    """A heat map of attention weights: queries downwards, keys to the right.
+    """A heat map of attention weights, with a row for each query and a column for each key.
 
     Parameters
     ----------
     weights : ndarray of shape (m, n)
+        The weights.
     query_labels, key_labels : sequence, or None
-        What the ticks show; None: the positions.
+        Labels of the ticks. None: the positions.
 
     Attributes
     ----------
-    ax_, figure_ : the axes and the figure
+    ax_, figure_ : Axes, Figure
+        The axes and the figure.
     image_ : AxesImage
+        The heat map.
     colorbar_ : Colorbar or None
+        The colour scale.
     """
 
     def __init__(
@@ -342,18 +363,19 @@ class AttentionDisplay:
     ) -> AttentionDisplay:
         """Compute `fastnw.attention_weights` and plot them.
 
-        Queries and keys of one coordinate label the ticks with its values; sort them to see a band. `attention_kwargs`
-        (``sample_weight``, ``exclude_self``, …) go to `fastnw.attention_weights`, `image_kwargs` to ``Axes.imshow``.
+        If queries and keys have one coordinate, its values label the ticks; sort them to see a band. `attention_kwargs`
+        (``sample_weight``, ``exclude_self``, …) are options of `fastnw.attention_weights`, and `image_kwargs` of
+        ``Axes.imshow``.
 
         Raises
         ------
         ValueError
-            If ``top_k`` is given: a heat map is dense.
+            If ``top_k`` is given, because a heat map needs all weights.
         """
         from fastnw.attention import attention_weights
 
         if attention_kwargs.get("top_k") is not None:
-            raise ValueError("top_k gives sparse weights; a heat map needs all of them.")
+            raise ValueError("top_k gives sparse weights; a heat map needs all of them. Leave top_k out.")
         weights = attention_weights(queries, keys, kernel=kernel, bandwidth=bandwidth, **attention_kwargs)
         return cls.from_weights(
             weights,
@@ -375,12 +397,12 @@ class AttentionDisplay:
         colorbar: bool = True,
         image_kwargs: dict[str, Any] | None = None,
     ) -> AttentionDisplay:
-        """Plot weights that are already there.
+        """Plot weights that have been computed.
 
         Raises
         ------
         ValueError
-            If `weights` is not two-dimensional or empty, or a list of labels has another length than its axis.
+            If `weights` is empty or not two-dimensional, or the labels of an axis differ in number from its entries.
         """
         weights = np.asarray(weights)
         if weights.ndim != 2 or weights.size == 0:
@@ -388,13 +410,13 @@ class AttentionDisplay:
         for name, labels, length in (("query", query_labels, weights.shape[0]), ("key", key_labels, weights.shape[1])):
             if labels is not None and len(labels) != length:
                 raise ValueError(f"{name}_labels has {len(labels)} entries for {length} rows or columns of weights.")
-        shown = cls(weights=weights, query_labels=query_labels, key_labels=key_labels)
-        return shown.plot(ax, colorbar=colorbar, image_kwargs=image_kwargs)
+        display = cls(weights=weights, query_labels=query_labels, key_labels=key_labels)
+        return display.plot(ax, colorbar=colorbar, image_kwargs=image_kwargs)
 
     def plot(
         self, ax: Axes | None = None, *, colorbar: bool = True, image_kwargs: dict[str, Any] | None = None
     ) -> AttentionDisplay:
-        """Draw the weights; `image_kwargs` go to ``Axes.imshow`` (``vmax`` makes several pictures comparable)."""
+        """Draw the weights, with options for ``Axes.imshow``; the same ``vmax`` makes several plots comparable."""
         ax = axes_or_new(ax, (6.0, 4.8))
         style = {"cmap": "viridis", "vmin": 0.0, "aspect": "auto", **(image_kwargs or {})}
         self.image_ = ax.imshow(self.weights, **style)
@@ -407,9 +429,10 @@ class AttentionDisplay:
 
 
 def _values_of_one_coordinate(points: Any) -> list[str] | None:
+    """Return the coordinates as tick labels, or None if there is not exactly one coordinate."""
     try:
         array = np.asarray(points, dtype=float)
-    except (TypeError, ValueError, RuntimeError):  # an array on a device: its positions do as well
+    except (TypeError, ValueError, RuntimeError):  # an array on a device; positions label the ticks instead
         return None
     if array.ndim != 2 or array.shape[1] != 1 or array.size == 0:
         return None
@@ -424,5 +447,5 @@ def _label_ticks(axis: Any, labels: Sequence[Any] | None) -> None:
     axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     if labels is None:
         return
-    shown = [str(label) for label in labels]
-    axis.set_major_formatter(FuncFormatter(lambda at, _: shown[round(at)] if 0 <= round(at) < len(shown) else ""))
+    texts = [str(label) for label in labels]
+    axis.set_major_formatter(FuncFormatter(lambda at, _: texts[round(at)] if 0 <= round(at) < len(texts) else ""))

@@ -1,4 +1,4 @@
-"""Relative representations: what a sample is like, told by which anchors it resembles (Norelli et al., 2022)."""
+"""Relative representations: samples described by their similarities to anchors (Norelli et al., 2022)."""
 
 from __future__ import annotations
 
@@ -15,52 +15,54 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 _FLOATS = [np.float64, np.float32]
-_BLOCK_ELEMENTS = 2**20  # coordinates of anchors gathered at a time: 8 MiB
+_BLOCK_ELEMENTS = 2**20  # Coordinates of anchors that are gathered at one time: 8 MiB.
 
 
 def relative_representation(
     x: Any, anchors: Any, *, top_k: int | None = None, exponent: float = 1.0, n_jobs: int | None = None
 ) -> csr_array:
-    """Each sample's cosine similarities to the anchors, the largest few, to a power, as a unit vector [1]_.
+    """Describe each sample by a unit vector of powers of its top-k cosine similarities to anchors.
 
-    Where every anchor is known in two views, such as an image and its caption, samples of either view become
-    comparable: both are told by the same anchors. Nothing is trained.
+    If every anchor is known in two views, such as an image and its caption, then samples of both views become
+    comparable, because the same anchors describe both. Nothing is trained. The method is that of [1]_.
 
     Parameters
     ----------
     x : array or data frame of shape (m, d)
     anchors : array or data frame of shape (n_anchors, d)
-        In the view of `x`.
+        The anchors in the same view as `x`.
     top_k : int, optional
-        How many similarities each sample keeps, the largest, of equal ones those of the first anchors. None: all.
+        The number of largest similarities that each sample keeps; among equal ones, the first anchors come first.
+        None: all.
     exponent : float, default=1.0
-        What they are raised to: the higher, the more the nearest anchors count. [1]_ takes 800 of 1.6 million and 8.
+        The power to which similarities are raised. The higher it is, the more the nearest anchors count. [1]_ uses
+        ``top_k=800`` of 1.6 million anchors and ``exponent=8``.
     n_jobs : int, optional
-        Threads, as in :func:`fastnw.pool`.
+        The number of threads, as in :func:`fastnw.pool`.
 
     Returns
     -------
     r : scipy.sparse.csr_array of shape (m, n_anchors)
-        At most `top_k` entries a row, in the order of the anchors; float32 if `x` and `anchors` both are, otherwise
-        float64. The product of two such rows is their cosine.
+        At most `top_k` entries in each row, in the order of the anchors; float32 if `x` and `anchors` are both float32,
+        otherwise float64. The inner product of two rows is their cosine similarity.
 
     Raises
     ------
     ValueError
-        Input that is no finite matrix, of different numbers of features, a `top_k` not between 1 and n_anchors, or an
-        `exponent` that is not positive and finite.
+        If `x` or `anchors` is not a finite matrix, their numbers of features differ, `top_k` is not between 1 and
+        n_anchors, or `exponent` is not positive and finite.
     TypeError
-        A `top_k` or `exponent` of another type.
+        If `top_k` is not an integer or `exponent` is not a number.
 
     Notes
     -----
-    Similarities that are not positive count as none, so that a row may have fewer than `top_k` entries, or none, as
-    that of a sample of length 0 has: an even power would take the opposite of an anchor for the anchor, and other
-    powers have no value there. Among the top 800 of 1.6 million none are negative; with `top_k` close to n_anchors some
-    are, and centring both views beforehand makes them many.
+    Similarities that are not positive are left out, so that a row may have fewer than `top_k` entries; the row of a
+    sample of length 0 has none. An even power could not tell the opposite of an anchor from the anchor, and a power
+    that is not an integer is not defined for negative numbers. Among the top 800 of 1.6 million similarities, none are
+    negative; with `top_k` close to n_anchors some are, and centring both views beforehand makes many negative.
 
-    `top_k` anchors are chosen as the largest attention weights of the kernel ``dot``, block by block: no
-    (m, n_anchors) array is made.
+    The top-k anchors are those with the largest attention weights of the kernel ``dot``. They are found block by block,
+    without an (m, n_anchors) array.
 
     References
     ----------
@@ -85,7 +87,7 @@ def relative_representation(
     k = n if top_k is None else int(check_scalar(top_k, "top_k", Integral, min_val=1, max_val=n))
     exponent = float(check_scalar(exponent, "exponent", Real, min_val=0, include_boundaries="neither"))
     if not exponent < np.inf:
-        raise ValueError(f"exponent must be finite, got {exponent}.")
+        raise ValueError(f"exponent must be finite, got {exponent}. Use a positive number, such as 8.")
     units, anchor_units = _directions(x, dtype), _directions(anchors, dtype)
     chosen, _ = attention_weights(units, anchor_units, kernel="dot", top_k=k, n_jobs=n_jobs)
     chosen.sort(axis=1)
@@ -100,8 +102,10 @@ def relative_representation(
 
 
 def _directions(points: Array, dtype: Any) -> Array:
-    """(n, d) rows of unit length, 0 where they are 0. Their largest coordinate comes first out of them: squares of the
-    rest neither overflow nor vanish."""
+    """Scale the rows to unit length; rows of 0 stay 0.
+
+    Rows are first divided by their largest coordinate, so that their squares neither overflow nor underflow.
+    """
     out = np.empty(points.shape, dtype)
     for rows in row_blocks(points):
         block = points[rows].astype(np.float64)
@@ -111,11 +115,13 @@ def _directions(points: Array, dtype: Any) -> Array:
 
 
 def _powers(units: Array, anchors: Array, exponent: float) -> Floats:
-    """(rows, k) positive cosines with anchors (rows, k, d) to the power, as unit vectors; einsum, as BLAS may add in an
-    order that depends on its threads."""
+    """Return powers of the positive cosines with anchors (rows, k, d), as unit vectors (rows, k).
+
+    The sums are einsum's, because the order of BLAS's sums may depend on its threads.
+    """
     cosines = np.einsum("id,ikd->ik", units.astype(np.float64), anchors.astype(np.float64))
     cosines = np.maximum(cosines, 0.0)
-    cosines /= _or_1(cosines.max(axis=1, keepdims=True))  # the largest is 1: high powers keep it
+    cosines /= _or_1(cosines.max(axis=1, keepdims=True))  # the largest becomes 1, so that high powers do not underflow
     powers = cosines**exponent
     return powers / _or_1(np.sqrt(np.einsum("ij,ij->i", powers, powers)))[:, None]
 

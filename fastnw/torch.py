@@ -1,4 +1,4 @@
-"""Pooling for PyTorch, with gradients."""
+"""`pool` for PyTorch tensors, with gradients."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from fastnw.kernels.kernel import Kernel
 __all__ = ["pool"]
 
 _NO_FORWARD_MODE = (
-    "fastnw.torch.pool has no forward-mode derivatives: take reverse mode (backward, torch.func.grad, vjp or jacrev)."
+    "fastnw.torch.pool has no forward-mode derivatives. Use reverse mode: backward, torch.func.grad, vjp or jacrev."
 )
 _NO_SECOND = "fastnw.torch.pool has no second derivatives."
 _NARROW = (torch.float16, torch.bfloat16, torch.float32)
-# An operator takes no objects: users' kernels go by number, and stay for as long as a compiled graph may hold it.
+# The arguments of an operator cannot be Python objects, so a user's kernel is passed by a numbered name. These
+# dictionaries keep every kernel, because a compiled graph may hold its name for as long as the process lives.
 _KERNELS: dict[Kernel, str] = {}
 _BY_NUMBER: dict[str, Kernel] = {}
 
@@ -47,40 +48,44 @@ def pool(
 ) -> Any:
     """`fastnw.pool` for tensors, differentiable by queries, keys, values, bandwidth and sample_weight.
 
-    Gradients sum all pairs in float64, in O(m + n) memory, by the formulas of `fastnw.gradients.sums`; far from keys
-    with the digits that the means have there. They are of reverse mode and first order: `backward`, `torch.func.grad`,
-    `vjp`, `jacrev` and `vmap` (one call for each part of a batch). `torch.compile` takes the function whole, a user's
-    kernel too; transforms go around the compiled function, not into it. Tensors of other devices are computed on the
-    host and returned to where the queries lie; bfloat16 and float16 are computed in float32.
+    Gradients sum all pairs in float64, in O(m + n) memory, by the formulas of `fastnw.gradients.sums`. For queries far
+    from all keys, they are as accurate as the means. Derivatives are of first order and in reverse mode: `backward`,
+    `torch.func.grad`, `vjp`, `jacrev` and `vmap` (one call for each part of a batch). `torch.compile` compiles calls
+    without a graph break, with a user's kernel too; apply transforms to the compiled function, not inside it. Tensors
+    on other devices are copied to the host, and the results go to the device of the queries. bfloat16 and float16 are
+    computed in float32.
 
     Parameters
     ----------
     queries : (m, d) tensor
+        The points at which to predict.
     keys : (n, d) tensor
+        The points with known values.
     values : (n,) or (n, c) tensor
+        The values of the keys.
     bandwidth : float or tensor of shape (), (d,) or (d, d)
-        The derivative by a matrix is symmetric, as the matrix must be.
+        The bandwidth. The derivative by a matrix is symmetric, as the matrix must be.
     sample_weight : (n,) tensor, optional
+        The weights of the keys.
     return_mass : bool
-        Also return log Σ w κ, differentiable as well.
+        Whether to return log Σ w κ, too, which is differentiable.
     kernel, exclude_self, method, backend, tol, n_jobs
         As in `fastnw.pool`.
 
     Returns
     -------
     result : (m,) or (m, c) tensor
-        float32 if queries, keys and floating values are float32 or narrower, otherwise float64. NaN in empty windows,
-        which have no gradient.
+        The means: float32 if queries, keys and floating values are float32 or narrower, otherwise float64. They are NaN
+        in empty windows, which have no gradient.
     log_mass : (m,) tensor
-        If asked for.
+        log Σ w κ, with `return_mass`.
 
     Raises
     ------
     ValueError, TypeError
         As in `fastnw.pool`.
     NotImplementedError
-        When a second derivative or one of forward mode (`torch.func.jvp`, `jacfwd`, `hessian`, dual tensors) is asked
-        for.
+        For second derivatives and for forward mode (`torch.func.jvp`, `jacfwd`, `hessian`, dual tensors).
 
     Warns
     -----
@@ -101,7 +106,7 @@ def pool(
         pooled = _eagerly
     elif forward_ad._current_level < 0:
         pooled = _pool
-    else:  # the operator knows nothing of tangents: it would drop them
+    else:  # the operator would ignore the tangents
         raise NotImplementedError(_NO_FORWARD_MODE)
     mean, log_mass = pooled(
         queries,
@@ -121,6 +126,7 @@ def pool(
 
 @torch.compiler.assume_constant_result
 def _named(kernel: str | Kernel) -> str:
+    """Return the name by which the operators know the kernel."""
     kernel = kernels.get(kernel)
     if kernel.facts.built_in:
         return kernel.name
@@ -170,9 +176,9 @@ def _(queries: Tensor, keys: Tensor, values: Tensor, *others: Any) -> tuple[Tens
 def _pool_backward(
     mean_grad: Tensor, log_mass_grad: Tensor, mean: Tensor, log_mass: Tensor, *arguments: Any
 ) -> tuple[Tensor, ...]:
-    """The gradients in the order of the inputs; an empty tensor for one that is not needed."""
+    """Return the gradients in the order of the inputs, with an empty tensor for each that is not needed."""
     tensors, (needed, kernel, exclude_self, backend, n_jobs) = arguments[:5], arguments[5:]
-    found = gradients(
+    computed = gradients(
         _choices(kernel, exclude_self, "auto", backend, None, n_jobs),
         [_to_numpy(x) for x in tensors],
         (_to_numpy(mean), _to_numpy(log_mass)),
@@ -183,7 +189,7 @@ def _pool_backward(
         mean_grad.new_empty(0)
         if gradient is None
         else torch.from_numpy(np.ascontiguousarray(gradient).reshape(x.shape)).to(x.device, x.dtype)
-        for x, gradient in zip(tensors, found, strict=True)
+        for x, gradient in zip(tensors, computed, strict=True)
     )
 
 
@@ -194,21 +200,21 @@ def _(mean_grad: Tensor, log_mass_grad: Tensor, mean: Tensor, log_mass: Tensor, 
     return tuple(x.new_empty(x.shape) if is_needed else mean_grad.new_empty(0) for x, is_needed in pairs)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     kernel, exclude_self, _method, backend, _tol, n_jobs = inputs[5:]
     ctx.save_for_backward(*output, *inputs[:5])
     ctx.choices = (kernel, exclude_self, backend, n_jobs)
 
 
 def _backward(ctx: Any, mean_grad: Tensor, log_mass_grad: Tensor) -> tuple[Tensor | None, ...]:
-    return _of_inputs(ctx, _pool_backward(mean_grad, log_mass_grad, *_kept(ctx)))
+    return _gradients_of_inputs(ctx, _pool_backward(mean_grad, log_mass_grad, *_saved(ctx)))
 
 
-def _kept(ctx: Any) -> tuple[Any, ...]:
+def _saved(ctx: Any) -> tuple[Any, ...]:
     return (*ctx.saved_tensors, list(ctx.needs_input_grad[:5]), *ctx.choices)
 
 
-def _of_inputs(ctx: Any, gradients: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+def _gradients_of_inputs(ctx: Any, gradients: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     pairs = zip(gradients, ctx.needs_input_grad[:5], strict=True)
     return (*(gradient if is_needed else None for gradient, is_needed in pairs), *([None] * 6))
 
@@ -217,14 +223,14 @@ def _no_second_derivatives(ctx: Any, *grads: Any) -> None:
     raise NotImplementedError(_NO_SECOND)
 
 
-@torch.compiler.disable  # nor what it calls: a function that is compiled may be run as it is, under a transform
+@torch.compiler.disable  # a compiled function may run eagerly under a transform; nothing below is compiled then
 def _eagerly(*inputs: Any) -> Any:
     return _Pool.apply(*inputs)
 
 
 @torch.compiler.disable
-def _one_by_one(function: Any, info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
-    """The rule of `torch.vmap`: one call for each part of the batch."""
+def _call_for_each_part(function: Any, info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
+    """The rule for `torch.vmap`: call the function for each part of the batch."""
 
     def part(i: int) -> list[Any]:
         return [
@@ -237,21 +243,21 @@ def _one_by_one(function: Any, info: Any, in_dims: tuple[Any, ...], *inputs: Any
     return stacked, (0,) * len(stacked)
 
 
-_pool.register_autograd(_backward, setup_context=_keep)
+_pool.register_autograd(_backward, setup_context=_save_for_backward)
 _pool_backward.register_autograd(_no_second_derivatives)
 if hasattr(torch.library, "register_vmap"):  # since torch 2.5
 
     @torch.library.register_vmap(_pool)
     def _(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
-        return _one_by_one(_pool, info, in_dims, *inputs)
+        return _call_for_each_part(_pool, info, in_dims, *inputs)
 
     @torch.library.register_vmap(_pool_backward)
     def _(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
-        return _one_by_one(_pool_backward, info, in_dims, *inputs)
+        return _call_for_each_part(_pool_backward, info, in_dims, *inputs)
 
 
-# The operators are for compiled graphs. Elsewhere these functions stand before them, since an operator without a rule
-# for tangents drops them.
+# Compiled graphs call the operators. Eager calls go through these functions, which refuse tangents: an operator without
+# a rule for forward mode ignores them.
 class _Pool(torch.autograd.Function):
     @staticmethod
     def forward(*inputs: Any) -> Any:
@@ -259,11 +265,11 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        _keep(ctx, inputs, output)
+        _save_for_backward(ctx, inputs, output)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return _of_inputs(ctx, _PoolBackward.apply(*grads, *_kept(ctx)))
+        return _gradients_of_inputs(ctx, _PoolBackward.apply(*grads, *_saved(ctx)))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -271,7 +277,7 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
-        return _one_by_one(_Pool.apply, info, in_dims, *inputs)
+        return _call_for_each_part(_Pool.apply, info, in_dims, *inputs)
 
 
 class _PoolBackward(torch.autograd.Function):
@@ -293,7 +299,7 @@ class _PoolBackward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
-        return _one_by_one(_PoolBackward.apply, info, in_dims, *inputs)
+        return _call_for_each_part(_PoolBackward.apply, info, in_dims, *inputs)
 
 
 def _to_numpy(tensor: Tensor | None) -> Any:

@@ -1,4 +1,4 @@
-"""Adaptive widths: a factor λ of the bandwidth for each key, wider where keys are few."""
+"""Adaptive widths: a bandwidth factor λ for each key, larger in regions with few keys."""
 
 from fastnw.bandwidth.adaptive import Abramson, NearestNeighbours
 

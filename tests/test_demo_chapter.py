@@ -70,7 +70,7 @@ def test_another_seed_gives_other_points():
 @pytest.mark.parametrize("more", [["--quick"], ["--no-pictures"], ["--keys", "5"], ["--queries", "5"]])
 def test_what_does_not_go_with_it_is_refused(more, tmp_path, capsys):
     assert cli.main(["demo", "--chapter", "--out", str(tmp_path / "new"), *more]) == 2
-    assert "--chapter goes with --out and --seed only" in capsys.readouterr().err
+    assert "--chapter supports --out and --seed only" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

@@ -1,4 +1,4 @@
-"""``fastnw demo``: four tasks from a textbook's forty points to 10¹² pairs, as one table, CSV files and pictures."""
+"""``fastnw demo``: four tasks, from forty points of a textbook to 10¹² pairs, with a table, CSV files and pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastnw.tables import TableError
 if TYPE_CHECKING:
     from fastnw.demo.parts import Job, Result
 
-KEYS, QUERIES = 1_000_000, 1_000_000
+LARGE_KEYS, LARGE_QUERIES = 1_000_000, 1_000_000  # of part d
 QUICK_KEYS, QUICK_QUERIES = 20_000, 2_000
 
 
@@ -27,17 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("fastnw-demo"),
         metavar="DIR",
-        help="folder for pictures and tables; files of an earlier demo there are replaced (default: %(default)s)",
+        help="folder for pictures and tables; files of an earlier demo are replaced (default: %(default)s)",
     )
-    of_everything = "seed of all random choices (default: %(default)s)"
-    parser.add_argument("--seed", type=_count(0, 2**32 - 1), default=0, metavar="N", help=of_everything)
-    parser.add_argument("--keys", type=_count(2), metavar="N", help=f"keys of part d (default: {KEYS:,})")
-    parser.add_argument("--queries", type=_count(1), metavar="M", help=f"queries of part d (default: {QUERIES:,})")
-    quick = f"a small part d: {QUICK_KEYS:,} keys, {QUICK_QUERIES:,} queries"
-    parser.add_argument("--quick", action="store_true", help=quick)
+    seed_help = "seed of all random choices (default: %(default)s)"
+    parser.add_argument("--seed", type=_count(0, 2**32 - 1), default=0, metavar="N", help=seed_help)
+    parser.add_argument("--keys", type=_count(2), metavar="N", help=f"keys of part d (default: {LARGE_KEYS:,})")
+    parser.add_argument(
+        "--queries", type=_count(1), metavar="M", help=f"queries of part d (default: {LARGE_QUERIES:,})"
+    )
+    quick_help = f"a small part d: {QUICK_KEYS:,} keys, {QUICK_QUERIES:,} queries"
+    parser.add_argument("--quick", action="store_true", help=quick_help)
     parser.add_argument("--no-pictures", action="store_true", help="tables only")
-    chapter = "the five figures of the d2l.ai chapter instead, and what they show (with --out and --seed only)"
-    parser.add_argument("--chapter", action="store_true", help=chapter)
+    chapter_help = "the five figures of the d2l.ai chapter and their numbers instead (with --out and --seed only)"
+    parser.add_argument("--chapter", action="store_true", help=chapter_help)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,10 +48,10 @@ def run(args: argparse.Namespace) -> int:
     Returns
     -------
     int
-        0; 1 if part d's check misses the accuracy promise; 2 if the folder cannot be written.
+        The exit status: 0, or 1 if the check of part d exceeds the tolerance, or 2 if a file cannot be written.
     """
     if args.chapter and (args.quick or args.no_pictures or args.keys or args.queries):
-        return _refuse("--chapter goes with --out and --seed only.")
+        return _refuse("--chapter supports --out and --seed only. Leave the other options out.")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,7 +64,7 @@ def _chapter(args: argparse.Namespace) -> int:
 
     try:
         return chapter.run(args.out, args.seed)
-    except BrokenPipeError:  # of standard output: nothing is wrong with the folder
+    except BrokenPipeError:  # a closed standard output is no fault of the folder
         raise
     except OSError as error:
         return _refuse(str(error))
@@ -75,15 +77,15 @@ def _parts(args: argparse.Namespace) -> int:
         out=args.out,
         seed=args.seed,
         pictures=not args.no_pictures and _can_draw(),
-        keys=args.keys or (QUICK_KEYS if args.quick else KEYS),
-        queries=args.queries or (QUICK_QUERIES if args.quick else QUERIES),
+        keys=args.keys or (QUICK_KEYS if args.quick else LARGE_KEYS),
+        queries=args.queries or (QUICK_QUERIES if args.quick else LARGE_QUERIES),
     )
     results = []
     start = time.perf_counter()
     for letter, part in zip("abcd", (parts.chapter, parts.digits, parts.diabetes, parts.large_scale), strict=True):
         try:
             results.append(_timed(letter, part, job))
-        except BrokenPipeError:  # of standard output: nothing is wrong with the folder
+        except BrokenPipeError:  # a closed standard output is no fault of the folder
             raise
         except (TableError, OSError) as error:
             return _refuse(str(error))
@@ -94,7 +96,7 @@ def _parts(args: argparse.Namespace) -> int:
 
 
 def format_table(results: list[Result]) -> str:
-    """The results as aligned columns: part, data, result, time; data and result may take several lines."""
+    """Format the results as aligned columns: part, data, result and time; data and result may have several lines."""
     rows = [("part", "data", "result", "time")]
     for result in results:
         cells = ([result.title], result.data, result.lines, [f"{result.seconds:.1f} s"])
@@ -130,7 +132,7 @@ def _refuse(message: str) -> int:
 
 
 def _count(least: int, most: float = math.inf) -> Callable[[str], int]:
-    """A reader of whole numbers from `least` to `most` for argparse; 1_000_000 and 1,000,000 are read too."""
+    """Return a parser of integers from `least` to `most` for argparse, which accepts 1_000_000 and 1,000,000, too."""
 
     def read(text: str) -> int:
         try:

@@ -1,4 +1,4 @@
-"""``fastnw demo --chapter``: the five figures of the d2l.ai chapter, and what each of them shows in numbers."""
+"""``fastnw demo --chapter``: the five figures of the d2l.ai chapter, with the numbers that they show."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from fastnw.demo.chapter_data import chapter_truth
 
 KERNELS = {"Gaussian": d2l.gaussian, "Boxcar": d2l.boxcar, "Constant": d2l.constant, "Epanechikov": d2l.epanechikov}
 WIDTHS = (0.1, 0.2, 0.5, 1.0)
-SIZE = (12.0, 3.2)
+FIGURE_INCHES = (12.0, 3.2)
 DPI = 100
 
 Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def run(out: Path, seed: int) -> int:
-    """Write the figures into the folder `out` and print what they show.
+    """Write the figures into the folder `out` and print their numbers.
 
     Returns
     -------
     int
-        0.
+        The exit status, 0.
 
     Raises
     ------
     ImportError
-        matplotlib is not installed.
+        If matplotlib is not installed.
     """
     x_train, y_train, x_val, y_val = data = points(seed)
     print(f"{len(x_train)} points y = 2 sin x + x + noise, estimated at {len(x_val)} places\n")
@@ -52,7 +52,7 @@ def run(out: Path, seed: int) -> int:
 
 
 def points(seed: int) -> Data:
-    """The chapter's x_train and y_train (40,), x_val and y_val (50,)."""
+    """Generate the chapter's x_train and y_train (40,), x_val and y_val (50,)."""
     rng = np.random.default_rng(seed)
     x_train = np.sort(rng.uniform(0.0, 5.0, 40))
     x_val = np.arange(0.0, 5.0, 0.1)
@@ -80,7 +80,7 @@ def _empty_figure() -> Any:
         raise ImportError(
             "The chapter's figures need matplotlib. Install it with: pip install 'fastnw[plot]'"
         ) from error
-    return Figure(figsize=SIZE, layout="constrained")
+    return Figure(figsize=FIGURE_INCHES, layout="constrained")
 
 
 def _save(figure: Any, path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The four parts of ``fastnw demo``. Each computes, writes its CSV and pictures, and returns a `Result`."""
+"""The four parts of ``fastnw demo``. Each computes, writes a CSV file and pictures, and returns a `Result`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fastnw.estimators.regression import NadarayaWatsonClassifier, NadarayaWatso
 
 LARGE_BANDWIDTH = 0.14
 CHECKED_QUERIES = 50
-FLOAT32_PROMISE = 1e-4  # of the range of the values
+FLOAT32_TOLERANCE = 1e-4  # Fraction of the range of the values.
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the user asked for: where to write, and how much to do."""
+    """The options of the demo: the folder, the seed, and the size of part d."""
 
     out: Path
     seed: int
@@ -32,7 +32,7 @@ class Job:
 
 @dataclass
 class Result:
-    """One part's rows of the table."""
+    """The rows of the table for one part of the demo, and its files."""
 
     title: str
     data: list[str]
@@ -43,7 +43,7 @@ class Result:
 
 
 def chapter(job: Job) -> Result:
-    """Regression on the d2l.ai chapter's forty points, once with each of its kernels, all of bandwidth 1."""
+    """Fit the forty points of the d2l.ai chapter with each of its kernels, with bandwidth 1."""
     rng = np.random.default_rng(job.seed)
     n = 40
     x = np.sort(rng.uniform(0.0, 5.0, n))
@@ -66,7 +66,7 @@ def chapter(job: Job) -> Result:
 
 
 def digits(job: Job) -> Result:
-    """Handwritten digits: class probabilities on a held-out third, bandwidth chosen within the other two thirds."""
+    """Predict class probabilities of a third of the handwritten digits; the rest are keys and select the bandwidth."""
     from sklearn.datasets import load_digits
     from sklearn.metrics import accuracy_score, log_loss
     from sklearn.model_selection import GridSearchCV, train_test_split
@@ -103,7 +103,7 @@ def digits(job: Job) -> Result:
 
 
 def diabetes(job: Job) -> Result:
-    """Diabetes data: each fifth is predicted from the others, within which the bandwidths are chosen."""
+    """Predict each fifth of the diabetes data from the other fifths, which also select the bandwidths."""
     from sklearn.datasets import load_diabetes
     from sklearn.metrics import r2_score
     from sklearn.model_selection import KFold
@@ -134,18 +134,18 @@ def diabetes(job: Job) -> Result:
 
 
 def choose_bandwidths(X: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
-    """The number and the bandwidth per coordinate of least squared leave-one-out error on this data.
+    """Find the single bandwidth and the bandwidths per coordinate with the least squared leave-one-out error.
 
-    Per coordinate: Scott's rule × a factor / |correlation with y|^power, so that a feature that tells less of y counts
-    less. Two numbers are searched; ten free bandwidths fit this little data too well and predict worse.
+    The bandwidth of a coordinate is Scott's rule × factor / |correlation with y|^power, so that features with less
+    correlation count less. Only the factor and the power are searched: ten free bandwidths overfit so few rows.
     """
     spread = float(X.std(axis=0, ddof=1).mean())
-    one = min((float(h) for h in spread * np.geomspace(0.1, 5.0, 25)), key=lambda h: _leave_one_out(X, y, h))
+    single = min((float(h) for h in spread * np.geomspace(0.1, 5.0, 25)), key=lambda h: _leave_one_out(X, y, h))
     scott = NadarayaWatsonRegressor(bandwidth="scott").fit(X, y).bandwidth_
     relevance = np.abs([np.corrcoef(column, y)[0, 1] for column in X.T]).clip(0.01)
     factors, powers = np.geomspace(0.2, 5.0, 20), (0.0, 0.5, 1.0, 1.5, 2.0)
-    several = [factor * scott / relevance**power for power in powers for factor in factors]
-    return one, min(several, key=lambda h: _leave_one_out(X, y, h))
+    candidates = [factor * scott / relevance**power for power in powers for factor in factors]
+    return single, min(candidates, key=lambda h: _leave_one_out(X, y, h))
 
 
 def _leave_one_out(X: np.ndarray, y: np.ndarray, h: float | np.ndarray) -> float:
@@ -153,7 +153,7 @@ def _leave_one_out(X: np.ndarray, y: np.ndarray, h: float | np.ndarray) -> float
 
 
 def large_scale(job: Job) -> Result:
-    """A million noisy points, a million predictions, and a check of some against plain float64 sums."""
+    """Predict at a million queries from a million noisy points, and compare some predictions with float64 sums."""
     rng = np.random.default_rng(job.seed)
     keys = rng.standard_normal((job.keys, 3), dtype=np.float32)
     queries = rng.standard_normal((job.queries, 3), dtype=np.float32)
@@ -169,24 +169,24 @@ def large_scale(job: Job) -> Result:
 
     checked = rng.choice(job.queries, size=min(CHECKED_QUERIES, job.queries), replace=False)
     wanted = plain_sums(queries[checked], keys, values, LARGE_BANDWIDTH)
-    got = predicted[checked].astype(np.float64)  # written with all digits, so that the file's differences are the same
+    got = predicted[checked].astype(np.float64)  # all digits, so that differences in the file are exact
     difference = np.abs(got - wanted)
     columns = {f"x_{j}": queries[checked, j] for j in range(3)}
     columns |= {"prediction": got, "float64": wanted, "difference": difference}
     files = [_write(job, "large_scale.csv", columns)]
-    promise = FLOAT32_PROMISE * float(np.ptp(values.astype(np.float64)))
-    ok = bool(difference.max() <= promise)  # False for NaN too
+    tolerance = FLOAT32_TOLERANCE * float(np.ptp(values.astype(np.float64)))
+    ok = bool(difference.max() <= tolerance)  # False for NaN, too
     lines = [
         f"{seconds:.2f} s by {plan.method}, float32: worth {job.keys * job.queries / seconds:.3g} pairs/s",
         f"peak memory of the process {memory / 2**20:,.0f} MiB" if memory else "peak memory unknown on this system",
         f"{difference.max():.1e} largest difference from float64",
-        f"{promise:.1e} promised: {'kept' if ok else 'BROKEN'} ({len(checked)} queries checked)",
+        f"{tolerance:.1e} promised: {'kept' if ok else 'BROKEN'} ({len(checked)} queries checked)",
     ]
     return Result("large scale", [f"{job.keys:,} keys", f"{job.queries:,} queries, 3-D"], lines, files, ok)
 
 
 def plain_sums(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, h: float) -> np.ndarray:
-    """The Gaussian's definition in float64, one query at a time."""
+    """Compute Gaussian means by definition in float64, one query at a time."""
     columns, values = np.ascontiguousarray(keys.T, dtype=np.float64), values.astype(np.float64)
     predicted = np.empty(len(queries))
     for i, query in enumerate(queries.astype(np.float64)):
@@ -197,7 +197,7 @@ def plain_sums(queries: np.ndarray, keys: np.ndarray, values: np.ndarray, h: flo
 
 
 def peak_memory() -> int | None:
-    """The largest resident size of this process so far in bytes, or None where the system does not tell."""
+    """Return the largest resident size of this process so far in bytes, or None if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows

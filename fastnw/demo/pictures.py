@@ -1,4 +1,4 @@
-"""The pictures of ``fastnw demo``. Figures are made without pyplot: no display is needed and no backend is chosen."""
+"""The pictures of ``fastnw demo``. They are drawn without pyplot, so that neither a display nor a backend is needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DPI = 100
 
 
 def chapter_fits(out: Path, x: np.ndarray, y: np.ndarray, fits: dict[str, Any], errors: dict[str, float]) -> Path:
-    """The fit of each kernel over data and truth."""
+    """Draw the fit of each kernel with the data and the true function."""
     figure = Figure(figsize=(10, 7), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True, sharey=True)
     for ax, (kernel, fit) in zip(axes.flat, fits.items(), strict=True):
@@ -28,26 +28,26 @@ def chapter_fits(out: Path, x: np.ndarray, y: np.ndarray, fits: dict[str, Any], 
 
 
 def chapter_attention(out: Path, queries: np.ndarray, keys: np.ndarray) -> Path:
-    """The attention matrix of each kernel, on one colour scale."""
+    """Draw the attention matrix of each kernel, with one colour scale."""
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     axes = figure.subplots(1, len(CHAPTER_KERNELS), sharey=True)
-    shown = []
+    displays = []
     for ax, kernel in zip(axes, CHAPTER_KERNELS, strict=True):
-        shown.append(
+        displays.append(
             AttentionDisplay.from_arrays(queries[:, None], keys[:, None], kernel=kernel, ax=ax, colorbar=False)
         )
         ax.set_title(_title(kernel).replace(" (", "\n("), fontsize=11)
         ax.set(xlabel="key (sorted)", ylabel="query (sorted)")
         ax.label_outer()
-    top = max(float(np.nanmax(display.weights)) for display in shown)
-    for display in shown:
+    top = max(float(np.nanmax(display.weights)) for display in displays)
+    for display in displays:
         display.image_.set_clim(0.0, top)
-    figure.colorbar(shown[0].image_, ax=axes, label="attention weight", aspect=30, pad=0.01)
+    figure.colorbar(displays[0].image_, ax=axes, label="attention weight", aspect=30, pad=0.01)
     return _save(figure, out / "chapter_attention.png")
 
 
 def digits(out: Path, images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, seed: int) -> Path:
-    """The five least certain test digits and five chosen at random, with the probability of each class."""
+    """Draw the five least certain test digits and five random ones, with the probability of each class."""
     certain_last = np.argsort(probabilities.max(axis=1))
     rows = {
         "least certain": certain_last[:5],
@@ -89,7 +89,7 @@ def diabetes(
     bandwidths: dict[str, float],
     one: float,
 ) -> Path:
-    """Predicted against observed values, and the bandwidths, in standard deviations of each feature."""
+    """Draw predicted against observed values, and the bandwidths in standard deviations of each feature."""
     figure = Figure(figsize=(14, 4.8), layout="constrained")
     axes = figure.subplots(1, 3)
     for ax, name in zip(axes, ("one bandwidth", "per coordinate"), strict=False):

@@ -1,15 +1,16 @@
-"""Gradient sums of queries whose exponents have lost their digits, one query at a time, in NumPy.
+"""Gradient sums of queries for which float64 exponents are not accurate enough, one query at a time, in NumPy.
 
-At 10⁶ bandwidths float64 knows u² to 10⁻⁴, and a gradient is a small difference of terms as large as u or u². Both are
-cured by a leading key 0, as in `fastnw.methods.tails.method`: weights p come from exponents relative to its own, in
-double-double arithmetic, and
+At 10⁶ bandwidths the error of u² in float64 is 10⁻⁴, and a gradient is a small difference of terms as large as u or u².
+Both problems are solved by a leading key 0, as in `fastnw.methods.tails.method`. The weights p come from exponents
+relative to that of the leading key, in double-double arithmetic, and
 
-    Σ_j p_j r_j G_j = Σ_j p_j r_j (G_j − G_0) + G_0 Σ_j p_j r_j,    r_j = α·(v_j − f) + ∂L/∂log mass,
+    Σ_j p_j r_j G_j = Σ_j p_j r_j (G_j − G_0) + G_0 Σ_j p_j r_j,    r_j = α·(v_j − f) + ∂L/∂log mass.
 
-where the last sum is ∂L/∂log mass, since f is the mean of these very weights. G_j is the gradient of −log κ, to 32
-digits.
+The last sum equals ∂L/∂log mass, because f is the mean under the weights p. G_j is the gradient of −log κ, with
+32 digits.
 
-Compact kernels come here when every key in the window is near its edge, where 1 − u² has lost its digits.
+For compact kernels, this module sums the queries whose keys all lie near the edge of the window, where rounding takes
+the digits of 1 − u².
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from fastnw.arithmetic import doubledouble as dd
 from fastnw.core.pack import pack_queries
 from fastnw.core.problem import Problem
-from fastnw.gradients.forces import Forces, forces, power_of_slope
+from fastnw.gradients.forces import Forces, forces, power_of_derivative
 from fastnw.gradients.totals import KeySums, QuerySums
 from fastnw.methods.scoring import Scoring
 from fastnw.methods.tails import method as tails
@@ -35,17 +36,17 @@ from fastnw.runtime.threads import check_stop
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
-REACH = 760.0  # nats below the leading key from which on a weight is 0 in float64
-FAR = 1e-8  # bound on the relative error of a weight from which on float64 exponents do not do
-# −log of the mean κ from which on they do not do either: gradients cancel to 1/u² of their terms, of which those that
-# decay like e^−u leave eight digits at u = 2,000.
-DEPTH, DEPTH_OF_QUADRATIC_FORMS, DEPTH_OF_HEAVY_TAILS = 2e3, 2e4, 23.0
-BATCH = 1 << 22  # pairs scored at a time, or one query's
-NEAR_EDGE = 1e-6  # 1 − u² below which less than ten of its digits are left
+NEGLIGIBLE_NATS = 760.0  # A weight that is so far below the leading key's is 0 in float64.
+MAX_WEIGHT_ERROR = 1e-8  # Largest relative error of weights for which float64 exponents are accurate enough.
+# Largest −log of the mean κ for which float64 exponents are accurate enough. Gradients cancel to 1/u² of their terms:
+# for kernels that decay like e^−u, eight digits are left at u = 2,000.
+MAX_NATS, MAX_NATS_OF_QUADRATIC_FORMS, MAX_NATS_OF_HEAVY_TAILS = 2e3, 2e4, 23.0
+BATCH_PAIRS = 1 << 22  # Pairs that are scored together, if one query does not have more.
+NEAR_EDGE = 1e-6  # Below this value of 1 − u², fewer than ten of its digits are right.
 
 
 def are_far(problem: Problem, positions: Rows, log_mass: Floats) -> NDArray[np.bool_]:
-    """(p,) Which of the queries at `positions` are to be summed here."""
+    """Return which of the queries at `positions` this module has to sum: (p,) booleans."""
     kernel = problem.kernel
     if not tails.known(kernel):
         return np.zeros(len(positions), bool)
@@ -53,17 +54,20 @@ def are_far(problem: Problem, positions: Rows, log_mass: Floats) -> NDArray[np.b
     if kernel.facts.log_ratio is None:
         assert kernel.facts.edge is not None
         return np.exp(relative) < 8 * float(kernel.facts.edge(np.full(1, NEAR_EDGE))[0])
-    limit = DEPTH_OF_QUADRATIC_FORMS if kernel.facts.quadratic_form else DEPTH
-    nats, limit = depth(problem, log_mass), DEPTH_OF_HEAVY_TAILS if kernel.facts.heavy_tailed else limit
+    nats, limit = depth(problem, log_mass), MAX_NATS
+    if kernel.facts.quadratic_form:
+        limit = MAX_NATS_OF_QUADRATIC_FORMS
+    if kernel.facts.heavy_tailed:
+        limit = MAX_NATS_OF_HEAVY_TAILS
     if not kernel.inner_product and problem.metric.cholesky is None:
         return nats > limit
     queries, scoring = pack_queries(problem, positions, np.float64), _scoring(problem)
     error = scoring.score_error(queries, np.dtype(np.float64))
-    if kernel.inner_product:  # its terms may be large where their sum is not
-        return ~((error <= FAR) & (error <= limit * (problem.d + 4) * 2.0**-53))
+    if kernel.inner_product:  # the terms may be large although their sum is not
+        return ~((error <= MAX_WEIGHT_ERROR) & (error <= limit * (problem.d + 4) * 2.0**-53))
     if kernel.works_on_logs:
         error = scoring.nats(queries, np.maximum(nats, 0.0))
-    return (nats > limit) | ~(error <= FAR)
+    return (nats > limit) | ~(error <= MAX_WEIGHT_ERROR)
 
 
 def _scoring(problem: Problem) -> Scoring:
@@ -71,7 +75,7 @@ def _scoring(problem: Problem) -> Scoring:
 
 
 def depth(problem: Problem, log_mass: Floats) -> Floats:
-    """(p,) −log of the largest κ, at least, or for heavy tails of the mean κ."""
+    """Return an upper bound on −log of each query's largest κ (p,); for heavy tails, −log of the mean κ."""
     largest = problem.log_largest_weight
     if problem.kernel.works_on_logs or problem.kernel.support is not None:
         return largest - log_mass
@@ -80,21 +84,21 @@ def depth(problem: Problem, log_mass: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Pairs:
-    """One query's pairs with the keys that can matter, J of them.
+    """The pairs of one query with the J keys whose weights are not negligible.
 
     Attributes
     ----------
     row : int
-        Index among the queries asked for.
+        Row of the query in `QuerySums`.
     query : int
         Position in ``problem.queries``.
     view : View
-        The coordinates of `forces`.
+        The coordinates in which `forces` are computed.
     positions : (J,) int array
     logs : (J,) float64
-        log κ/mass, the mass in units of the largest weight.
+        log(κ/mass), with the mass in units of the largest weight.
     share : (J,) float64
-        w κ/mass; 0 for a key without weight.
+        w κ/mass; 0 for a key whose weight is 0.
     """
 
     row: int
@@ -105,12 +109,12 @@ class Pairs:
     share: Floats
 
     def pulls(self, values: Floats, alpha: Floats, by_log_mass: float) -> Floats:
-        """(J,) α·(v_j − f) + ∂L/∂log mass."""
+        """Return r_j = α·(v_j − f) + ∂L/∂log mass: (J,)."""
         relative = values - values[self.share.argmax()]
         return np.asarray((relative - self.share @ relative) @ alpha + by_log_mass)
 
     def parts(self) -> Iterator[tuple[slice, Forces]]:
-        """Slices of the pairs, and their forces."""
+        """Yield slices of the pairs with their forces, so that few double-double arrays exist at one time."""
         step = max(SLICE // self.view.problem.d, 1)
         for start in range(0, len(self.positions), step):
             part = slice(start, start + step)
@@ -120,11 +124,11 @@ class Pairs:
 def add_to_queries(
     problem: Problem, positions: Rows, rows: Rows, alpha: Floats, by_log_mass: Floats, sums: QuerySums
 ) -> None:
-    """Fill the rows `rows` of `sums`, those of the queries at ``positions[rows]``, and add to its outer products."""
+    """Write the sums of the queries at ``positions[rows]`` into rows `rows` of `sums`; add to the outer products."""
     with np.errstate(all="ignore"):
         for pairs in _pairs(problem, positions, rows, without_weights=False):
             view, i = pairs.view, pairs.row
-            root, power = view.root, view.power + power_of_slope(view)
+            root, power = view.root, view.power + power_of_derivative(view)
             pull = pairs.share * pairs.pulls(_values(problem, pairs, alpha), alpha[i], by_log_mass[i])
             moved, squares, outer = _sums(pairs, pull, by_log_mass[i], root.ndim == 2 or sums.outer is not None)
             sums.moved[i] = np.ldexp(moved * root if root.ndim == 1 else moved @ root, power)
@@ -145,9 +149,9 @@ def add_to_keys(
     factors: Floats | None,
     sums: KeySums,
 ) -> None:
-    """Add the part of the queries at ``positions[rows]`` to `sums`, in their order.
+    """Add the contributions of the queries at ``positions[rows]``, in this order, to `sums`.
 
-    `factors` (n,) are logarithms to add to those of κ in place of the weights', if these are left out.
+    `factors` (n,), if given, replace the logarithms of the keys' weights.
     """
     with np.errstate(all="ignore"):
         for pairs in _pairs(problem, positions, rows, without_weights=factors is not None):
@@ -157,7 +161,7 @@ def add_to_keys(
             pull = np.where(pull == 0, 0.0, share * pull)
             sums.values[keys] += share[:, None] * alpha[i]
             sums.weights[keys] += pull
-            root, power = view.root, view.power + power_of_slope(view)
+            root, power = view.root, view.power + power_of_derivative(view)
             for part, force in pairs.parts():
                 vector = force.vector[0]
                 if problem.kernel.inner_product:
@@ -169,12 +173,12 @@ def add_to_keys(
 
 
 def _values(problem: Problem, pairs: Pairs, alpha: Floats) -> Floats:
-    """(J, c) The keys' values; no columns where they play no part."""
+    """Return the values of the keys as float64 (J, c), with c = 0 if the loss does not depend on the means."""
     return problem.values[pairs.positions, : alpha.shape[1]].astype(np.float64)
 
 
 def _sums(pairs: Pairs, pull: Floats, by_log_mass: float, with_outer: bool) -> tuple[Floats, Floats, Floats | None]:
-    """Σ pull_j times the vectors, times their products with differences (d,), and times outer products (d, d)."""
+    """Return the sums, weighted with `pull`, of force vectors (d,), their products (d,) and outer products (d, d)."""
     kernel, leader = pairs.view.problem.kernel, pairs.positions[pairs.share.argmax(), None]
     first = forces(pairs.view, pairs.query, leader)
     moved, squares = by_log_mass * first.vector[0][0], by_log_mass * first.products[0][0]
@@ -198,22 +202,21 @@ def _difference(one: dd.Pair, other: dd.Pair) -> Floats:
 
 
 def _pairs(problem: Problem, positions: Rows, rows: Rows, without_weights: bool) -> Iterator[Pairs]:
-    """The pairs of one query after another; none for an empty window."""
-    bare = replace(problem, weights=None, by_volume=False)  # κ by itself
-    scoring = _scoring(bare)
-    view, weights = View.of(bare), log_weights(problem, slice(None))
-    batch = max(BATCH // problem.n, 1)
+    """Yield the pairs of each query in turn; queries with empty windows are skipped."""
+    unweighted = replace(problem, weights=None, by_volume=False)  # scores are log κ without the weights
+    scoring = _scoring(unweighted)
+    view, weights = View.of(unweighted), log_weights(problem, slice(None))
+    batch = max(BATCH_PAIRS // problem.n, 1)
     for start in range(0, len(rows), batch):
-        some = rows[start : start + batch]
-        for i, scores in zip(some, _scored(scoring, view, positions[some]), strict=True):
+        batch_rows = rows[start : start + batch]
+        for i, scores in zip(batch_rows, _scored(scoring, view, positions[batch_rows]), strict=True):
             check_stop()
             query = int(positions[i])
-            found = (_within if bare.kernel.facts.log_ratio is None else _decaying)(
-                scoring, view, query, scores, weights, without_weights
-            )
-            if found is None:
+            select = _keys_in_window if unweighted.kernel.facts.log_ratio is None else _significant_keys
+            selected = select(scoring, view, query, scores, weights, without_weights)
+            if selected is None:
                 continue
-            used, keys, logs = found
+            used, keys, logs = selected
             relative = logs + weights[keys]
             top = relative.max()
             share = np.exp(relative - top)
@@ -222,7 +225,7 @@ def _pairs(problem: Problem, positions: Rows, rows: Rows, without_weights: bool)
 
 
 def _scored(scoring: Scoring, view: View, queries: Rows) -> Floats:
-    """(queries, n) log κ in plain float64, NaN for a key to be left out; u² for a compact kernel."""
+    """Return log κ in float64 (queries, n), with NaN for excluded keys; u² instead for a compact kernel."""
     facts = scoring.problem.kernel.facts
     if facts.log_ratio is not None:
         blocks = [logs for _, logs in tails._plain_logs(scoring, view, queries)]
@@ -232,10 +235,10 @@ def _scored(scoring: Scoring, view: View, queries: Rows) -> Floats:
     return np.concatenate([squares for _, squares in tails._scores(scoring, view, queries)], axis=1)
 
 
-def _decaying(
+def _significant_keys(
     scoring: Scoring, view: View, query: int, plain: Floats, weights: Floats, without_weights: bool
 ) -> tuple[View, Rows, Floats] | None:
-    """The view used, the keys that can matter, and their log κ less one key's."""
+    """Return a view, the keys whose weights are not negligible, and log κ of each relative to the leading key."""
     problem, row = scoring.problem, np.array([query])
     weighted = plain + weights
     weighted[np.isnan(weighted)] = -np.inf
@@ -247,21 +250,21 @@ def _decaying(
     if view.beyond(leader):
         present = replace(problem, weights=(weights > -np.inf).astype(np.float64))
         scaled = view.scaled(tails._power(replace(view, problem=present), query, leader))
-        return _decaying(scoring, scaled, query, _scored(scoring, scaled, row)[0], weights, without_weights)
-    lowest = best - REACH - 2 * _error_of_logs(scoring, view, row, 2.0 + REACH - max(best, LOWEST))
+        return _significant_keys(scoring, scaled, query, _scored(scoring, scaled, row)[0], weights, without_weights)
+    lowest = best - NEGLIGIBLE_NATS - 2 * _error_of_logs(scoring, view, row, 2.0 + NEGLIGIBLE_NATS - max(best, LOWEST))
     counted = plain if without_weights else weighted
-    kept = np.flatnonzero(~(counted < lowest) & (counted > -np.inf))  # an error that is not known: all may matter
+    kept = np.flatnonzero(~(counted < lowest) & (counted > -np.inf))  # if the error is NaN, all keys remain
     for _ in range(tails.MOST_LEADERS):
-        logs, _ = tails._ratios(view, query, leader, kept, REACH)
+        logs, _ = tails._ratios(view, query, leader, kept, NEGLIGIBLE_NATS)
         first = int(np.argmax(logs + weights[kept]))
         if not logs[first] + weights[kept][first] > weights[leader.position] + 1.0:
             break
-        leader = lead(view, query, int(kept[first]))  # plain float64 was wrong by so much that logarithms round
+        leader = lead(view, query, int(kept[first]))  # float64 had chosen a leading key that is too light
     return view, kept, logs
 
 
 def _error_of_logs(scoring: Scoring, view: View, row: Rows, depth: float) -> float:
-    """Bound on the error of a query's plain logarithms down to that depth."""
+    """Return a bound on the error of one query's float64 logarithms that are at least −`depth`."""
     problem, queries = scoring.problem, pack_queries(scoring.problem, row, np.float64)
     if view.power:
         return view.square_error * depth
@@ -271,10 +274,10 @@ def _error_of_logs(scoring: Scoring, view: View, row: Rows, depth: float) -> flo
     return error if problem.kernel.inner_product else error * depth
 
 
-def _within(
+def _keys_in_window(
     scoring: Scoring, view: View, query: int, squares: Floats, weights: Floats, without_weights: bool
 ) -> tuple[View, Rows, Floats] | None:
-    """The same for a compact kernel: log κ of the keys in the window."""
+    """Return the view, the keys in the window of a compact kernel, and log κ of each."""
     queries = pack_queries(scoring.problem, np.array([query]), np.float64)
     outside = 1.0 + 1e-6 + 2 * scoring.score_error(queries, np.dtype(np.float64))[0]
     near = np.flatnonzero(~(squares > outside) & (without_weights | (weights > -np.inf)))
