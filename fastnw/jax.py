@@ -1,4 +1,4 @@
-"""Pooling for JAX, with gradients."""
+"""`fastnw.pool` for JAX arrays, with gradients."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def pool(
     return_mass: bool = False,
     n_jobs: int | None = None,
 ) -> Any:
-    """`fastnw.pool` for JAX arrays, differentiable by queries, keys, values, bandwidth and sample_weight.
+    """Compute `fastnw.pool` of JAX arrays, with gradients by queries, keys, values, bandwidth and sample_weight.
 
-    Runs on the host, in a callback, under `jax.jit`, `jax.grad` and `jax.vmap` (one after another) as well. Gradients,
-    in reverse mode alone and of first order, sum all pairs in float64, in O(m + n) memory, by the formulas of
-    `fastnw.gradients.sums`.
+    The computation runs on the host in a callback, also under `jax.jit`, `jax.grad` and `jax.vmap` (one call for each
+    part of a batch). Gradients are of first order and in reverse mode. They sum all pairs in float64 and O(m + n)
+    memory by the formulas of `fastnw.gradients.sums`.
 
     Parameters
     ----------
@@ -50,10 +50,10 @@ def pool(
     keys : (n, d) array
     values : (n,) or (n, c) array
     bandwidth : float or array of shape (), (d,) or (d, d)
-        The derivative by a matrix is symmetric, as the matrix must be.
+        The gradient by a matrix is symmetric, as the matrix must be.
     sample_weight : (n,) array, optional
     return_mass : bool
-        Also return log Σ w κ, differentiable as well.
+        Whether to return log Σ w κ, which is differentiable too.
     kernel, exclude_self, method, backend, tol, n_jobs
         As in `fastnw.pool`; static under `jax.jit`.
 
@@ -63,17 +63,17 @@ def pool(
         float32 if queries, keys and floating values are float32 or narrower, otherwise float64 (where JAX has enabled
         that). NaN in empty windows, which have no gradient.
     log_mass : (m,) array
-        If asked for.
+        If requested.
 
     Raises
     ------
     TypeError
-        When a forward-mode derivative (`jax.jvp`, `jax.jacfwd`) is asked for.
+        A forward-mode derivative is requested (`jax.jvp`, `jax.jacfwd`).
     NotImplementedError
-        When a second derivative is.
+        A second derivative is requested.
     ValueError, TypeError
-        What is wrong with shapes and choices. What is wrong with the numbers is raised by the callback: as
-        `jax.errors.JaxRuntimeError`, with the same message.
+        A shape or an option is invalid. Invalid numbers raise `jax.errors.JaxRuntimeError` in the callback, with the
+        same message.
 
     Warns
     -----
@@ -94,11 +94,13 @@ def pool(
 
 
 def _checked_dtype(choices: Choices, inputs: Inputs) -> Any:
-    """The result's type; wrong shapes are found now, before any number is known, and with their own errors."""
-    like: list[Any] = [None if x is None else np.broadcast_to(np.ones((), _numpy_dtype(x)), x.shape) for x in inputs]
-    if np.ndim(like[3]) == 2:
-        like[3] = np.eye(*np.shape(like[3]))
-    dtype = choices.problem(like).dtype
+    """Return the dtype of the result; raises for invalid shapes, which are known before the numbers are."""
+    templates: list[Any] = [
+        None if x is None else np.broadcast_to(np.ones((), _numpy_dtype(x)), x.shape) for x in inputs
+    ]
+    if np.ndim(templates[3]) == 2:
+        templates[3] = np.eye(*np.shape(templates[3]))
+    dtype = choices.problem(templates).dtype
     return dtype if jax.config.jax_enable_x64 else np.dtype(np.float32)
 
 
@@ -108,51 +110,51 @@ def _numpy_dtype(x: Any) -> Any:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _pool(choices: Choices, dtype: Any, inputs: Inputs) -> tuple[Any, Any, Any]:
-    """Means, and log masses in two parts: their sum has float64's digits where JAX has no 64 bits."""
+    """Compute means, and log masses in two parts: their sum has the digits of float64 even if JAX disables it."""
 
     def call(*inputs: Any) -> tuple[Any, Any, Any]:
         mean, log_mass = forward(choices, _on_host(inputs))
         high = log_mass.astype(dtype)
-        with np.errstate(invalid="ignore"):  # -inf, where there is no mass
+        with np.errstate(invalid="ignore"):  # −inf in empty windows
             low = np.where(np.isfinite(high), log_mass - high, 0.0)
         return mean.astype(dtype), high, low.astype(dtype)
 
     m = inputs[0].shape[0]
-    one = jax.ShapeDtypeStruct((m,), dtype)
-    shapes = (jax.ShapeDtypeStruct((m, *inputs[2].shape[1:]), dtype), one, one)
+    mass_shape = jax.ShapeDtypeStruct((m,), dtype)
+    shapes = (jax.ShapeDtypeStruct((m, *inputs[2].shape[1:]), dtype), mass_shape, mass_shape)
     return jax.pure_callback(call, shapes, *inputs, vmap_method="sequential")
 
 
 def _forward(choices: Choices, dtype: Any, primals: Inputs) -> tuple[tuple[Any, Any, Any], Any]:
     inputs = tuple(None if x is None else x.value for x in primals)
-    # which inputs are differentiated must stay known when traced: it travels as structure, not as a number
+    # The flags of differentiated inputs must be known while tracing, so they are encoded in the tree structure.
     needed = tuple(() if x is not None and x.perturbed else None for x in primals)
     outputs = _pool(choices, dtype, inputs)
     return outputs, (inputs, outputs, needed)
 
 
-def _backward(choices: Choices, dtype: Any, kept: Any, cotangents: tuple[Any, Any, Any]) -> tuple[Inputs]:
-    inputs, outputs, marks = kept
-    needed = [mark is not None and jnp.issubdtype(x.dtype, jnp.floating) for mark, x in zip(marks, inputs, strict=True)]
+def _backward(choices: Choices, dtype: Any, residuals: Any, cotangents: tuple[Any, Any, Any]) -> tuple[Inputs]:
+    inputs, outputs, flags = residuals
+    needed = [flag is not None and jnp.issubdtype(x.dtype, jnp.floating) for flag, x in zip(flags, inputs, strict=True)]
     mean_bar, mass_bar, _ = (
         jnp.zeros(x.shape, dtype) if isinstance(x, SymbolicZero) else x for x in cotangents
-    )  # the low part adds to the high one, so both have the same cotangent
+    )  # the low part is added to the high part, so both have the same cotangent
 
     def host(inputs: Inputs, outputs: tuple[Any, Any, Any], *bars: Any) -> list[Any]:
         mean, high, low = _on_host(outputs)
         log_mass = high.astype(np.float64) + low
-        found = gradients(choices, _on_host(inputs), (mean, log_mass), tuple(_on_host(bars)), needed)
-        return [np.asarray(g, x.dtype) for g, x in zip(found, inputs, strict=True) if g is not None]
+        results = gradients(choices, _on_host(inputs), (mean, log_mass), tuple(_on_host(bars)), needed)
+        return [np.asarray(g, x.dtype) for g, x in zip(results, inputs, strict=True) if g is not None]
 
-    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x, asked in zip(inputs, needed, strict=True) if asked]
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x, is_needed in zip(inputs, needed, strict=True) if is_needed]
 
     @jax.custom_jvp
     def call(*arguments: Any) -> Any:
         return jax.pure_callback(host, shapes, *arguments, vmap_method="sequential")
 
     call.defjvp(_no_second_derivatives)
-    found = iter(call(inputs, outputs, mean_bar, mass_bar))
-    return (tuple(next(found) if asked else None for asked in needed),)
+    results = iter(call(inputs, outputs, mean_bar, mass_bar))
+    return (tuple(next(results) if is_needed else None for is_needed in needed),)
 
 
 def _no_second_derivatives(*_: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Pooling for PyTorch, with gradients."""
+"""`fastnw.pool` for PyTorch tensors, with gradients."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from fastnw.kernels.kernel import Kernel
 __all__ = ["pool"]
 
 _NO_FORWARD_MODE = (
-    "fastnw.torch.pool has no forward-mode derivatives: take reverse mode (backward, torch.func.grad, vjp or jacrev)."
+    "fastnw.torch.pool has no forward-mode derivatives: use reverse mode (backward, torch.func.grad, vjp or jacrev)."
 )
 _NO_SECOND = "fastnw.torch.pool has no second derivatives."
 _NARROW = (torch.float16, torch.bfloat16, torch.float32)
-# An operator takes no objects: users' kernels go by number, and stay for as long as a compiled graph may hold it.
+# Arguments of an operator cannot be Python objects, so a user's kernel is passed as a numbered name. Entries are never
+# removed, because a compiled graph may refer to them.
 _KERNELS: dict[Kernel, str] = {}
-_BY_NUMBER: dict[str, Kernel] = {}
+_BY_NAME: dict[str, Kernel] = {}
 
 
 def pool(
@@ -45,13 +46,14 @@ def pool(
     return_mass: bool = False,
     n_jobs: int | None = None,
 ) -> Any:
-    """`fastnw.pool` for tensors, differentiable by queries, keys, values, bandwidth and sample_weight.
+    """Compute `fastnw.pool` of tensors, with gradients by queries, keys, values, bandwidth and sample_weight.
 
-    Gradients sum all pairs in float64, in O(m + n) memory, by the formulas of `fastnw.gradients.sums`; far from keys
-    with the digits that the means have there. They are of reverse mode and first order: `backward`, `torch.func.grad`,
-    `vjp`, `jacrev` and `vmap` (one call for each part of a batch). `torch.compile` takes the function whole, a user's
-    kernel too; transforms go around the compiled function, not into it. Tensors of other devices are computed on the
-    host and returned to where the queries lie; bfloat16 and float16 are computed in float32.
+    Gradients sum all pairs in float64 and O(m + n) memory by the formulas of `fastnw.gradients.sums`; far from all keys
+    they are as accurate as the means. Derivatives are of first order and in reverse mode: `backward`,
+    `torch.func.grad`, `vjp`, `jacrev` and `vmap` (one call for each part of a batch). `torch.compile` compiles the
+    function without a graph break, also for a user's kernel; apply transforms to the compiled function, not within it.
+    Tensors on other devices are copied to the host, and results to the device of the queries. Computations in bfloat16
+    and float16 use float32.
 
     Parameters
     ----------
@@ -59,10 +61,10 @@ def pool(
     keys : (n, d) tensor
     values : (n,) or (n, c) tensor
     bandwidth : float or tensor of shape (), (d,) or (d, d)
-        The derivative by a matrix is symmetric, as the matrix must be.
+        The gradient by a matrix is symmetric, as the matrix must be.
     sample_weight : (n,) tensor, optional
     return_mass : bool
-        Also return log Σ w κ, differentiable as well.
+        Whether to return log Σ w κ, which is differentiable too.
     kernel, exclude_self, method, backend, tol, n_jobs
         As in `fastnw.pool`.
 
@@ -72,15 +74,14 @@ def pool(
         float32 if queries, keys and floating values are float32 or narrower, otherwise float64. NaN in empty windows,
         which have no gradient.
     log_mass : (m,) tensor
-        If asked for.
+        If requested.
 
     Raises
     ------
     ValueError, TypeError
         As in `fastnw.pool`.
     NotImplementedError
-        When a second derivative or one of forward mode (`torch.func.jvp`, `jacfwd`, `hessian`, dual tensors) is asked
-        for.
+        A second or forward-mode derivative is requested (`torch.func.jvp`, `jacfwd`, `hessian`, dual tensors).
 
     Warns
     -----
@@ -98,10 +99,10 @@ def pool(
     if not isinstance(bandwidth, Tensor):
         bandwidth = torch.as_tensor(bandwidth, dtype=torch.float64)
     if not torch.compiler.is_compiling():
-        pooled = _eagerly
+        pooled = _eager_pool
     elif forward_ad._current_level < 0:
         pooled = _pool
-    else:  # the operator knows nothing of tangents: it would drop them
+    else:  # the operator would drop tangents without an error
         raise NotImplementedError(_NO_FORWARD_MODE)
     mean, log_mass = pooled(
         queries,
@@ -109,7 +110,7 @@ def pool(
         values,
         bandwidth,
         sample_weight,
-        _named(kernel),
+        _registered_name(kernel),
         bool(exclude_self),
         method,
         backend,
@@ -120,21 +121,22 @@ def pool(
 
 
 @torch.compiler.assume_constant_result
-def _named(kernel: str | Kernel) -> str:
+def _registered_name(kernel: str | Kernel) -> str:
+    """Return the name of a built-in kernel, or register a user's kernel under a numbered name."""
     kernel = kernels.get(kernel)
     if kernel.facts.built_in:
         return kernel.name
     if kernel not in _KERNELS:
         _KERNELS[kernel] = f"{kernel.name} #{len(_KERNELS)}"
-        _BY_NUMBER[_KERNELS[kernel]] = kernel
+        _BY_NAME[_KERNELS[kernel]] = kernel
     return _KERNELS[kernel]
 
 
 def _choices(kernel: str, *others: Any) -> Choices:
-    return Choices(_BY_NUMBER[kernel] if kernel in _BY_NUMBER else kernels.get(kernel), *others)
+    return Choices(_BY_NAME[kernel] if kernel in _BY_NAME else kernels.get(kernel), *others)
 
 
-# Schemas are written out, and name the arguments of the operators.
+# Schemas are explicit, and name the arguments of the operators.
 _INPUTS = "Tensor queries, Tensor keys, Tensor values, Tensor bandwidth, Tensor? sample_weight"
 
 
@@ -170,9 +172,9 @@ def _(queries: Tensor, keys: Tensor, values: Tensor, *others: Any) -> tuple[Tens
 def _pool_backward(
     mean_grad: Tensor, log_mass_grad: Tensor, mean: Tensor, log_mass: Tensor, *arguments: Any
 ) -> tuple[Tensor, ...]:
-    """The gradients in the order of the inputs; an empty tensor for one that is not needed."""
+    """Compute the gradients in the order of the inputs; an empty tensor replaces one that is not needed."""
     tensors, (needed, kernel, exclude_self, backend, n_jobs) = arguments[:5], arguments[5:]
-    found = gradients(
+    all_gradients = gradients(
         _choices(kernel, exclude_self, "auto", backend, None, n_jobs),
         [_to_numpy(x) for x in tensors],
         (_to_numpy(mean), _to_numpy(log_mass)),
@@ -183,7 +185,7 @@ def _pool_backward(
         mean_grad.new_empty(0)
         if gradient is None
         else torch.from_numpy(np.ascontiguousarray(gradient).reshape(x.shape)).to(x.device, x.dtype)
-        for x, gradient in zip(tensors, found, strict=True)
+        for x, gradient in zip(tensors, all_gradients, strict=True)
     )
 
 
@@ -194,21 +196,24 @@ def _(mean_grad: Tensor, log_mass_grad: Tensor, mean: Tensor, log_mass: Tensor, 
     return tuple(x.new_empty(x.shape) if is_needed else mean_grad.new_empty(0) for x, is_needed in pairs)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Save the tensors and options that the backward pass needs."""
     kernel, exclude_self, _method, backend, _tol, n_jobs = inputs[5:]
     ctx.save_for_backward(*output, *inputs[:5])
     ctx.choices = (kernel, exclude_self, backend, n_jobs)
 
 
 def _backward(ctx: Any, mean_grad: Tensor, log_mass_grad: Tensor) -> tuple[Tensor | None, ...]:
-    return _of_inputs(ctx, _pool_backward(mean_grad, log_mass_grad, *_kept(ctx)))
+    return _needed_gradients(ctx, _pool_backward(mean_grad, log_mass_grad, *_saved(ctx)))
 
 
-def _kept(ctx: Any) -> tuple[Any, ...]:
+def _saved(ctx: Any) -> tuple[Any, ...]:
+    """Return what `_save_context` saved, as arguments of `_pool_backward`."""
     return (*ctx.saved_tensors, list(ctx.needs_input_grad[:5]), *ctx.choices)
 
 
-def _of_inputs(ctx: Any, gradients: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+def _needed_gradients(ctx: Any, gradients: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """Return one entry per argument of `_pool`: the gradient, or None if it is not needed or does not exist."""
     pairs = zip(gradients, ctx.needs_input_grad[:5], strict=True)
     return (*(gradient if is_needed else None for gradient, is_needed in pairs), *([None] * 6))
 
@@ -217,14 +222,14 @@ def _no_second_derivatives(ctx: Any, *grads: Any) -> None:
     raise NotImplementedError(_NO_SECOND)
 
 
-@torch.compiler.disable  # nor what it calls: a function that is compiled may be run as it is, under a transform
-def _eagerly(*inputs: Any) -> Any:
+@torch.compiler.disable  # also for its callees, because a transform may run a compiled function eagerly
+def _eager_pool(*inputs: Any) -> Any:
     return _Pool.apply(*inputs)
 
 
 @torch.compiler.disable
-def _one_by_one(function: Any, info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
-    """The rule of `torch.vmap`: one call for each part of the batch."""
+def _map_batch(function: Any, info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
+    """Apply the function to each part of a batch: the rule of `torch.vmap`."""
 
     def part(i: int) -> list[Any]:
         return [
@@ -237,33 +242,35 @@ def _one_by_one(function: Any, info: Any, in_dims: tuple[Any, ...], *inputs: Any
     return stacked, (0,) * len(stacked)
 
 
-_pool.register_autograd(_backward, setup_context=_keep)
+_pool.register_autograd(_backward, setup_context=_save_context)
 _pool_backward.register_autograd(_no_second_derivatives)
 if hasattr(torch.library, "register_vmap"):  # since torch 2.5
 
     @torch.library.register_vmap(_pool)
     def _(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
-        return _one_by_one(_pool, info, in_dims, *inputs)
+        return _map_batch(_pool, info, in_dims, *inputs)
 
     @torch.library.register_vmap(_pool_backward)
     def _(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
-        return _one_by_one(_pool_backward, info, in_dims, *inputs)
+        return _map_batch(_pool_backward, info, in_dims, *inputs)
 
 
-# The operators are for compiled graphs. Elsewhere these functions stand before them, since an operator without a rule
-# for tangents drops them.
+# Compiled graphs use the operators. Eager calls use the autograd functions below, because an operator cannot raise an
+# error for forward-mode derivatives: it would drop the tangents.
 class _Pool(torch.autograd.Function):
+    """The operator `_pool` with errors for unsupported derivatives."""
+
     @staticmethod
     def forward(*inputs: Any) -> Any:
         return _pool(*inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        _keep(ctx, inputs, output)
+        _save_context(ctx, inputs, output)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        return _of_inputs(ctx, _PoolBackward.apply(*grads, *_kept(ctx)))
+        return _needed_gradients(ctx, _PoolBackward.apply(*grads, *_saved(ctx)))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -271,10 +278,12 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
-        return _one_by_one(_Pool.apply, info, in_dims, *inputs)
+        return _map_batch(_Pool.apply, info, in_dims, *inputs)
 
 
 class _PoolBackward(torch.autograd.Function):
+    """The operator `_pool_backward` with errors for unsupported derivatives."""
+
     @staticmethod
     def forward(*inputs: Any) -> Any:
         return _pool_backward(*inputs)
@@ -293,10 +302,11 @@ class _PoolBackward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> Any:
-        return _one_by_one(_PoolBackward.apply, info, in_dims, *inputs)
+        return _map_batch(_PoolBackward.apply, info, in_dims, *inputs)
 
 
 def _to_numpy(tensor: Tensor | None) -> Any:
+    """Convert a tensor to a host array; bfloat16, which NumPy does not have, to float32."""
     if tensor is None:
         return None
     tensor = tensor.detach().cpu()
