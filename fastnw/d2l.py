@@ -1,8 +1,8 @@
-"""The code of d2l.ai's chapter "Attention Pooling by Similarity", run by fastnw: the same names, shapes and pictures.
+"""The functions of d2l.ai's chapter "Attention Pooling by Similarity", computed by fastnw: same names and shapes.
 
-The chapter (https://d2l.ai/chapter_attention-mechanisms-and-transformers/attention-pooling.html) is written once for
-each of PyTorch, JAX, TensorFlow and MXNet. What stands here takes the arrays of all four, and NumPy's. Neither they nor
-matplotlib are imported with this module.
+The chapter (https://d2l.ai/chapter_attention-mechanisms-and-transformers/attention-pooling.html) has versions for
+PyTorch, JAX, TensorFlow and MXNet. This module accepts the arrays of all four and of NumPy. It imports neither these
+frameworks nor matplotlib until they are used.
 """
 
 from __future__ import annotations
@@ -39,25 +39,26 @@ __all__ = [
     "plot",
 ]
 
-# Keys, and queries, whose distances a user's function is given at a time: 2 MiB in float64, which caches hold. Sums
-# take half as long again with 2,048, and no less with 256.
-TILE = 512
-_SUBTRACTED_AS_THEY_ARE = {np.dtype(np.float32), np.dtype(np.float64)}
+# The number of keys and of queries in one tile of distances for a user's function: 2 MiB in float64, which fits in
+# cache. Sums take 1.5 times as long with 2,048, and no less with 256.
+TILE_SIZE = 512
+# Types whose differences are computed in the arrays' own framework; others are converted to float64 first.
+_SUBTRACTABLE = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
 @dataclass(frozen=True)
 class ChapterKernel:
-    """One of the chapter's kernels: called, its formula on distances; recognised, fastnw's kernel of that bandwidth.
+    """A kernel of the chapter. A call evaluates its formula; `nadaraya_watson` uses fastnw's kernel of the same name.
 
     Parameters
     ----------
     name : str
-        As fastnw knows it.
+        Name of the kernel in fastnw.
     formula : callable
-        Of a framework's module and of its array of signed distances in bandwidths.
+        Function of the framework's module and an array of signed distances in bandwidths.
     bandwidth : float
     strict : bool
-        Whether distances of exactly one bandwidth are outside.
+        Whether a distance of exactly one bandwidth is outside the support.
     """
 
     name: str
@@ -66,17 +67,17 @@ class ChapterKernel:
     strict: bool = False
 
     def __call__(self, x: Any) -> Any:
-        """The kernel of each distance in `x`, an array of any framework, as an array of the same kind and shape."""
+        """Evaluate the kernel at distances `x`, an array of any framework, as an array of the same kind and shape."""
         x = _array(x)
         if isinstance(x, np.ndarray) and x.dtype.kind in "biu":
             x = x.astype(np.float64)  # NumPy 1 would divide small integers in float16
         return self.formula(frameworks.namespace(x), x / self.bandwidth)
 
     def bandwidth_for(self, *arrays: Any) -> float:
-        """What leaves a distance of exactly one bandwidth outside if it should: the largest number below."""
+        """Return the bandwidth for fastnw; for a strict kernel, the largest number below its own."""
         if not self.strict:
             return self.bandwidth
-        # a row tells the type on whatever device it lies
+        # one row suffices to determine the type, and is cheap to copy from a device
         dtype = result_dtype(*(_on_host(array[:1]) for array in arrays))
         return float(np.nextafter(dtype.type(self.bandwidth), dtype.type(0)))
 
@@ -104,7 +105,7 @@ epanechikov = ChapterKernel("triangular", _epanechikov)
 
 
 def gaussian_with_width(sigma: float) -> ChapterKernel:
-    """The chapter's Gaussian of width σ: exp(−x²/(2σ²)).
+    """Make the chapter's Gaussian kernel of width σ: exp(−x²/(2σ²)).
 
     Parameters
     ----------
@@ -113,8 +114,8 @@ def gaussian_with_width(sigma: float) -> ChapterKernel:
 
     Returns
     -------
-    ChapterKernel
-        A function of signed distances.
+    kernel : ChapterKernel
+        Function of signed distances.
 
     Raises
     ------
@@ -137,47 +138,47 @@ def gaussian_with_width(sigma: float) -> ChapterKernel:
 def nadaraya_watson(
     x_train: Any, y_train: Any, x_val: Any, kernel: Callable[[Any], Any], attention: bool = True
 ) -> tuple[Any, Any]:
-    """The chapter's function of that name: estimates at `x_val`, and the attention weights that make them.
+    """Compute the Nadaraya-Watson estimates at `x_val` and their attention weights, like the chapter's function.
 
-    ŷ_j = Σ_i k(x_i − x'_j) y_i / Σ_i k(x_i − x'_j) over the training points x_i, for each x'_j of `x_val`.
+    ŷ_j = Σ_i k(x_i − x'_j) y_i / Σ_i k(x_i − x'_j), summed over the training points x_i, for each x'_j in `x_val`.
 
     Parameters
     ----------
     x_train : (n,) array
-        The keys. Also (n, d), with the Euclidean distance, for the kernels of this module.
+        The keys. For kernels of this module also (n, d), with Euclidean distances.
     y_train : (n,) array
         The values.
     x_val : (m,) array
-        The queries; (m, d) with such keys.
+        The queries; (m, d) for (n, d) keys.
     kernel : callable
-        One of this module's, which `fastnw.pool` computes by its fastest method; a Gaussian does not underflow there as
-        its formula does. Or a function of your own: of an array of signed distances, in the arrays' own framework, to
-        an array of the same shape of numbers or booleans. It is given a tile of distances at a time, in floating point
-        whatever the arrays hold, and its sums are taken in float64.
+        A kernel of this module, which `fastnw.pool` computes by its fastest method, without the underflow of the
+        Gaussian formula. Or a function that maps an array of signed distances, in the framework of the arrays, to an
+        array of numbers or booleans of the same shape. It is called on tiles of floating-point distances, and sums are
+        in float64.
     attention : bool, default True
-        False: no weights, and no (n, m) array is made.
+        Whether to compute the weights; without them, no (n, m) array is allocated.
 
     Returns
     -------
     y_hat : (m,) array
-        Of the arrays' framework and device; float32 if all floating arrays are float32 or narrower, otherwise float64.
-        It carries no gradient.
+        Estimates, in the framework and on the device of the arrays, without a gradient; float32 if all floating arrays
+        are float32 or narrower, otherwise float64.
     attention_w : (n, m) array or None
-        As in the chapter, a row a key and a column a query; columns sum to 1. The transpose of what
-        `fastnw.attention_weights` returns.
+        As in the chapter, one row per key and one column per query; columns sum to 1. This is the transpose of the
+        result of `fastnw.attention_weights`.
 
     Raises
     ------
     ValueError
-        Arrays of other shapes or with NaN; a function whose result has another shape or is not finite.
+        Shapes do not match, an array contains NaN, or the result of a function has another shape or is not finite.
     TypeError
-        `kernel` is no function.
+        `kernel` is not callable.
 
     Warns
     -----
     EmptyWindowWarning
-        Once, for queries that no key reaches: the estimate and the whole column of weights are NaN, as 0/0 is in the
-        chapter, so that neither can be taken for an answer.
+        Queries have no key within the support of the kernel. Their estimates and columns of weights are NaN, as 0/0 is
+        in the chapter.
 
     Examples
     --------
@@ -218,7 +219,7 @@ def _check_shapes(x_train: Any, y_train: Any, x_val: Any) -> None:
 
 
 def _by_fastnw(kernel: ChapterKernel, x_train: Any, y_train: Any, x_val: Any, attention: bool) -> tuple[Any, Any]:
-    """Empty windows are NaN here, and reported by the caller: once, for estimates and weights."""
+    """Compute with a kernel of fastnw; empty windows are NaN, and the caller reports them."""
     keys, queries = (x if len(x.shape) == 2 else x[:, None] for x in (x_train, x_val))
     bandwidth = kernel.bandwidth_for(queries, keys, y_train)
     options: dict[str, Any] = {"kernel": kernel.name, "bandwidth": bandwidth, "empty": math.nan}
@@ -231,24 +232,27 @@ def _by_fastnw(kernel: ChapterKernel, x_train: Any, y_train: Any, x_val: Any, at
 
 
 def _by_tiles(kernel: Callable[[Any], Any], x_train: Any, y_train: Any, x_val: Any, attention: bool) -> tuple[Any, Any]:
-    """The chapter's formula for a function that fastnw does not know, tile by tile."""
+    """Evaluate the chapter's formula for a user's function, tile by tile."""
     if len(x_train.shape) != 1:
-        raise ValueError("A function of signed distances needs one coordinate: x_train and x_val of shapes (n,), (m,).")
+        raise ValueError(
+            "x_train and x_val must have shapes (n,) and (m,) for a function of signed distances, got "
+            f"{tuple(x_train.shape)} and {tuple(x_val.shape)}. Use a kernel of fastnw.d2l for more coordinates."
+        )
     problem = _checked(x_train, y_train, x_val)
-    distances = _distances_of(x_train, x_val, problem)
-    summed = np.stack([np.ones(problem.n), problem.values[:, 0]])
+    distances = _distance_tiles(x_train, x_val, problem)
+    terms = np.stack([np.ones(problem.n), problem.values[:, 0]])
     sums = np.zeros((2, problem.m))
     shares = np.empty((problem.n, problem.m)) if attention else None
     for columns in _tiles(problem.m):
         for rows in _tiles(problem.n):
             k = _evaluated(kernel, distances(rows, columns))
-            with np.errstate(invalid="ignore", over="ignore"):  # told below
-                sums[:, columns] += summed[:, rows] @ k
+            with np.errstate(invalid="ignore", over="ignore"):  # reported below
+                sums[:, columns] += terms[:, rows] @ k
             if shares is not None:
                 shares[rows, columns] = k
     mass, total = sums
     if not np.isfinite(mass).all():
-        raise ValueError("kernel is not finite at every distance.")
+        raise ValueError("kernel must be finite at every distance, got NaN or infinity. Correct the function.")
     restore = frameworks.restorer(x_train, y_train, x_val)
     with np.errstate(divide="ignore", invalid="ignore"):
         y_hat = np.where(mass == 0, np.nan, total / mass)
@@ -258,18 +262,18 @@ def _by_tiles(kernel: Callable[[Any], Any], x_train: Any, y_train: Any, x_val: A
 
 
 def _checked(x_train: Any, y_train: Any, x_val: Any) -> Problem:
-    """Host arrays of the points, with everything checked that `pool` checks."""
+    """Build a problem of host arrays with the checks of `pool`."""
     keys, values, queries = map(_on_host, (x_train, y_train, x_val))
     return build(queries[:, None], keys[:, None], values, kernel="constant", bandwidth=1.0)
 
 
-def _distances_of(x_train: Any, x_val: Any, problem: Problem) -> Callable[[slice, slice], Any]:
-    """What gives the signed distances of some keys and queries, in the arrays' own framework.
+def _distance_tiles(x_train: Any, x_val: Any, problem: Problem) -> Callable[[slice, slice], Any]:
+    """Return a function that computes the signed distances of a tile in the arrays' own framework.
 
-    Integers wrap where they are subtracted, and booleans cannot be; float16 has three digits. Their differences are
-    taken in float64 on the host and come in the result's type.
+    Differences of integers may overflow, those of booleans are not defined, and float16 has three digits. For these
+    types, differences are computed in float64 on the host and converted to the dtype of the result.
     """
-    if {problem.keys.dtype.newbyteorder("="), problem.queries.dtype.newbyteorder("=")} <= _SUBTRACTED_AS_THEY_ARE:
+    if {problem.keys.dtype.newbyteorder("="), problem.queries.dtype.newbyteorder("=")} <= _SUBTRACTABLE:
         return lambda rows, columns: x_train[rows][:, None] - x_val[columns][None, :]
     keys, queries = problem.keys.astype(np.float64), problem.queries.astype(np.float64).T
     restore = frameworks.restorer(x_train, x_val)
@@ -277,30 +281,33 @@ def _distances_of(x_train: Any, x_val: Any, problem: Problem) -> Callable[[slice
 
 
 def _tiles(length: int) -> Iterator[slice]:
-    return (slice(start, min(start + TILE, length)) for start in range(0, length, TILE))
+    """Yield slices of TILE_SIZE indices."""
+    return (slice(start, min(start + TILE_SIZE, length)) for start in range(0, length, TILE_SIZE))
 
 
 def _evaluated(kernel: Callable[[Any], Any], distances: Any) -> Array:
-    """The function's values as float64.
+    """Evaluate the function and convert its values to float64.
 
     Raises
     ------
     ValueError
-        Another shape than that of the distances.
+        The shape is not that of the distances.
     """
     k = _on_host(kernel(distances))
     if k.shape != tuple(distances.shape):
-        raise ValueError(f"kernel must give one number for each distance: got {k.shape} for {tuple(distances.shape)}.")
+        raise ValueError(
+            f"kernel must return one number per distance, got shape {k.shape} for {tuple(distances.shape)}."
+        )
     return k.astype(np.float64, copy=False)
 
 
 def _report_empty(y_hat: Array) -> None:
-    empty = Tally()
-    empty.add(np.flatnonzero(np.isnan(y_hat)))
-    if empty.count:
+    empty_windows = Tally()
+    empty_windows.add(np.flatnonzero(np.isnan(y_hat)))
+    if empty_windows.count:
         warnings.warn(
-            f"{empty.count} of {len(y_hat)} queries have no key in the kernel's reach (first: {empty}): "
-            "NaN stands there. Use a wider kernel.",
+            f"{empty_windows.count} of {len(y_hat)} queries have no key within the support of the kernel "
+            f"(first: {empty_windows}): their estimates are NaN. Use a wider kernel.",
             EmptyWindowWarning,
             stacklevel=caller_level(),
         )
@@ -315,38 +322,38 @@ def plot(
     names: Sequence[str],
     attention: bool = False,
 ) -> Figure:
-    """The chapter's function of that name: a panel a kernel, with its estimates or its attention weights.
+    """Plot estimates or attention weights like the chapter's function, with one panel per kernel.
 
     Parameters
     ----------
     x_train, y_train : (n,) arrays
     x_val, y_val : (m,) arrays
-        The queries, in ascending order to be drawn as a line, and the true values there.
+        The queries in ascending order, which are drawn as a line, and the true values at them.
     kernels : sequence of callables
-        As in `nadaraya_watson`; any number of them.
+        As in `nadaraya_watson`.
     names : sequence of str
         One for each kernel.
     attention : bool, default False
-        Draw the weights, a row a key and a column a query, each panel with a colour scale of its own.
+        Whether to draw weights, with one row per key, one column per query, and a colour scale for each panel.
 
     Returns
     -------
-    matplotlib.figure.Figure
-        One of pyplot's: a notebook shows it, and so does ``plt.show()``.
+    figure : matplotlib.figure.Figure
+        A pyplot figure, which notebooks and ``plt.show()`` display.
 
     Raises
     ------
     ImportError
         matplotlib is not installed.
     ValueError
-        Not as many names as kernels, none at all, or what `nadaraya_watson` raises.
+        The numbers of names and kernels differ, there are none, or `nadaraya_watson` raises the error.
     """
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError("Plotting needs matplotlib. Install it with: pip install 'fastnw[plot]'") from error
     if len(kernels) != len(names) or not len(kernels):
-        raise ValueError(f"kernels and names must be of one length, at least 1: got {len(kernels)} and {len(names)}.")
+        raise ValueError(f"kernels and names must have the same length >= 1, got {len(kernels)} and {len(names)}.")
     answers = [nadaraya_watson(x_train, y_train, x_val, kernel, attention) for kernel in kernels]
     figure = plt.figure(figsize=(3 * len(kernels), 3), layout="constrained")
     draw(figure, (x_train, y_train, x_val, y_val), answers, names, attention)
@@ -360,7 +367,7 @@ def draw(
     names: Sequence[str],
     attention: bool,
 ) -> None:
-    """`plot` on a figure, of x_train, y_train, x_val, y_val and what `nadaraya_watson` returned for each kernel."""
+    """Draw `plot` on a figure from (x_train, y_train, x_val, y_val) and the results of `nadaraya_watson`."""
     from matplotlib.ticker import MaxNLocator
 
     x_train, y_train, x_val, y_val = map(_on_host, data)

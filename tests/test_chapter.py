@@ -103,7 +103,7 @@ def test_streaming_gives_the_same_estimates(fw, data, name):
 @pytest.mark.parametrize("attention", [True, False])
 @pytest.mark.parametrize("which", ["of signed distances", "of booleans"])
 def test_own_functions_are_given_tiles_in_the_framework(fw, data, dtype, monkeypatch, attention, which):
-    monkeypatch.setattr(d2l, "TILE", 16)
+    monkeypatch.setattr(d2l, "TILE_SIZE", 16)
     seen = []
 
     def kernel(x):
