@@ -1,1 +1,1 @@
-"""Gradients of kernel-weighted means and masses, summed pair by pair."""
+"""Gradients of kernel-weighted means and masses as sums over pairs."""

@@ -1,4 +1,4 @@
-"""Pooling and its gradients on NumPy arrays: what other frameworks' functions with derivatives are made of."""
+"""Pooling and its gradients on NumPy arrays, for the differentiable functions of other frameworks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ INPUTS = ("queries", "keys", "values", "bandwidth", "sample_weight")
 
 @dataclass(frozen=True)
 class Choices:
-    """What is no array."""
+    """The non-array options of a call.
+
+    Attributes are the arguments of `fastnw.pool` with the same names.
+    """
 
     kernel: Kernel
     exclude_self: bool = False
@@ -36,6 +39,7 @@ class Choices:
     n_jobs: int | None = None
 
     def problem(self, inputs: Sequence[Any]) -> Problem:
+        """Check the arrays, in the order of `INPUTS`, and build the problem."""
         queries, keys, values, bandwidth, sample_weight = inputs
         return build(
             queries,
@@ -50,7 +54,7 @@ class Choices:
 
 
 def forward(choices: Choices, inputs: Sequence[Any]) -> tuple[Array, Floats]:
-    """Means as `fastnw.pool` gives them, and log Σ w κ (m,) in float64; `inputs` as in `INPUTS`."""
+    """Compute the means of `fastnw.pool` and log Σ w κ, (m,) float64; `inputs` are in the order of `INPUTS`."""
     problem = choices.problem(inputs)
     model = make_model(problem, choices.method, choices.backend, choices.n_jobs)
     mean, log_mass = np.empty((problem.m, problem.c), problem.dtype), np.empty(problem.m)
@@ -65,32 +69,49 @@ def gradients(
     cotangents: tuple[Array, Array],
     needed: Sequence[bool],
 ) -> list[Floats | None]:
-    """Of a loss, from its derivatives by what `forward` returned: one array an input, None where it is not `needed`.
+    """Compute the gradients of a loss by the inputs from its derivatives by the outputs of `forward`.
 
-    All pairs are summed, whichever method the means were computed by.
+    All pairs are summed, whatever method computed the means.
+
+    Parameters
+    ----------
+    choices : Choices
+    inputs : sequence of arrays
+        In the order of `INPUTS`.
+    outputs : tuple of arrays
+        The result of `forward`.
+    cotangents : tuple of arrays
+        ∂L/∂mean and ∂L/∂log mass.
+    needed : sequence of bool
+        Which gradients to return.
+
+    Returns
+    -------
+    gradients : list of float64 arrays or None
+        In the order of `INPUTS`; None where `needed` is False.
     """
     problem = choices.problem(inputs)
     alpha = np.asarray(cotangents[0], np.float64).reshape(problem.m, problem.c)
     by_log_mass = np.asarray(cotangents[1], np.float64)
-    with np.errstate(invalid="ignore"):  # empty windows take no part
+    with np.errstate(invalid="ignore"):  # empty windows have NaN, and do not contribute
         gamma = (alpha * np.asarray(outputs[0], np.float64).reshape(alpha.shape)).sum(axis=1) - by_log_mass
     arguments = (np.arange(problem.m), outputs[1], alpha, gamma, threads_for(choices.n_jobs), Meter(False, 0, ""))
     options: dict[str, Any] = {"backend": choices.backend, "by_log_mass": by_log_mass}
-    found: list[Floats | None] = [None] * len(INPUTS)
+    results: list[Floats | None] = [None] * len(INPUTS)
     if needed[0] or needed[3]:
         full = needed[3] and problem.metric.cholesky is not None
         by_queries = by_query(problem, *arguments, outer=full, **options)
-        found[0] = -_unwhitened(problem.metric, by_queries.moved)
-        found[3] = _of_bandwidth(problem.metric, by_queries, np.shape(inputs[3])) if needed[3] else None
+        results[0] = -_unwhiten(problem.metric, by_queries.moved)
+        results[3] = _bandwidth_gradient(problem.metric, by_queries, np.shape(inputs[3])) if needed[3] else None
     if needed[1] or needed[2] or needed[4]:
         by_keys = by_key(problem, *arguments, by_weight=needed[4], **options)
-        found[1], found[4] = _unwhitened(problem.metric, by_keys.moved), by_keys.weights
-        found[2] = by_keys.values.reshape(np.shape(inputs[2]))
-    return [gradient if is_needed else None for gradient, is_needed in zip(found, needed, strict=True)]
+        results[1], results[4] = _unwhiten(problem.metric, by_keys.moved), by_keys.weights
+        results[2] = by_keys.values.reshape(np.shape(inputs[2]))
+    return [gradient if is_needed else None for gradient, is_needed in zip(results, needed, strict=True)]
 
 
-def _unwhitened(metric: Metric, moved: Floats) -> Floats:
-    """`moved` L⁻¹, or over h."""
+def _unwhiten(metric: Metric, moved: Floats) -> Floats:
+    """Compute `moved` L⁻¹ for a bandwidth matrix L Lᵀ; otherwise `moved`/h."""
     if metric.cholesky is None:
         return moved * metric.inverse
     from scipy.linalg import solve_triangular
@@ -98,8 +119,9 @@ def _unwhitened(metric: Metric, moved: Floats) -> Floats:
     return solve_triangular(metric.cholesky, moved.T, lower=True, trans="T", check_finite=False).T
 
 
-def _of_bandwidth(metric: Metric, sums: QuerySums, shape: tuple[int, ...]) -> Floats:
+def _bandwidth_gradient(metric: Metric, sums: QuerySums, shape: tuple[int, ...]) -> Floats:
+    """Compute the gradient by a bandwidth of the given shape."""
     if sums.outer is not None:
-        return _unwhitened(metric, _unwhitened(metric, sums.outer).T) / 2
-    by_coordinate = sums.squares.sum(axis=0) * metric.inverse  # with one bandwidth for all, all of these are 1/h
+        return _unwhiten(metric, _unwhiten(metric, sums.outer).T) / 2
+    by_coordinate = sums.squares.sum(axis=0) * metric.inverse  # for one number h, all entries of `inverse` are 1/h
     return by_coordinate if shape else by_coordinate.sum()

@@ -1,15 +1,16 @@
-"""Gradient sums of queries whose exponents have lost their digits, one query at a time, in NumPy.
+"""Gradient sums of far queries, whose float64 exponents are inaccurate: one query at a time, in NumPy.
 
-At 10⁶ bandwidths float64 knows u² to 10⁻⁴, and a gradient is a small difference of terms as large as u or u². Both are
-cured by a leading key 0, as in `fastnw.methods.tails.method`: weights p come from exponents relative to its own, in
-double-double arithmetic, and
+At 10⁶ bandwidths u² has an error of 10⁻⁴ in float64, and a gradient is a small difference of terms as large as u or u².
+A leading key 0 avoids both errors, as in `fastnw.methods.tails.method`: weights p are computed from exponents relative
+to that of the leading key, in double-double arithmetic, and
 
     Σ_j p_j r_j G_j = Σ_j p_j r_j (G_j − G_0) + G_0 Σ_j p_j r_j,    r_j = α·(v_j − f) + ∂L/∂log mass,
 
-where the last sum is ∂L/∂log mass, since f is the mean of these very weights. G_j is the gradient of −log κ, to 32
-digits.
+where the last sum is ∂L/∂log mass, because f is the mean with the same weights. G_j is the gradient of −log κ in
+double-double arithmetic, with 32 digits.
 
-Compact kernels come here when every key in the window is near its edge, where 1 − u² has lost its digits.
+Queries of a compact kernel are summed here if every key in their window is near its edge, where 1 − u² is inaccurate in
+float64.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from fastnw.arithmetic import doubledouble as dd
 from fastnw.core.pack import pack_queries
 from fastnw.core.problem import Problem
-from fastnw.gradients.forces import Forces, forces, power_of_slope
+from fastnw.gradients.forces import Forces, forces, power_of_derivative
 from fastnw.gradients.totals import KeySums, QuerySums
 from fastnw.methods.scoring import Scoring
 from fastnw.methods.tails import method as tails
@@ -35,35 +36,40 @@ from fastnw.runtime.threads import check_stop
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
-REACH = 760.0  # nats below the leading key from which on a weight is 0 in float64
-FAR = 1e-8  # bound on the relative error of a weight from which on float64 exponents do not do
-# −log of the mean κ from which on they do not do either: gradients cancel to 1/u² of their terms, of which those that
-# decay like e^−u leave eight digits at u = 2,000.
-DEPTH, DEPTH_OF_QUADRATIC_FORMS, DEPTH_OF_HEAVY_TAILS = 2e3, 2e4, 23.0
-BATCH = 1 << 22  # pairs scored at a time, or one query's
-NEAR_EDGE = 1e-6  # 1 − u² below which less than ten of its digits are left
+# A weight that is this many nats below the weight of the leading key is 0 in float64.
+UNDERFLOW_NATS = 760.0
+# Float64 exponents are not used if the bound on the relative error of a weight exceeds this one.
+MAX_WEIGHT_ERROR = 1e-8
+# Float64 exponents are not used if −log of the mean κ exceeds these nats: gradients cancel to 1/u² of their terms, and
+# for kernels that decay as e^−u, eight digits remain at u = 2,000.
+MAX_DEPTH_NATS, MAX_QUADRATIC_FORM_DEPTH_NATS, MAX_HEAVY_TAIL_DEPTH_NATS = 2e3, 2e4, 23.0
+# The number of pairs that are scored at a time; at least one query is.
+PAIRS_PER_BATCH = 1 << 22
+# Below this 1 − u², float64 has less than ten of its digits.
+MIN_ACCURATE_EDGE_DISTANCE = 1e-6
 
 
 def are_far(problem: Problem, positions: Rows, log_mass: Floats) -> NDArray[np.bool_]:
-    """(p,) Which of the queries at `positions` are to be summed here."""
+    """Select the queries, of those at `positions`, that must be summed here; returns a mask (p,)."""
     kernel = problem.kernel
     if not tails.known(kernel):
         return np.zeros(len(positions), bool)
     relative = log_mass - problem.log_largest_weight
     if kernel.facts.log_ratio is None:
         assert kernel.facts.edge is not None
-        return np.exp(relative) < 8 * float(kernel.facts.edge(np.full(1, NEAR_EDGE))[0])
-    limit = DEPTH_OF_QUADRATIC_FORMS if kernel.facts.quadratic_form else DEPTH
-    nats, limit = depth(problem, log_mass), DEPTH_OF_HEAVY_TAILS if kernel.facts.heavy_tailed else limit
+        return np.exp(relative) < 8 * float(kernel.facts.edge(np.full(1, MIN_ACCURATE_EDGE_DISTANCE))[0])
+    limit = MAX_QUADRATIC_FORM_DEPTH_NATS if kernel.facts.quadratic_form else MAX_DEPTH_NATS
+    limit = MAX_HEAVY_TAIL_DEPTH_NATS if kernel.facts.heavy_tailed else limit
+    nats = depth(problem, log_mass)
     if not kernel.inner_product and problem.metric.cholesky is None:
         return nats > limit
     queries, scoring = pack_queries(problem, positions, np.float64), _scoring(problem)
     error = scoring.score_error(queries, np.dtype(np.float64))
-    if kernel.inner_product:  # its terms may be large where their sum is not
-        return ~((error <= FAR) & (error <= limit * (problem.d + 4) * 2.0**-53))
+    if kernel.inner_product:  # its terms may be larger than their sum
+        return ~((error <= MAX_WEIGHT_ERROR) & (error <= limit * (problem.d + 4) * 2.0**-53))
     if kernel.works_on_logs:
         error = scoring.nats(queries, np.maximum(nats, 0.0))
-    return (nats > limit) | ~(error <= FAR)
+    return (nats > limit) | ~(error <= MAX_WEIGHT_ERROR)
 
 
 def _scoring(problem: Problem) -> Scoring:
@@ -71,7 +77,7 @@ def _scoring(problem: Problem) -> Scoring:
 
 
 def depth(problem: Problem, log_mass: Floats) -> Floats:
-    """(p,) −log of the largest κ, at least, or for heavy tails of the mean κ."""
+    """Bound −log of the largest κ from below, (p,); for heavy tails, compute −log of the mean κ."""
     largest = problem.log_largest_weight
     if problem.kernel.works_on_logs or problem.kernel.support is not None:
         return largest - log_mass
@@ -80,19 +86,19 @@ def depth(problem: Problem, log_mass: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Pairs:
-    """One query's pairs with the keys that can matter, J of them.
+    """The pairs of one query with the J keys that contribute to its sums.
 
     Attributes
     ----------
     row : int
-        Index among the queries asked for.
+        Index of the query among those that are summed.
     query : int
-        Position in ``problem.queries``.
+        Position of the query in ``problem.queries``.
     view : View
         The coordinates of `forces`.
     positions : (J,) int array
     logs : (J,) float64
-        log κ/mass, the mass in units of the largest weight.
+        log κ/mass, with the mass relative to the largest weight.
     share : (J,) float64
         w κ/mass; 0 for a key without weight.
     """
@@ -105,12 +111,12 @@ class Pairs:
     share: Floats
 
     def pulls(self, values: Floats, alpha: Floats, by_log_mass: float) -> Floats:
-        """(J,) α·(v_j − f) + ∂L/∂log mass."""
+        """Compute r_j = α·(v_j − f) + ∂L/∂log mass, (J,)."""
         relative = values - values[self.share.argmax()]
         return np.asarray((relative - self.share @ relative) @ alpha + by_log_mass)
 
     def parts(self) -> Iterator[tuple[slice, Forces]]:
-        """Slices of the pairs, and their forces."""
+        """Yield slices of the pairs, and their forces."""
         step = max(SLICE // self.view.problem.d, 1)
         for start in range(0, len(self.positions), step):
             part = slice(start, start + step)
@@ -120,11 +126,11 @@ class Pairs:
 def add_to_queries(
     problem: Problem, positions: Rows, rows: Rows, alpha: Floats, by_log_mass: Floats, sums: QuerySums
 ) -> None:
-    """Fill the rows `rows` of `sums`, those of the queries at ``positions[rows]``, and add to its outer products."""
+    """Write `rows` of `sums`, for the queries at ``positions[rows]``, and add to its outer products."""
     with np.errstate(all="ignore"):
         for pairs in _pairs(problem, positions, rows, without_weights=False):
             view, i = pairs.view, pairs.row
-            root, power = view.root, view.power + power_of_slope(view)
+            root, power = view.root, view.power + power_of_derivative(view)
             pull = pairs.share * pairs.pulls(_values(problem, pairs, alpha), alpha[i], by_log_mass[i])
             moved, squares, outer = _sums(pairs, pull, by_log_mass[i], root.ndim == 2 or sums.outer is not None)
             sums.moved[i] = np.ldexp(moved * root if root.ndim == 1 else moved @ root, power)
@@ -145,9 +151,9 @@ def add_to_keys(
     factors: Floats | None,
     sums: KeySums,
 ) -> None:
-    """Add the part of the queries at ``positions[rows]`` to `sums`, in their order.
+    """Add the contributions of the queries at ``positions[rows]`` to `sums`, in their order.
 
-    `factors` (n,) are logarithms to add to those of κ in place of the weights', if these are left out.
+    `factors` (n,), if given, are added to log κ in place of the log weights.
     """
     with np.errstate(all="ignore"):
         for pairs in _pairs(problem, positions, rows, without_weights=factors is not None):
@@ -157,7 +163,7 @@ def add_to_keys(
             pull = np.where(pull == 0, 0.0, share * pull)
             sums.values[keys] += share[:, None] * alpha[i]
             sums.weights[keys] += pull
-            root, power = view.root, view.power + power_of_slope(view)
+            root, power = view.root, view.power + power_of_derivative(view)
             for part, force in pairs.parts():
                 vector = force.vector[0]
                 if problem.kernel.inner_product:
@@ -169,12 +175,12 @@ def add_to_keys(
 
 
 def _values(problem: Problem, pairs: Pairs, alpha: Floats) -> Floats:
-    """(J, c) The keys' values; no columns where they play no part."""
+    """Return the values of the keys, (J, c); without columns if `alpha` has none."""
     return problem.values[pairs.positions, : alpha.shape[1]].astype(np.float64)
 
 
 def _sums(pairs: Pairs, pull: Floats, by_log_mass: float, with_outer: bool) -> tuple[Floats, Floats, Floats | None]:
-    """Σ pull_j times the vectors, times their products with differences (d,), and times outer products (d, d)."""
+    """Compute Σ_j p_j r_j times vectors, times differences (both (d,)), and outer products (d, d)."""
     kernel, leader = pairs.view.problem.kernel, pairs.positions[pairs.share.argmax(), None]
     first = forces(pairs.view, pairs.query, leader)
     moved, squares = by_log_mass * first.vector[0][0], by_log_mass * first.products[0][0]
@@ -198,31 +204,31 @@ def _difference(one: dd.Pair, other: dd.Pair) -> Floats:
 
 
 def _pairs(problem: Problem, positions: Rows, rows: Rows, without_weights: bool) -> Iterator[Pairs]:
-    """The pairs of one query after another; none for an empty window."""
-    bare = replace(problem, weights=None, by_volume=False)  # κ by itself
+    """Yield the pairs of one query after the other, except queries with empty windows."""
+    bare = replace(problem, weights=None, by_volume=False)  # κ without weights
     scoring = _scoring(bare)
     view, weights = View.of(bare), log_weights(problem, slice(None))
-    batch = max(BATCH // problem.n, 1)
+    batch = max(PAIRS_PER_BATCH // problem.n, 1)
     for start in range(0, len(rows), batch):
-        some = rows[start : start + batch]
-        for i, scores in zip(some, _scored(scoring, view, positions[some]), strict=True):
+        batch_rows = rows[start : start + batch]
+        for i, scores in zip(batch_rows, _scored(scoring, view, positions[batch_rows]), strict=True):
             check_stop()
             query = int(positions[i])
-            found = (_within if bare.kernel.facts.log_ratio is None else _decaying)(
+            contributing = (_within if bare.kernel.facts.log_ratio is None else _decaying)(
                 scoring, view, query, scores, weights, without_weights
             )
-            if found is None:
+            if contributing is None:
                 continue
-            used, keys, logs = found
+            pair_view, keys, logs = contributing
             relative = logs + weights[keys]
             top = relative.max()
             share = np.exp(relative - top)
             total = share.sum()
-            yield Pairs(int(i), query, used, keys, logs - top - np.log(total), share / total)
+            yield Pairs(int(i), query, pair_view, keys, logs - top - np.log(total), share / total)
 
 
 def _scored(scoring: Scoring, view: View, queries: Rows) -> Floats:
-    """(queries, n) log κ in plain float64, NaN for a key to be left out; u² for a compact kernel."""
+    """Compute log κ in float64, (queries, n), with NaN for a left-out key; for a compact kernel u²."""
     facts = scoring.problem.kernel.facts
     if facts.log_ratio is not None:
         blocks = [logs for _, logs in tails._plain_logs(scoring, view, queries)]
@@ -235,7 +241,7 @@ def _scored(scoring: Scoring, view: View, queries: Rows) -> Floats:
 def _decaying(
     scoring: Scoring, view: View, query: int, plain: Floats, weights: Floats, without_weights: bool
 ) -> tuple[View, Rows, Floats] | None:
-    """The view used, the keys that can matter, and their log κ less one key's."""
+    """Return a view, the keys that contribute, and their log κ relative to one key; None for an empty window."""
     problem, row = scoring.problem, np.array([query])
     weighted = plain + weights
     weighted[np.isnan(weighted)] = -np.inf
@@ -248,20 +254,21 @@ def _decaying(
         present = replace(problem, weights=(weights > -np.inf).astype(np.float64))
         scaled = view.scaled(tails._power(replace(view, problem=present), query, leader))
         return _decaying(scoring, scaled, query, _scored(scoring, scaled, row)[0], weights, without_weights)
-    lowest = best - REACH - 2 * _error_of_logs(scoring, view, row, 2.0 + REACH - max(best, LOWEST))
-    counted = plain if without_weights else weighted
-    kept = np.flatnonzero(~(counted < lowest) & (counted > -np.inf))  # an error that is not known: all may matter
+    lowest = best - UNDERFLOW_NATS - 2 * _log_error(scoring, view, row, 2.0 + UNDERFLOW_NATS - max(best, LOWEST))
+    logs_with_bound = plain if without_weights else weighted
+    # If the error is not known, the condition selects all keys.
+    keys = np.flatnonzero(~(logs_with_bound < lowest) & (logs_with_bound > -np.inf))
     for _ in range(tails.MOST_LEADERS):
-        logs, _ = tails._ratios(view, query, leader, kept, REACH)
-        first = int(np.argmax(logs + weights[kept]))
-        if not logs[first] + weights[kept][first] > weights[leader.position] + 1.0:
+        logs, _ = tails._ratios(view, query, leader, keys, UNDERFLOW_NATS)
+        first = int(np.argmax(logs + weights[keys]))
+        if not logs[first] + weights[keys][first] > weights[leader.position] + 1.0:
             break
-        leader = lead(view, query, int(kept[first]))  # plain float64 was wrong by so much that logarithms round
-    return view, kept, logs
+        leader = lead(view, query, int(keys[first]))  # the float64 scores selected a key far below the maximum
+    return view, keys, logs
 
 
-def _error_of_logs(scoring: Scoring, view: View, row: Rows, depth: float) -> float:
-    """Bound on the error of a query's plain logarithms down to that depth."""
+def _log_error(scoring: Scoring, view: View, row: Rows, depth: float) -> float:
+    """Bound the error of a query's float64 log κ down to `depth` nats."""
     problem, queries = scoring.problem, pack_queries(scoring.problem, row, np.float64)
     if view.power:
         return view.square_error * depth
@@ -274,7 +281,7 @@ def _error_of_logs(scoring: Scoring, view: View, row: Rows, depth: float) -> flo
 def _within(
     scoring: Scoring, view: View, query: int, squares: Floats, weights: Floats, without_weights: bool
 ) -> tuple[View, Rows, Floats] | None:
-    """The same for a compact kernel: log κ of the keys in the window."""
+    """Return a view, the keys in the window of a compact kernel, and their log κ; None for an empty window."""
     queries = pack_queries(scoring.problem, np.array([query]), np.float64)
     outside = 1.0 + 1e-6 + 2 * scoring.score_error(queries, np.dtype(np.float64))[0]
     near = np.flatnonzero(~(squares > outside) & (without_weights | (weights > -np.inf)))
