@@ -144,7 +144,7 @@ def test_a_file_is_an_npz_with_a_header_to_read(tmp_path):
 def test_a_kernel_of_ones_own_and_other_objects_are_refused(tmp_path):
     student = fastnw.Kernel("student", lambda u2: 1 / (1 + u2) ** 2)
     model = NadarayaWatsonRegressor(kernel=student, bandwidth=1.0).fit(X, Y)
-    with pytest.raises(TypeError, match="cannot store kernel 'student', which is a function of your own"):
+    with pytest.raises(TypeError, match="cannot store kernel 'student', which is user-defined"):
         fastnw.save(model, tmp_path / "m")
     with pytest.raises(TypeError, match=r"stores NadarayaWatsonRegressor, .*, got dict\. Pickle can store"):
         fastnw.save({}, tmp_path / "m")

@@ -161,7 +161,7 @@ def test_units_that_cannot_hold_the_other_values_refuse():
     constant = Units(np.array([2.0]), np.zeros(1), 0.0)
     with pytest.raises(ValueError, match="constant"):
         state.to(constant)
-    with pytest.raises(ValueError, match="unknown"):
+    with pytest.raises(ValueError, match="both states must have known units"):
         PoolState.empty(3, 1).merge(state)
     same = Units(state.units.centre.copy(), state.units.half.copy(), state.units.log_weight)
     assert state.merge(replace(state, units=same)).units is state.units

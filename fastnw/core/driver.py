@@ -54,7 +54,7 @@ class Answers:
 def answers(model: Model, problem: Problem, meter: Meter, rows: NDArray[np.intp] | None = None) -> Iterator[Answers]:
     """Yield certified sums at the problem's queries, or at those at `rows`, panel by panel.
 
-    Where no rung keeps the tolerance, the sums are the last rung's, under their true bound.
+    Where no rung reaches the tolerance, the sums are those of the last rung, with their true bound.
     """
     judge, size = Judge(model), model.summary(model.plan.ladder[0]).panel
     count = problem.m if rows is None else len(rows)
@@ -71,13 +71,13 @@ def answers(model: Model, problem: Problem, meter: Meter, rows: NDArray[np.intp]
 
 
 class _Panel:
-    """Queries on their way down the ladder, and the sums that they have so far.
+    """A panel of queries while it descends the ladder, with its latest sums.
 
     Attributes
     ----------
     queries : Queries
     open_rows : (k,) intp
-        Positions within the panel of the queries that no bound has certified yet.
+        Positions within the panel of the queries that are not certified yet.
     sums, bound, rungs
         As in `Answers`.
     """
@@ -89,7 +89,7 @@ class _Panel:
         self.bound, self.rungs = np.empty(0), np.zeros(len(queries), np.int8)
 
     def open_for(self, rung: Rung, summary: Summary) -> Iterator[NDArray[np.intp] | slice]:
-        """The open queries that the rung is to sum, in parts of the size that it can take. All queries are a slice."""
+        """Yield the open queries that the rung sums, in parts of at most its panel size; a slice stands for all."""
         if rung.rank <= self.rank:
             return
         whole = len(self.open_rows) == len(self.queries)
@@ -106,7 +106,7 @@ class _Panel:
             yield rows[start : start + summary.panel]
 
     def put(self, number: int, chosen: NDArray[np.intp] | slice, sums: PoolState) -> None:
-        """Take the sums of some queries from a rung, and close those that they answer."""
+        """Store the sums of a rung for the chosen queries, and close the queries that these sums certify."""
         errors = sums.errors()
         bound = errors[1]
         closed = self.judge.closed(self.queries.at(chosen), sums, errors)

@@ -17,19 +17,20 @@ Floats = NDArray[np.float64]
 Rows = slice | NDArray[np.intp]
 
 
+# The unit roundoff of float64.
 UNIT = 2.0**-53
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """What sums are measured in: values t = (v − centre)/half, and weights over exp(log_weight).
+    """The units of sums: values are t = (v − centre)/half, and weights are divided by exp(log_weight).
 
     Attributes
     ----------
     centre, half : (c,) float64
-        Middle and half of the range of the values; a column with half 0 is constant.
+        Centre and half of the range of each value; a value with half 0 is constant.
     log_weight : float
-        Logarithm of the weight that counts as 1.
+        Logarithm of the reference weight.
     """
 
     centre: Floats
@@ -37,7 +38,7 @@ class Units:
     log_weight: float
 
     def same_as(self, other: Units) -> bool:
-        """Whether sums in both mean the same."""
+        """Return whether both units are equal."""
         return self is other or (
             self.log_weight == other.log_weight
             and np.array_equal(self.centre, other.centre)
@@ -62,7 +63,7 @@ class PoolState:
     mass_error, total_error : (m,) float64
         Bounds on the errors of `mass` and of each column of `total`.
     units : Units or None
-        None within a method, which sums the keys of one problem; the driver says which problem's units they are.
+        Methods leave None, because they sum the keys of one problem; the driver sets the units of that problem.
     """
 
     shift: Floats
@@ -97,7 +98,7 @@ class PoolState:
         )
 
     def with_units(self, units: Units) -> PoolState:
-        """Return the same sums, stated to be in those units; no number changes."""
+        """Return the same sums labelled with the given units; no number changes."""
         return PoolState(self.shift, self.mass, self.total, self.mass_error, self.total_error, units)
 
     def put(self, rows: Rows, other: PoolState) -> None:
@@ -113,10 +114,10 @@ class PoolState:
         Raises
         ------
         ValueError
-            The units of one are not known, or it has a value that the units of the other cannot express.
+            One of the units is None, or `to` cannot convert the other state.
         """
         if (self.units is None) != (other.units is None):
-            raise ValueError("sums in known units cannot be merged with sums in unknown ones.")
+            raise ValueError("both states must have known units or neither, got one of each. Call with_units first.")
         if self.units is not None and other.units is not None and not self.units.same_as(other.units):
             other = other.to(self.units)
         shift = np.maximum(self.shift, other.shift)
@@ -131,34 +132,33 @@ class PoolState:
         )
 
     def to(self, units: Units) -> PoolState:
-        """The same sums in other units, with bounds that contain the rounding of the conversion.
+        """Convert the sums to other units; the bounds include the rounding of the conversion.
 
         Raises
         ------
         ValueError
-            The units of this state are not known, or a column that is constant in the new units differs from that
-            constant.
+            This state has no units, or a value that is constant in the new units has sums of other values.
         """
         if self.units is None:
-            raise ValueError("sums in unknown units cannot be converted.")
+            raise ValueError("sums must have known units to be converted, got unknown units. Call with_units first.")
         old, half = self.units, np.where(units.half > 0, units.half, 1.0)
-        apart = old.centre - units.centre
+        shifted_by = old.centre - units.centre
         constant = (units.half == 0) & np.any(self.mass > 0)
-        if np.any(constant & ((old.half > 0) | (apart != 0))):
-            raise ValueError("a column of values is constant in the new units, but its sums are of other values.")
-        scale, offset = old.half / half, apart / half
-        moved, added = self.total * scale, self.mass[:, None] * offset
+        if np.any(constant & ((old.half > 0) | (shifted_by != 0))):
+            raise ValueError("units must contain the summed values, got a constant for a value that differs from it.")
+        scale, offset = old.half / half, shifted_by / half
+        scaled, added = self.total * scale, self.mass[:, None] * offset
         total_error = self.total_error[:, None] * scale + self.mass_error[:, None] * np.abs(offset)
-        total_error += 4 * UNIT * (np.abs(moved) + np.abs(added))
-        by_log = old.log_weight - units.log_weight
+        total_error += 4 * UNIT * (np.abs(scaled) + np.abs(added))
+        log_ratio = old.log_weight - units.log_weight
         roundings = 2 * UNIT * (abs(old.log_weight) + abs(units.log_weight) + np.abs(self.shift))  # of exp(shift)
-        lost = np.where(self.mass > 0, roundings * self.mass, 0.0)
+        shift_error = np.where(self.mass > 0, roundings * self.mass, 0.0)
         return PoolState(
-            self.shift + by_log,
+            self.shift + log_ratio,
             self.mass,
-            moved + added,
-            self.mass_error + lost,
-            total_error.max(axis=1, initial=0.0) + lost * (1 + np.abs(offset).max(initial=0.0)),
+            scaled + added,
+            self.mass_error + shift_error,
+            total_error.max(axis=1, initial=0.0) + shift_error * (1 + np.abs(offset).max(initial=0.0)),
             units,
         )
 

@@ -1,4 +1,4 @@
-"""scikit-learn estimators: regression, classification, density; ``persistence`` writes them to files."""
+"""scikit-learn estimators for regression, classification and density; ``persistence`` stores them in files."""
 
 from fastnw.estimators.density import KernelDensity
 from fastnw.estimators.regression import NadarayaWatsonClassifier, NadarayaWatsonRegressor

@@ -29,18 +29,20 @@ class KernelDensity(KernelEstimator):
     Parameters
     ----------
     bandwidth : float, {"scott", "silverman", "loo"}, array-like, Abramson or NearestNeighbours, default=1.0
-        As in :class:`fastnw.NadarayaWatsonRegressor`. Unlike in scikit-learn, the rules include each feature's spread
-        and the kernel's canonical bandwidth (:func:`fastnw.bandwidth.rule_bandwidth`), and take the effective
-        number of rows of `sample_weight`. "loo" has the largest leave-one-out likelihood
+        As in :class:`fastnw.NadarayaWatsonRegressor`. Unlike in scikit-learn, the rules include the spread of each
+        feature and the canonical bandwidth of the kernel (:func:`fastnw.bandwidth.rule_bandwidth`), and use the
+        effective sample size of `sample_weight`. "loo" maximises the leave-one-out likelihood
         (:func:`fastnw.select_bandwidth`).
     algorithm : {"kd_tree", "ball_tree", "auto"}, default="auto"
-        Accepted for compatibility, as are `breadth_first` and `leaf_size`: `method` is what chooses here.
+        Ignored; accepted for compatibility, as are `breadth_first` and `leaf_size`. See `method`.
     kernel : str or fastnw.Kernel, default="gaussian"
-        scikit-learn's six, any other in ``fastnw.kernels.names()`` whose integral is finite, or a kernel of your own.
+        A name in ``fastnw.kernels.names()``, which include those of scikit-learn, or a user-defined kernel. Its
+        integral must be finite.
     metric : {"euclidean"}, default="euclidean"
-        Densities are normalised for no other metric.
+        The only metric for which densities are normalised.
     atol, rtol : float, default=0
-        The density is off by at most ``atol + rtol * density``. Both 0: a relative 1e-8 in float64, 1e-4 in float32.
+        The error of the density is at most ``atol + rtol * density``. If both are 0, the relative error is at most 1e-8
+        in float64 and 1e-4 in float32.
     breadth_first : bool, default=True
         Ignored.
     leaf_size : int, default=40
@@ -53,11 +55,11 @@ class KernelDensity(KernelEstimator):
     Attributes
     ----------
     bandwidth_ : float or ndarray of shape (d,) or (d, d)
-        The bandwidth in use.
+        The bandwidth.
     selection_ : BandwidthSelection
-        How it was chosen, for bandwidth="loo".
+        The result of the search, for bandwidth="loo".
     key_scale_ : ndarray of shape (n,) or None
-        What it is multiplied by for each sample, with adaptive widths.
+        Factors of the bandwidth for each sample, for adaptive widths.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (d,)
@@ -65,8 +67,8 @@ class KernelDensity(KernelEstimator):
 
     Notes
     -----
-    With ``kernel="cosine"`` and an even number of features, results differ from scikit-learn's, whose constant is wrong
-    there: for two features its densities are too small by a factor of 2.75.
+    With ``kernel="cosine"`` and an even number of features, results differ from scikit-learn's, whose normalisation
+    is wrong in that case: for two features its densities are too small by a factor of 2.75.
 
     Examples
     --------
@@ -122,7 +124,7 @@ class KernelDensity(KernelEstimator):
         self.n_jobs = n_jobs
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> KernelDensity:
-        """Keep the training data and settle the bandwidth.
+        """Store the training data and determine the bandwidth.
 
         Parameters
         ----------
@@ -131,7 +133,8 @@ class KernelDensity(KernelEstimator):
         y : None
             Ignored.
         sample_weight : array-like of shape (n,), optional
-            Relative weights: a constant factor changes nothing, densities are those of samples repeated as often.
+            Relative weights. A weight of 2 is equivalent to two equal samples, and a constant factor of all weights
+            changes nothing.
 
         Returns
         -------
@@ -139,23 +142,26 @@ class KernelDensity(KernelEstimator):
         """
         self._validate_params()
         if self.metric_params:
-            raise ValueError(f"metric 'euclidean' has no parameters, got metric_params={self.metric_params!r}.")
+            raise ValueError(
+                f"metric_params must be None or empty, got {self.metric_params!r}. "
+                "The Euclidean metric has no parameters."
+            )
         check_losses(X=X, sample_weight=sample_weight)
         X = as_known(X)
         X = validate_data(self, X, dtype=FLOATS)
-        integrals.log_integral(kernels.get(self.kernel), X.shape[1])  # raises here, not in score_samples
+        integrals.log_integral(kernels.get(self.kernel), X.shape[1])  # raises now instead of in score_samples
         self._fit_keys(X, sample_weight)
         self._remember()
         self._prepare(check_tol(self._relative_tolerance()))
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Logarithm of the density.
+        """Compute the logarithm of the density.
 
         Parameters
         ----------
         X : array-like of shape (m, d)
-            Where to evaluate it.
+            Queries.
 
         Returns
         -------
@@ -168,12 +174,12 @@ class KernelDensity(KernelEstimator):
         return densities(self._model(problem), problem, progress=None, log=True)
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Total log-likelihood.
+        """Compute the total log-likelihood.
 
         Parameters
         ----------
         X : array-like of shape (m, d)
-            Samples whose log-densities are added.
+            Queries, whose log-densities are summed.
         y : None
             Ignored.
 
@@ -184,16 +190,16 @@ class KernelDensity(KernelEstimator):
         return float(np.sum(self.score_samples(X), dtype=np.float64))
 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
-        """Draw from the estimated density, with any kernel.
+        """Draw samples from the estimated density, for every kernel.
 
-        The same seed gives scikit-learn's draws for the kernels that it can sample, the Gaussian and the tophat.
+        The same seed gives the same samples as scikit-learn for the Gaussian and the tophat, which it supports.
 
         Parameters
         ----------
         n_samples : int, default=1
             Number of samples.
         random_state : int, RandomState instance, optional
-            Source of randomness.
+            Seed or generator of the random numbers.
 
         Returns
         -------
@@ -206,9 +212,12 @@ class KernelDensity(KernelEstimator):
         if self._weights is None:
             rows = (uniform * n).astype(np.int64)
         else:
-            cumulative = np.cumsum(np.ldexp(self._weights, -int(np.frexp(self._weights.max())[1])))  # else infinite
+            cumulative = np.cumsum(
+                np.ldexp(self._weights, -int(np.frexp(self._weights.max())[1]))
+            )  # scaled to avoid overflow
             rows = np.searchsorted(cumulative, uniform * cumulative[-1])
-        # A normal vector's direction is uniform and independent of its length, whose distribution function is uniform.
+        # The direction of a normal vector is uniform and independent of its length. The distribution function of the
+        # length, evaluated at the length, is uniform.
         z = rng.normal(size=(n_samples, d))
         squares = np.einsum("ij,ij->i", z, z)
         radius = integrals.sample_radius(self.kernel, d, gammainc(0.5 * d, 0.5 * squares))
@@ -219,7 +228,7 @@ class KernelDensity(KernelEstimator):
         return (self._keys[rows] + step).astype(self._keys.dtype, copy=False)
 
     def _relative_tolerance(self) -> float | None:
-        """`rtol`, plus `atol` over the largest density there can be, κ(0)/(C_d √det H min λ^d). None if both are 0."""
+        """Return rtol + atol/p_max, or None if both are 0; p_max = κ(0)/(C_d √det H min λ^d) bounds the density."""
         relative = float(self.rtol)
         if self.atol:
             d, h = self.n_features_in_, self.bandwidth_
@@ -230,5 +239,5 @@ class KernelDensity(KernelEstimator):
                 log_volume += d * math.log(self.key_scale_.min())
             log_highest = math.log(at_zero) - integrals.log_integral(kernel, d) - log_volume
             relative += math.exp(min(0.0, math.log(self.atol) - log_highest))
-        # beyond a half, an error relative to the density bounds nothing that is worth having
+        # A relative error above 1/2 is useless as a bound.
         return min(0.5, relative) or None

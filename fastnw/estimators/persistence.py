@@ -1,7 +1,7 @@
-"""Estimators in files that outlive versions: an .npz of plain arrays, and a JSON header. Nothing is ever unpickled.
+"""Files of estimators that later versions can read: an .npz archive of plain arrays with a JSON header, and no pickles.
 
-The header is an array of its own, so that ``numpy.load(path)["header"].item()`` shows it. What it says, and what arrays
-hold, is checked as a user's input is: a file may come from anywhere.
+The header is an array, so that ``numpy.load(path)["header"].item()`` shows it. The header and the arrays are validated
+like user input, because a file may be damaged or malicious.
 """
 
 from __future__ import annotations
@@ -39,20 +39,21 @@ _RECORDS: dict[str, Any] = {cls.__name__: cls for cls in (Abramson, NearestNeigh
 def save(estimator: KernelEstimator, path: str | os.PathLike[str]) -> None:
     """Write an estimator, fitted or not, to a file that every later version of fastnw reads.
 
-    The file is an uncompressed .npz of plain arrays and a JSON header. It holds parameters and what `fit` learned
-    (``selection_`` included), no caches, and the same estimator gives the same bytes. It appears whole or not at all;
-    an existing file is replaced.
+    The file is an uncompressed .npz archive of plain arrays and a JSON header. It contains the parameters and the
+    attributes that `fit` sets (including ``selection_``), but no caches, and equal estimators give equal bytes. The
+    write is atomic; an existing file is replaced.
 
     Parameters
     ----------
     estimator : NadarayaWatsonRegressor, NadarayaWatsonClassifier or KernelDensity
     path : path
-        The file; its name is taken as it is, ".npz" is customary.
+        The file. No suffix is added to its name; ".npz" is customary.
 
     Raises
     ------
     TypeError
-        Another class, or a parameter or attribute that is code: a `fastnw.Kernel` of your own, metadata requests.
+        The object is of another class, or a parameter or attribute cannot be stored as data, such as a user-defined
+        kernel or metadata requests.
     OSError
         The file cannot be written.
 
@@ -86,7 +87,7 @@ def save(estimator: KernelEstimator, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """Read an estimator that :func:`fastnw.save` wrote; its predictions are bitwise those of the one saved.
+    """Read an estimator from a file of :func:`fastnw.save`; predictions are bitwise equal to those of the original.
 
     Parameters
     ----------
@@ -99,7 +100,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     Raises
     ------
     ValueError
-        Not such a file, a damaged or truncated one, or one in a format newer than this version of fastnw.
+        The file is of another kind, damaged, truncated, or has a format that is newer than this version of fastnw.
     OSError
         The file cannot be read.
     """
@@ -123,13 +124,13 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 
 class _Writer:
-    """Python values as JSON; arrays are put aside under a name."""
+    """Encodes Python values as JSON and collects their arrays by name."""
 
     def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}
 
     def coded(self, value: Any, name: str) -> Any:
-        """`value` as JSON that `_decoded` takes back; `name` is the attribute, for errors."""
+        """Encode a value as JSON for `_decoded`; `name` is its attribute, for error messages."""
         if value is None or type(value) in (bool, int, str):
             return value
         if isinstance(value, str):  # numpy.str_
@@ -154,8 +155,8 @@ class _Writer:
     def _kernel(self, kernel: Kernel) -> Any:
         if not kernel.facts.built_in:
             raise TypeError(
-                f"fastnw.save cannot store kernel {kernel.name!r}, which is a function of your own: files hold data, "
-                "no code. Keep the data and the kernel's source, and fit again."
+                f"fastnw.save cannot store kernel {kernel.name!r}, which is user-defined: files contain data, no code. "
+                "Store the data and the source of the kernel, and fit again."
             )
         return {"Kernel": kernel.name}
 
@@ -164,14 +165,16 @@ class _Writer:
             items = [self.coded(item, name) for item in array.ravel().tolist()]
             return {"objects": {"shape": list(array.shape), "items": items}}
         if array.dtype.kind not in "biufSUmM":
-            raise TypeError(f"fastnw.save cannot store {name}, an array of {array.dtype}.")
+            raise TypeError(
+                f"fastnw.save cannot store {name}, an array of {array.dtype}. Use booleans, numbers, strings or dates."
+            )
         entry = f"{name}.{len(self.arrays)}"
         self.arrays[entry] = array
         return {"scalar" if scalar else "array": entry}
 
 
 def _decoded(code: Any, arrays: _Named) -> Any:
-    """The value of a `_Writer.coded`."""
+    """Decode a value that `_Writer.coded` encoded."""
     if not isinstance(code, dict):
         if isinstance(code, list):
             raise ValueError("a list without a tag")
@@ -193,7 +196,7 @@ def _objects(content: Any, arrays: _Named) -> np.ndarray:
 
 def _random_state(content: Any, arrays: _Named) -> np.random.RandomState:
     state = _decoded(content, arrays)
-    if not 0 <= state["state"]["pos"] <= 624:  # NumPy reads there without a look
+    if not 0 <= state["state"]["pos"] <= 624:  # NumPy does not check this index
         raise ValueError("a random state out of range")
     generator = np.random.RandomState()
     generator.set_state(state)
@@ -215,7 +218,7 @@ _DECODERS: dict[str, Callable[[Any, _Named], Any]] = {
 
 
 def _header(path: Path, array: np.ndarray) -> dict[str, Any]:
-    """The header of a file that this version can read."""
+    """Decode the header and check that this version can read the file."""
     try:
         header = json.loads(array.item()) if array.shape == () and array.dtype.kind == "U" else None
     except (ValueError, RecursionError) as error:
@@ -248,7 +251,7 @@ def _rebuilt(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> KernelEst
     missing = sorted(parameters - set(state))
     if missing:
         raise ValueError(f"parameters are missing: {', '.join(missing)}")
-    for name in state:  # an attribute of the instance would hide a method
+    for name in state:  # such an attribute of the instance would hide a method
         if hasattr(cls, name) or name == "_problem":
             raise ValueError(f"{name!r} is no attribute that an estimator keeps")
     if "_keys" in state:
@@ -258,24 +261,24 @@ def _rebuilt(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> KernelEst
     estimator = cls.__new__(cls)
     estimator.__setstate__({**state, VERSION: __version__})
     estimator._validate_params()
-    if len(named.asked) < len(arrays):
-        raise ValueError(f"{min(set(arrays) - named.asked)} is no part of the estimator")
+    if len(named.read) < len(arrays):
+        raise ValueError(f"{min(set(arrays) - named.read)} is no part of the estimator")
     return estimator
 
 
 class _Named:
-    """The arrays of a file by their names, and which of them were asked for."""
+    """The arrays of a file by name; records which of them were read."""
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
-        self.arrays, self.asked = arrays, set[str]()
+        self.arrays, self.read = arrays, set[str]()
 
     def __getitem__(self, name: str) -> np.ndarray:
-        self.asked.add(name)
+        self.read.add(name)
         return self.arrays[name]
 
 
 def _check_fitted(cls: type, state: dict[str, Any]) -> None:
-    """What the compiled loops trust an estimator to hold, checked as input is."""
+    """Check the fitted attributes that compiled code relies on, as user input is checked."""
     keys, values = state["_keys"], None
     if cls is NadarayaWatsonRegressor:
         values = state["_values"]
@@ -297,8 +300,8 @@ def _check_fitted(cls: type, state: dict[str, Any]) -> None:
         sample_weight=state["_weights"],
         key_scale=state["key_scale_"],
     )
-    kept = [keys, values] if cls is NadarayaWatsonRegressor else [keys]
-    types = [array.dtype.newbyteorder("=") for array in kept]
+    arrays = [keys, values] if cls is NadarayaWatsonRegressor else [keys]
+    types = [array.dtype.newbyteorder("=") for array in arrays]
     if types[0] not in _FLOATS or types[0] != types[-1]:
         raise ValueError(f"keys and values of {' and '.join(map(str, types))}")
     if state["n_features_in_"] != keys.shape[1]:

@@ -1,4 +1,4 @@
-"""scikit-learn estimators: Nadaraya-Watson regression and classification (kernel density in its own module)."""
+"""Nadaraya-Watson regression and classification as scikit-learn estimators."""
 
 from __future__ import annotations
 
@@ -30,10 +30,13 @@ __all__ = ["KernelDensity", "NadarayaWatsonClassifier", "NadarayaWatsonRegressor
 
 
 def _dense(y: Any) -> np.ndarray:
+    """Convert a sparse `y` to a dense array."""
     return y.toarray() if hasattr(y, "toarray") else y
 
 
 class _NadarayaWatson(MultiOutputMixin, KernelEstimator):
+    """Parameters and predictions that regression and classification share."""
+
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **COMMON_CONSTRAINTS,
         "tol": [Interval(Real, 0, None, closed="left"), None],
@@ -62,12 +65,13 @@ class _NadarayaWatson(MultiOutputMixin, KernelEstimator):
         self.n_jobs = n_jobs
         self.random_state = random_state
 
-    def _asked(self, X: np.ndarray) -> Problem:
+    def _problem_at(self, X: np.ndarray) -> Problem:
+        """Return the problem of the training data with checked queries `X`."""
         return self._problem.asked(X, kernel=kernels.get(self.kernel), tol=check_tol(self.tol))
 
     def _pool(self, X: np.ndarray, flat: bool, empty: Any = None, return_mass: bool = False) -> Any:
-        """Results of `pooled` at checked queries; parameters are read now, as scikit-learn's are."""
-        problem = self._asked(X)
+        """Return the results of `pooled` at checked queries; parameters are read now, as in scikit-learn."""
+        problem = self._problem_at(X)
         empty = check_empty(self.empty if empty is None else empty)
         return pooled(self._model(problem), problem, flat=flat, empty=empty, return_mass=return_mass)
 
@@ -78,34 +82,35 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
     Parameters
     ----------
     kernel : str or fastnw.Kernel, default="gaussian"
-        One of ``fastnw.kernels.names()`` or a kernel of your own.
+        A name in ``fastnw.kernels.names()``, or a user-defined kernel.
     bandwidth : str, float, array-like, Abramson or NearestNeighbours, default="scott"
-        "scott" and "silverman" are rules (:func:`fastnw.bandwidth.rule_bandwidth`); "loo" and "aicc" have the least
-        leave-one-out error or AICc (:func:`fastnw.select_bandwidth`). A number, one per feature (d,), or a positive
-        definite matrix H (d, d). :class:`fastnw.Abramson` and :class:`fastnw.NearestNeighbours` give each sample its
-        own width.
+        "scott" and "silverman" are rules (:func:`fastnw.bandwidth.rule_bandwidth`); "loo" and "aicc" minimise the
+        leave-one-out error or the AICc (:func:`fastnw.select_bandwidth`). Or a number, one per feature (d,), or a
+        symmetric positive definite matrix H (d, d). :class:`fastnw.Abramson` and :class:`fastnw.NearestNeighbours`
+        give each sample its own bandwidth.
     method : {"auto", "exact", "tree", "moments", "fourier"}, default="auto"
-        Which pairs are summed; "auto" takes the cheapest that keeps `tol`.
+        How the pairs to sum are selected; "auto" uses the fastest method that supports the problem.
     backend : {"auto", "compiled", "numba", "cuda", "reference"}, default="auto"
-        What sums them.
+        What sums the pairs.
     tol : float, optional
-        Largest error as a fraction of the targets' range. ``None``: 1e-8 in float64, 1e-4 in float32; 0: every pair.
+        Largest error as a fraction of the range of the targets. ``None`` means 1e-8 in float64 and 1e-4 in float32; 0
+        sums every pair.
     empty : {"nan", "raise", "nearest", "mean"} or float, default="nan"
-        Prediction where no training sample has weight: NaN and one `EmptyWindowWarning`, an error, the nearest sample's
-        target, the mean of the targets, or this number.
+        Prediction where no training sample is within the support of the kernel: NaN with one `EmptyWindowWarning`, an
+        error, the target of the nearest sample, the mean of the targets, or this number.
     n_jobs : int, optional
-        Threads; ``None`` means every core allowed, negatives count from the end.
+        Number of threads; ``None`` means all available cores, and negative numbers count from the end, as in joblib.
     random_state : int, RandomState instance, optional
-        Of the random starts of the search for bandwidth="loo" or "aicc"; the rules draw nothing.
+        Seeds the random restarts of the search for bandwidth="loo" or "aicc"; the rules use no random numbers.
 
     Attributes
     ----------
     bandwidth_ : float or ndarray of shape (d,) or (d, d)
-        The bandwidth in use.
+        The bandwidth.
     selection_ : BandwidthSelection
-        How it was chosen, for bandwidth="loo" or "aicc".
+        The result of the search, for bandwidth="loo" or "aicc".
     key_scale_ : ndarray of shape (n,) or None
-        What it is multiplied by for each training sample, with adaptive widths.
+        Factors of the bandwidth for each training sample, for adaptive widths.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (d,)
@@ -113,8 +118,9 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
 
     Notes
     -----
-    If `X` is float32 in both `fit` and `predict`, so are computation and result. `X` is kept, not copied, where its
-    type allows. Cross-validation over kernels of bounded support needs `empty` other than "nan" or "raise".
+    If `X` is float32 in both `fit` and `predict`, so are the computation and the result. `fit` stores `X` without a
+    copy where its dtype allows. Cross-validation with kernels of bounded support needs `empty` other than "nan" and
+    "raise".
 
     Examples
     --------
@@ -125,7 +131,7 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NadarayaWatsonRegressor:
-        """Keep the training data and settle the bandwidth.
+        """Store the training data and determine the bandwidth.
 
         Parameters
         ----------
@@ -134,8 +140,8 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
         y : array-like of shape (n,) or (n, c)
             Targets.
         sample_weight : array-like of shape (n,), optional
-            Relative weights: at a given bandwidth, predictions are those of samples repeated as often. Bandwidths are
-            chosen as in :func:`fastnw.select_bandwidth`: a constant factor changes nothing.
+            Relative weights. At a given bandwidth, a weight of 2 is equivalent to two equal samples. Searches for the
+            bandwidth ignore a constant factor of all weights (:func:`fastnw.select_bandwidth`).
 
         Returns
         -------
@@ -145,23 +151,23 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
         check_losses(X=X, y=y, sample_weight=sample_weight)
         X = as_known(X)
         X, y = validate_data(self, X, y, dtype=FLOATS, multi_output=True, y_numeric=True)
-        with np.errstate(over="ignore", invalid="ignore"):  # what does not fit float32 becomes infinite and is refused
+        with np.errstate(over="ignore", invalid="ignore"):  # a number beyond float32 becomes infinite and is rejected
             self._values = check_array(_dense(y), dtype=X.dtype, ensure_2d=False, input_name="y", estimator=self)
         self._fit_keys(X, sample_weight)
         self._remember()
         self._prepare(check_tol(self.tol))
         return self
 
-    def _values_kept(self) -> np.ndarray:
+    def _training_values(self) -> np.ndarray:
         return self._values
 
     def predict(self, X: Any) -> np.ndarray:
-        """Weighted means of the training targets.
+        """Compute the weighted means of the training targets.
 
         Parameters
         ----------
         X : array-like of shape (m, d)
-            Where to predict.
+            Queries.
 
         Returns
         -------
@@ -172,24 +178,24 @@ class NadarayaWatsonRegressor(RegressorMixin, _NadarayaWatson):
 
 
 class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
-    """Nadaraya-Watson classification: each class's share of the kernel weight around a point.
+    """Nadaraya-Watson classification: the share of each class in the kernel weights at a query.
 
     Parameters
     ----------
     kernel, bandwidth, method, backend, n_jobs, random_state
-        As in :class:`NadarayaWatsonRegressor`, but that bandwidth="loo" is judged by the log-loss: the mean of −log of
-        the own class's probability.
+        As in :class:`NadarayaWatsonRegressor`, except that bandwidth="loo" minimises the log-loss, which is the mean of
+        −log of the probability of the true class.
     tol : float, optional
-        Largest error of a probability. ``None``: 1e-8 in float64, 1e-4 in float32; 0: every pair.
+        Largest error of a probability. ``None`` means 1e-8 in float64 and 1e-4 in float32; 0 sums every pair.
     empty : {"nan", "raise", "nearest", "mean"}, default="nan"
-        Where no training sample has weight: "nan" gives the class priors, as weighted in `fit`, and one
-        `EmptyWindowWarning` (probabilities are never NaN); "mean" the priors without a warning; "nearest" the class of
-        the nearest sample; "raise" an error.
+        Prediction where no training sample is within the support of the kernel: "nan" returns the class priors, as
+        weighted in `fit`, with one `EmptyWindowWarning` (probabilities are never NaN); "mean" returns the priors
+        without a warning; "nearest" the class of the nearest sample; "raise" raises an error.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,), or list of such arrays
-        Class labels; a list, one entry an output, for two-dimensional `y`.
+        Class labels; for a two-dimensional `y` a list with one array per output.
     bandwidth_, selection_, key_scale_, n_features_in_, feature_names_in_
         As in :class:`NadarayaWatsonRegressor`.
 
@@ -216,7 +222,7 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
         return tags
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NadarayaWatsonClassifier:
-        """Keep the training data and settle the bandwidth.
+        """Store the training data and determine the bandwidth.
 
         Parameters
         ----------
@@ -225,15 +231,15 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
         y : array-like of shape (n,) or (n, n_outputs)
             Class labels.
         sample_weight : array-like of shape (n,), optional
-            Relative weights: at a given bandwidth, predictions are those of samples repeated as often. Bandwidths are
-            chosen as in :func:`fastnw.select_bandwidth`: a constant factor changes nothing.
+            Relative weights. At a given bandwidth, a weight of 2 is equivalent to two equal samples. Searches for the
+            bandwidth ignore a constant factor of all weights (:func:`fastnw.select_bandwidth`).
 
         Returns
         -------
         self : NadarayaWatsonClassifier
         """
         self._validate_params()
-        check_losses(X=X, sample_weight=sample_weight)  # labels stay as they are
+        check_losses(X=X, sample_weight=sample_weight)  # labels are not converted to floats
         X = as_known(X)
         X, y = validate_data(self, X, y, dtype=FLOATS, multi_output=True)
         check_classification_targets(y)
@@ -249,62 +255,64 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """Most probable classes; of equals, the first in `classes_`.
+        """Predict the most probable classes; of equally probable ones, the first in `classes_`.
 
         Parameters
         ----------
         X : array-like of shape (m, d)
-            Where to predict.
+            Queries.
 
         Returns
         -------
         y : ndarray of shape (m,) or (m, n_outputs)
         """
-        problem = self._asked(self._check_queries(X))
-        most = MostProbable(problem.m, self._sizes(), problem.dtype)
-        self._put_probabilities(problem, most)
-        labels = [classes[codes] for classes, codes in zip(self._classes(), most.codes().T, strict=True)]
+        problem = self._problem_at(self._check_queries(X))
+        most_probable = MostProbable(problem.m, self._sizes(), problem.dtype)
+        self._write_probabilities(problem, most_probable)
+        labels = [classes[codes] for classes, codes in zip(self._classes(), most_probable.codes().T, strict=True)]
         return np.column_stack(labels) if isinstance(self.classes_, list) else labels[0]
 
     def predict_proba(self, X: Any) -> Any:
-        """Probabilities of the classes.
+        """Compute the probabilities of the classes.
 
         Parameters
         ----------
         X : array-like of shape (m, d)
-            Where to predict.
+            Queries.
 
         Returns
         -------
         p : ndarray of shape (m, n_classes), or list of such arrays
-            Columns in the order of `classes_`; rows sum to 1.
+            Columns are in the order of `classes_`; rows sum to 1.
         """
         return self._probabilities(X)[0]
 
     def _probabilities(self, X: Any, progress: bool | None = None) -> tuple[Any, np.ndarray]:
-        """What `predict_proba` returns, and the log mass (m,) of each query."""
-        problem = self._asked(self._check_queries(X))
+        """Return the result of `predict_proba` and the log mass of each query, (m,)."""
+        problem = self._problem_at(self._check_queries(X))
         means = np.empty((problem.m, problem.c), problem.dtype)
-        log_mass = self._put_probabilities(problem, means, progress)
+        log_mass = self._write_probabilities(problem, means, progress)
         probabilities = shares(means, self._sizes())
         return probabilities if isinstance(self.classes_, list) else probabilities[0], log_mass
 
     def _classes(self) -> list[np.ndarray]:
+        """Return the class labels of each output."""
         return self.classes_ if isinstance(self.classes_, list) else [self.classes_]
 
     def _sizes(self) -> list[int]:
+        """Return the number of classes of each output."""
         return [len(classes) for classes in self._classes()]
 
-    def _values_kept(self) -> np.ndarray | OneHot:
-        """One-hot codes, the outputs' side by side."""
+    def _training_values(self) -> np.ndarray | OneHot:
+        """Return one-hot indicators of the classes, with the columns of the outputs one after the other."""
         if sum(self._sizes()) >= MIN_CODED_CLASSES:
             return OneHot.of(self._codes, self._sizes(), self._keys.dtype)
         pairs = zip(self._codes.T, self._sizes(), strict=True)
         indicators = [np.equal.outer(codes, np.arange(size)) for codes, size in pairs]
         return np.concatenate(indicators, axis=1).astype(self._keys.dtype)
 
-    def _put_probabilities(self, problem: Problem, means: Any, progress: bool | None = None) -> np.ndarray:
-        """Put the classes' shares of all outputs, side by side, into `means` (m, c); return log masses (m,)."""
+    def _write_probabilities(self, problem: Problem, means: Any, progress: bool | None = None) -> np.ndarray:
+        """Write the class shares of all outputs into `means` (m, c); returns the log masses (m,)."""
         log_mass = np.empty(problem.m, problem.dtype)
         predict(
             self._model(problem),
@@ -320,6 +328,7 @@ class NadarayaWatsonClassifier(ClassifierMixin, _NadarayaWatson):
 
 
 def _warn_of_priors(rows: np.ndarray, m: int) -> None:
+    """Warn that predictions are class priors at the given rows."""
     if rows.size:
         first = ", ".join(map(str, rows[:5])) + (", ..." if rows.size > 5 else "")
         warnings.warn(
