@@ -35,17 +35,24 @@ from fastnw.methods.fourier.transforms import HIGH_UPSAMPLING, LOW_UPSAMPLING, M
 from fastnw.runtime.cached import cached_property
 from fastnw.runtime.threads import Meter, run
 
-MARGIN = 0.75  # bandwidths around the keys' box within which this method answers queries
-DROPPED_SHARE = 0.1  # of the tolerance, for a mass of 1, that truncation and periodic images may use
+# Queries are summed within so many bandwidths around the keys' box.
+MARGIN = 0.75
+# Share of the tolerance, for a mass of 1, that truncation and periodic images may use.
+DROPPED_SHARE = 0.1
 # finufft's tolerance over ours, by upsampling. The error of a single key is 0.004 to 0.1 of finufft's tolerance with
 # low upsampling and 0.5 of it with high upsampling. In three coordinates a bound is some 30 times larger, since nothing
 # cancels in it.
 EPSILON = {LOW_UPSAMPLING: 0.01, HIGH_UPSAMPLING: 0.002}
-MIN_TOLERANCE = 1e-12  # rounding prevents smaller ones
-LOW_UPSAMPLING_EPSILON = 2.5e-10  # finufft is far more accurate than this says
-LOW_UPSAMPLING_TOLERANCE = 8e-9  # the smallest one that LOW_UPSAMPLING_EPSILON suffices for
-PROBES = 32  # queries that are summed directly; half of them have the smallest masses against their bounds
-SAFETY = 10.0  # factor on the largest excess of a probe's error over its bound, if there is any
+# Below this tolerance, rounding errors dominate.
+MIN_TOLERANCE = 1e-12
+# Smallest tolerance of finufft with low upsampling; its errors are far smaller.
+LOW_UPSAMPLING_EPSILON = 2.5e-10
+# Down to this tolerance of the problem, LOW_UPSAMPLING_EPSILON suffices.
+LOW_UPSAMPLING_TOLERANCE = 8e-9
+# Number of queries that are summed directly; half of them have the smallest masses relative to their bounds.
+PROBES = 32
+# Factor on the error of a probe that exceeds its bound.
+PROBE_SAFETY = 10.0
 # Rounding of the position of a query relative to a key, in units of the period: three roundings for each of the two up
 # to the angle, which is at most half the period, and two in finufft, which adds 1/2 and takes the remainder as a
 # position on the grid.
@@ -53,13 +60,18 @@ POSITION_ERROR = 8 * 2.0**-53
 # Keys or queries of a transform, which then takes 0.1 s, or 1.3 s for 10⁷ modes in three coordinates. There, twice as
 # many would save a quarter of the time.
 BLOCK = {1: 1 << 19, 2: 1 << 18, 3: 1 << 18}
-PANEL = 1 << 21  # queries at a time
-MAX_SPAN = 1e8  # bandwidths
-MAX_BYTES = 1 << 30  # of all transforms in flight
+PANEL_QUERIES = 1 << 21
+# The largest extent of the keys, in bandwidths.
+MAX_SPAN = 1e8
+# Size of all transforms that run at a time.
+MAX_BYTES = 1 << 30
 
-ADD_NS = 1.0  # to add one coefficient of a block to that of the others
-START_NS = 8e6  # to make the plans and to measure the error at single keys
-DIRECT_PAIR_NS = 0.6  # of a probe
+# Nanoseconds to add a coefficient of a block to the sum over blocks.
+ADD_NS = 1.0
+# Nanoseconds to plan transforms and to measure finufft's errors for single keys.
+START_NS = 8e6
+# Nanoseconds per pair of a probe.
+DIRECT_PAIR_NS = 0.6
 
 
 def box_of(problem: Problem) -> Box:
@@ -100,12 +112,18 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     with np.errstate(over="ignore", invalid="ignore"):
         span = float(((high - low) * problem.metric.inverse).max())
     if not span < MAX_SPAN:
-        return Refusal(f"supports keys that span < {MAX_SPAN:g} bandwidths, got {span:.2g}")
+        return Refusal(f"supports keys that span fewer than {MAX_SPAN:g} bandwidths, got {span:.2g}")
     box = box_of(problem)
     if at_once(box) < 1:
-        return Refusal(f"would need {box.size:.2g} Fourier modes, because the keys span {span:.2g} bandwidths")
+        return Refusal(
+            f"supports Fourier modes that fit in {MAX_BYTES >> 20} MiB, "
+            f"got {box.size:.2g} modes for keys that span {span:.2g} bandwidths"
+        )
     if box.place * math.sqrt(2 * math.log(problem.total_weight + 1)) > problem.promise:
-        return Refusal(f"rounds positions by {box.place:.1g} bandwidths, because the keys span {span:.2g} of them")
+        return Refusal(
+            f"supports keys whose coordinates round by less than the tolerance, "
+            f"got keys that span {span:.2g} bandwidths and round by {box.place:.1g}"
+        )
     point = transforms.point_ns(problem.d, box.epsilon, box.upsampling)
     grid = transforms.grid_ns(box.size, problem.d, box.upsampling)
     ready, pairs = "fourier" in problem.prepared, (problem.c + 2) // 2
@@ -125,13 +143,16 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     work.append(Work(1e-9 * serial))
     memory = _memory(problem, box, n_threads)
     if problem.classes is not None and memory > MAX_INDICATOR_BYTES:
-        return Refusal(f"would take {memory / 2**20:.0f} MiB for the transforms of {problem.c} classes")
+        return Refusal(
+            f"supports transforms of classes in up to {MAX_INDICATOR_BYTES / 2**20:g} MiB, "
+            f"got {problem.c} classes, which take {memory / 2**20:.0f} MiB"
+        )
     return Cost(probes + problem.n + problem.m, tuple(work), memory)
 
 
 def _memory(problem: Problem, box: Box, n_threads: int) -> float:
     """Peak of memory in bytes, the larger of that for the keys and that for the queries."""
-    d, c, m = problem.d, problem.c, min(problem.m, PANEL)
+    d, c, m = problem.d, problem.c, min(problem.m, PANEL_QUERIES)
     pairs, modes = (c + 2) // 2, 16 * box.size
 
     def in_flight(size: int, pairs: int) -> float:
@@ -150,17 +171,17 @@ def _refusal(problem: Problem, backend: Any) -> str | None:
     if problem.d > MAX_D:
         return f"supports d <= {MAX_D}, got d = {problem.d}"
     if not problem.kernel.facts.has_spectrum:
-        return f"supports kernels whose Fourier transform decays fast ('gaussian'), got {problem.kernel.name!r}"
+        return f"supports the Gaussian kernel, got kernel={problem.kernel.name!r}"
     if problem.key_scale is not None:
-        return "supports one bandwidth for all keys, got key_scale"
+        return "needs one bandwidth for all keys, got key_scale"
     if problem.tol == 0:
-        return "supports tol > 0, got tol = 0, which asks for the sum of every pair"
+        return "needs tol > 0 or tol=None, got tol=0"
     if problem.promise < MIN_TOLERANCE:
-        return f"supports tol >= {MIN_TOLERANCE:g}, got tol = {problem.promise:g}"
+        return f"certifies errors down to {MIN_TOLERANCE:g} of the range, got tol={problem.promise:g}"
     if "fourier" not in backend.methods:
-        return f"supports compiled tiles, got backend={backend.name!r}"
+        return f"supports the compiled and Numba backends, got backend={backend.name!r}"
     if not (problem.n and problem.total_weight > 0):
-        return "needs a key with a positive weight"
+        return "needs a key with a positive weight, got none"
     return None
 
 
@@ -181,7 +202,7 @@ class Summary:
     @property
     def panel(self) -> int:
         """How many queries to sum at a time."""
-        return PANEL
+        return PANEL_QUERIES
 
     def wanted(self, queries: Queries, mass: Floats | None) -> NDArray[np.bool_] | None:
         """All queries."""
@@ -370,4 +391,4 @@ def _worse_than_bound(summary: Summary, queries: Queries, found: PoolState, mete
     with np.errstate(invalid="ignore"):  # NaN where a direct sum has no bound: such a probe is ignored
         seen = (np.abs(sums - right) - direct.mass_error[:, None] * factor).max(axis=1)
         worst = float(np.fmax.reduce(seen / found.mass_error[probes]))
-    return 1.0 if worst <= 1 else SAFETY * worst
+    return 1.0 if worst <= 1 else PROBE_SAFETY * worst
