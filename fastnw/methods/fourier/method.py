@@ -223,14 +223,14 @@ class Summary:
         problem, m = self.problem, len(queries)
         state = PoolState.empty(m, problem.c)
         state.mass_error[:] = np.inf
-        inside = np.flatnonzero(_inside(self.box, queries))
-        if len(inside):
-            there = queries.at(inside)
-            sums, error = _sums(self, there, meter)
-            found = PoolState(np.zeros(len(inside)), sums[:, 0], sums[:, 1:], error, error)
-            error = error * _worse_than_bound(self, there, found, meter)
-            error = np.where(found.mass > 0, error, np.inf)
-            state.put(inside, replace(found, mass_error=error, total_error=error))
+        inside_rows = np.flatnonzero(_inside(self.box, queries))
+        if len(inside_rows):
+            inside_queries = queries.at(inside_rows)
+            sums, error = _sums(self, inside_queries, meter)
+            inside_state = PoolState(np.zeros(len(inside_rows)), sums[:, 0], sums[:, 1:], error, error)
+            error = error * _probe_factor(self, inside_queries, inside_state, meter)
+            error = np.where(inside_state.mass > 0, error, np.inf)
+            state.put(inside_rows, replace(inside_state, mass_error=error, total_error=error))
         return state
 
 
@@ -283,7 +283,7 @@ def _transform(kind: int, box: Box) -> Any:
 
 def _coefficients(problem: Problem, plan: Plan, box: Box, meter: Meter) -> Coefficients:
     """Transforms of type 1 of blocks of keys, added in the order of the blocks, times the coefficients of κ."""
-    found = [np.zeros(box.modes, np.complex128) for _ in range((problem.c + 2) // 2)]
+    coefficients = [np.zeros(box.modes, np.complex128) for _ in range((problem.c + 2) // 2)]
     blocks = [slice(i, min(i + BLOCK[problem.d], problem.n)) for i in range(0, problem.n, BLOCK[problem.d])]
     count = min(plan.n_threads, at_once(box))
     shape = nufft_error.shape(box, MARGIN)
@@ -294,29 +294,29 @@ def _coefficients(problem: Problem, plan: Plan, box: Box, meter: Meter) -> Coeff
         rows = blocks[i]
         spread, angles = _transform(1, box), _angles(problem, box, problem.keys[rows])
         cells = nufft_error.cells_of(box, MARGIN, angles)
-        counted = np.bincount(cells, problem.weights_at(rows), len(weights))
+        cell_weights = np.bincount(cells, problem.weights_at(rows), len(weights))
         del cells
         spread.setpts(*angles)
         parts = [spread.execute(strengths) for strengths in transforms.strengths(problem, rows)]
-        results[i] = parts, counted.astype(np.float64, copy=False)
+        results[i] = parts, cell_weights.astype(np.float64, copy=False)
         return float(rows.stop - rows.start)
 
     for first in range(0, len(blocks), count):
         group = range(first, min(first + count, len(blocks)))
         run(lambda k, group=group: transform(group[k]), len(group), count, meter, detachable=True)  # type: ignore[misc]
         for i in group:
-            parts, counted = results.pop(i)
-            weights += counted
-            for sums, part in zip(found, parts, strict=True):
+            parts, cell_weights = results.pop(i)
+            weights += cell_weights
+            for sums, part in zip(coefficients, parts, strict=True):
                 sums += part
     for j, (modes, period) in enumerate(zip(box.modes, box.period, strict=True)):
         kappa = transforms.kernel_modes(period, 2 * math.pi / period * transforms.orders(modes))
-        for sums in found:
+        for sums in coefficients:
             sums *= transforms.along(kappa, j, problem.d)
-    absolute = max(sum(float(np.abs(row).sum()) for row in sums) for sums in found)
+    absolute = max(sum(float(np.abs(row).sum()) for row in sums) for sums in coefficients)
     envelope, longest = nufft_error.measure(box), min(problem.n, BLOCK[problem.d])
     around = nufft_error.surroundings(box, envelope, weights.reshape(shape), absolute, len(blocks), longest)
-    return Coefficients(found, around)
+    return Coefficients(coefficients, around)
 
 
 def _sums(summary: Summary, queries: Queries, meter: Meter) -> tuple[Floats, Floats]:
@@ -329,66 +329,68 @@ def _sums(summary: Summary, queries: Queries, meter: Meter) -> tuple[Floats, Flo
 
     def transform(i: int) -> float:
         rows = blocks[i]
-        mine = positions[rows]
-        interpolate, angles = _transform(2, box), _angles(problem, box, problem.queries[mine])
+        block_positions = positions[rows]
+        interpolate, angles = _transform(2, box), _angles(problem, box, problem.queries[block_positions])
         cells = nufft_error.cells_of(box, MARGIN, angles)
         error[rows] = keys.surroundings.bound(cells)
         del cells
         interpolate.setpts(*angles)
         for k, modes in enumerate(keys.modes):
-            found = interpolate.execute(modes)
-            sums[rows, 2 * k] = found.real
+            transformed = interpolate.execute(modes)
+            sums[rows, 2 * k] = transformed.real
             if 2 * k < problem.c:
-                sums[rows, 2 * k + 1] = found.imag
-        error[rows] += _moved(problem, box, np.abs(sums[rows, 0]) + error[rows])
+                sums[rows, 2 * k + 1] = transformed.imag
+        error[rows] += _rounding_error(problem, box, np.abs(sums[rows, 0]) + error[rows])
         if problem.exclude_self:
-            sums[rows] -= _own(problem, mine)
-        return float(len(mine))
+            sums[rows] -= _own_terms(problem, block_positions)
+        return float(len(block_positions))
 
     run(transform, len(blocks), min(summary.plan.n_threads, at_once(box)), meter, detachable=True)
     return sums, error
 
 
-def _own(problem: Problem, positions: NDArray[np.intp]) -> Floats:
+def _own_terms(problem: Problem, positions: NDArray[np.intp]) -> Floats:
     """What the keys at the same positions add to the sums (rows, 1 + c): κ times (w, w t)."""
-    apart = coordinates(problem, problem.queries[positions]).astype(np.float64)
-    apart -= coordinates(problem, problem.keys[positions])
+    differences = coordinates(problem, problem.queries[positions]).astype(np.float64)
+    differences -= coordinates(problem, problem.keys[positions])
     weights = problem.weights_at(slice(None))
-    own = np.exp(-np.square(apart * problem.metric.inverse).sum(axis=1) / 2)[:, None].repeat(problem.c + 1, axis=1)
+    terms = np.exp(-np.square(differences * problem.metric.inverse).sum(axis=1) / 2)[:, None].repeat(
+        problem.c + 1, axis=1
+    )
     if weights is not None:
-        own *= weights[positions, None]
-    own[:, 1:] *= normalised_values(problem, positions).T
-    return own
+        terms *= weights[positions, None]
+    terms[:, 1:] *= normalised_values(problem, positions).T
+    return terms
 
 
-def _moved(problem: Problem, box: Box, mass: Floats) -> Floats:
+def _rounding_error(problem: Problem, box: Box, mass: Floats) -> Floats:
     """Bound (rows,) on what the rounding of positions changes in a sum whose mass, with its own key, is at most `mass`.
 
     Positions that are wrong by δ change Σ w κ by at most δ Σ w u κ, to first order. The mean of u²/2 over the weights
     is at most log(W/mass), W = Σ w, since their divergence from w/W is not negative. An own key is rounded once more
     when it is subtracted.
     """
-    far = np.sqrt(2 * np.log(np.maximum(problem.total_weight / mass, 1.0)))
-    return (1 + problem.exclude_self) * box.place * np.maximum(far, 1.0) * mass
+    max_distance = np.sqrt(2 * np.log(np.maximum(problem.total_weight / mass, 1.0)))
+    return (1 + problem.exclude_self) * box.place * np.maximum(max_distance, 1.0) * mass
 
 
-def _worse_than_bound(summary: Summary, queries: Queries, found: PoolState, meter: Meter) -> float:
+def _probe_factor(summary: Summary, queries: Queries, state: PoolState, meter: Meter) -> float:
     """A factor for all bounds: 1, unless a query that is summed directly shows an error larger than its bound.
 
     Half of these probes are the certified queries with the largest bounds relative to their masses.
     """
     problem = summary.problem
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(found.mass > found.mass_error, found.mass_error / found.mass, 0.0)
-    ratio[~certify.accurate(problem, found, problem.promise)] = 0.0
+        ratio = np.where(state.mass > state.mass_error, state.mass_error / state.mass, 0.0)
+    ratio[~certify.accurate(problem, state, problem.promise)] = 0.0
     nearest = np.argpartition(-ratio, min(PROBES // 2, len(ratio)) - 1)[: PROBES // 2]
     evenly_spaced = np.linspace(0, len(queries) - 1, PROBES // 2).astype(np.intp)
     probes = np.unique(np.concatenate([evenly_spaced, nearest]))
     direct = exact.sweep(exact.keys_of(summary.model), queries.at(probes), np.dtype(np.float64), meter)
     factor = np.exp(direct.shift)[:, None]
-    right = np.concatenate([direct.mass[:, None], direct.total], axis=1) * factor
-    sums = np.concatenate([found.mass[probes, None], found.total[probes]], axis=1)
+    exact_sums = np.concatenate([direct.mass[:, None], direct.total], axis=1) * factor
+    sums = np.concatenate([state.mass[probes, None], state.total[probes]], axis=1)
     with np.errstate(invalid="ignore"):  # NaN where a direct sum has no bound: such a probe is ignored
-        seen = (np.abs(sums - right) - direct.mass_error[:, None] * factor).max(axis=1)
-        worst = float(np.fmax.reduce(seen / found.mass_error[probes]))
+        excess = (np.abs(sums - exact_sums) - direct.mass_error[:, None] * factor).max(axis=1)
+        worst = float(np.fmax.reduce(excess / state.mass_error[probes]))
     return 1.0 if worst <= 1 else PROBE_SAFETY * worst

@@ -20,7 +20,7 @@ from fastnw.core.problem import Problem
 LEAST_WEIGHT = 1e-200
 # Nats from the largest to the least weight of a band, minus the rounding of logarithms.
 SPAN_NATS = -math.log(LEAST_WEIGHT) - 1e-9
-MOST_BANDS = 12
+MAX_BANDS = 12
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Band:
     least: float
 
 
-def most(problem: Problem) -> int:
+def max_bands(problem: Problem) -> int:
     """Bound on the number of bands, computed without reading all weights."""
     return 1 + int(-problem.log_least_weight / SPAN_NATS)
 
@@ -55,7 +55,7 @@ def split(problem: Problem) -> Iterator[Band]:
     """Yield the bands, heaviest first; none if no key has a weight. Only one array of n weights exists at a time."""
     if not problem.weighted:
         yield Band(None, None, 0.0, problem.total_weight, problem.least_weight)
-    elif most(problem) == 1:
+    elif max_bands(problem) == 1:
         weights = problem.weights_at(slice(None))
         assert weights is not None
         positions = np.flatnonzero(weights > 0)

@@ -116,7 +116,7 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     base, per_coordinate, per_value, _ = pair_times.nanoseconds(problem, backend, FLOAT64)
     pair = base + SINGLE_QUERY_FACTOR * per_coordinate * d
     pair += per_value if problem.c < 2 else pair_times.values_ns(problem, backend, FLOAT64)
-    trees = bands.most(problem)
+    trees = bands.max_bands(problem)
     fitted = "tree" in problem.prepared
     values = problem.c if problem.classes is None else 1
     work = [Work(START_READY_SECONDS if fitted else START_SECONDS), *_sorting_work(m, d)]
@@ -212,9 +212,9 @@ def refusal(problem: Problem, backend: Any) -> str | None:
         return f"supports kernels of a distance, got kernel={kernel.name!r}"
     if problem.tol == 0:
         return "needs tol > 0 or tol=None, got tol=0"
-    if bands.most(problem) > bands.MOST_BANDS:
+    if bands.max_bands(problem) > bands.MAX_BANDS:
         orders = -problem.log_least_weight / math.log(10)
-        return f"supports weights over {bands.MOST_BANDS * 200} decimal orders of magnitude, got {orders:.0f}"
+        return f"supports weights over {bands.MAX_BANDS * 200} decimal orders of magnitude, got {orders:.0f}"
     if "tree" not in backend.methods:
         return f"supports CPU backends, got backend={backend.name!r}"
     return None
