@@ -54,7 +54,7 @@ def check(queries, keys, backend="compiled", **options):
 @pytest.fixture(params=["tree", "tiles"])
 def way(request, monkeypatch):
     """Both ways to look for candidates, whatever the size; what NumPy warns of would be an error."""
-    monkeypatch.setattr(search, "MANY_PAIRS", 0 if request.param == "tree" else 1 << 62)
+    monkeypatch.setattr(search, "MIN_TREE_PAIRS", 0 if request.param == "tree" else 1 << 62)
     return request.param
 
 

@@ -186,8 +186,8 @@ def test_few_pairs_are_summed(d, most, monkeypatch):
 
 
 def test_the_same_bits_on_any_number_of_threads(monkeypatch):
-    monkeypatch.setattr(kdtree, "SUBTREE", 500)
-    monkeypatch.setattr(kdtree, "PIECE", 512)
+    monkeypatch.setattr(kdtree, "SUBTREE_POINTS", 500)
+    monkeypatch.setattr(kdtree, "PIECE_KEYS", 512)
     monkeypatch.setattr(tree, "TASK_QUERIES", 96)
     keys, queries = cloud(8000, 3), cloud(3000, 3, 1)
     for kernel in ("gaussian", "epanechnikov"):
@@ -214,7 +214,7 @@ def test_the_same_bits_on_any_number_of_threads(monkeypatch):
 @pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 1000, 4097])
 def test_the_order_is_a_tree(shape, n, monkeypatch):
     """Each key once; at every split no key on the left beyond one on the right, along the longest side."""
-    monkeypatch.setattr(kdtree, "SUBTREE", 256)
+    monkeypatch.setattr(kdtree, "SUBTREE_POINTS", 256)
     rng = np.random.default_rng(n)
     points = rng.normal(size=(n, 2))
     points = {
@@ -248,7 +248,9 @@ def test_the_order_is_a_tree(shape, n, monkeypatch):
     check_node(order)
 
 
-@pytest.mark.parametrize("n", [1, 5, 33, kdtree.SUBTREE, kdtree.SUBTREE + 1, 3 * kdtree.SUBTREE + 77])
+@pytest.mark.parametrize(
+    "n", [1, 5, 33, kdtree.SUBTREE_POINTS, kdtree.SUBTREE_POINTS + 1, 3 * kdtree.SUBTREE_POINTS + 77]
+)
 @pytest.mark.parametrize("rounded", [False, True])
 def test_the_order_is_made_by_any_number_of_threads(n, rounded):
     """The halves above the subtrees are made in pieces, which must not show in the order, ties included."""

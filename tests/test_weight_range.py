@@ -157,7 +157,7 @@ def test_bands_hold_each_key_once(kind, by_volume):
     )
     problem = replace(problem, by_volume=by_volume)
     found = list(bands.split(problem))
-    assert len(found) <= bands.most(problem) <= bands.MOST_BANDS
+    assert len(found) <= bands.max_bands(problem) <= bands.MAX_BANDS
     positions = np.concatenate([band.positions for band in found])
     np.testing.assert_array_equal(np.sort(positions), np.flatnonzero(weights))
     with np.errstate(divide="ignore"):

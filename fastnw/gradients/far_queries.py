@@ -284,7 +284,7 @@ def _keys_in_window(
     if scoring.problem.exclude_self:
         near = near[near != query]
     y, error, square = edge_distances(view, query, near)
-    inside = y > tails.RIM
+    inside = y > tails.MIN_EDGE_DISTANCE
     near = near[inside]
     if not np.any(weights[near] > -np.inf):
         return None

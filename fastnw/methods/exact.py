@@ -171,15 +171,15 @@ def keeps_blocks(problem: Problem, dtype: np.dtype[Any], first: np.dtype[Any]) -
     return "exact" in problem.prepared and size <= MAX_CACHED_BYTES
 
 
-def narrow_is_enough(problem: Problem, tiles: Any) -> bool:
+def narrow_is_enough(problem: Problem, backend: Any) -> bool:
     """Whether float32 sums are worth trying. The errors of inner products of long vectors can exceed the tolerance.
 
     The errors of distances cannot: they are relative.
     """
-    if not problem.kernel.inner_product or problem.on_device or tiles.sweep is not None:
+    if not problem.kernel.inner_product or problem.on_device or backend.sweep is not None:
         return True
     dtype = np.dtype(np.float32)
-    if products.supports(problem, tiles) and products.promising(problem, dtype, 0.75 * problem.promise):
+    if products.supports(problem, backend) and products.promising(problem, dtype, 0.75 * problem.promise):
         return True
     factor = 1.0 if problem.key_scale is None else 1.0 / float(problem.key_scale.min())
     with np.errstate(over="ignore", invalid="ignore"):
@@ -188,12 +188,12 @@ def narrow_is_enough(problem: Problem, tiles: Any) -> bool:
         return bool(2 * (error <= problem.promise).sum() > len(error))
 
 
-def _uses_products(problem: Problem, tiles: Any, dtype: np.dtype[Any]) -> bool:
-    if tiles.sweep is not None:
-        return tiles.by_products(problem) and products.promising(problem, dtype, 0.75 * problem.promise)
+def _uses_products(problem: Problem, backend: Any, dtype: np.dtype[Any]) -> bool:
+    if backend.sweep is not None:
+        return backend.by_products(problem) and products.promising(problem, dtype, 0.75 * problem.promise)
     return (
-        products.supports(problem, tiles)
-        and products.seconds(problem, dtype) < _difference_seconds(problem, tiles, dtype)
+        products.supports(problem, backend)
+        and products.seconds(problem, dtype) < _difference_seconds(problem, backend, dtype)
         and products.promising(problem, dtype, 0.75 * problem.promise)
     )
 

@@ -61,10 +61,10 @@ START_SECONDS = 4e-4
 MAX_PACKING_THREADS = 4
 
 
-def supports(problem: Problem, tiles: Any) -> bool:
+def supports(problem: Problem, backend: Any) -> bool:
     """Whether exponents are a quadratic form of raw coordinates, and the backend has matrix products."""
     diagonal = problem.key_scale is None and problem.metric.cholesky is None and problem.squares_in_range
-    return problem.kernel.facts.quadratic_form and diagonal and problem.d >= MIN_D and tiles.has_products()
+    return problem.kernel.facts.quadratic_form and diagonal and problem.d >= MIN_D and backend.has_products()
 
 
 def seconds(problem: Problem, dtype: np.dtype[Any]) -> float:

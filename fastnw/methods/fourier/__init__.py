@@ -1,1 +1,1 @@
-"""Non-uniform fast Fourier transforms for the Gaussian in up to three coordinates."""
+"""The method "fourier": non-uniform fast Fourier transforms for the Gaussian in up to three coordinates."""

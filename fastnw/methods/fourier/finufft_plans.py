@@ -1,7 +1,8 @@
-"""finufft, imported when it is first needed, and once: filters of warnings are the process's, and of two threads that
-change them side by side, one restores what the other had set. A module's import is the lock.
+"""finufft with plans that survive forks. Import this module instead of finufft, when a transform is first needed.
 
-Old ones find their binary with the help of numpy.distutils, which old versions of NumPy warn of.
+Warning filters belong to the process: of two threads that change them at a time, one may restore what the other had
+set. The lock of this module's import prevents that. Old versions of finufft find their binary with numpy.distutils, for
+which old versions of NumPy issue a deprecation warning.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import finufft
 
-LONGEST = 5.0  # seconds; the longest step of a transform takes one
+# Limit on waiting for another thread: the longest step of a transform takes about one second.
+MAX_WAIT_SECONDS = 5.0
 
 
-class _Gate:
-    """Forks wait for steps of transforms that other threads are in; steps wait for forks.
+class _ForkGate:
+    """Makes forks wait for the steps of transforms in other threads, and steps wait for forks.
 
-    Even on one thread, finufft adds up in a critical section of OpenMP, and plans under a lock of its own: a child of a
-    fork would find them held for good.
+    Even on one thread, finufft adds up in an OpenMP critical section, and plans under a lock of its own. The child of a
+    fork would find these locked forever.
     """
 
     def __init__(self) -> None:
@@ -33,7 +35,7 @@ class _Gate:
     def _reset(self) -> None:
         self.changed = threading.Condition()
         self.planning = threading.Lock()
-        # threads, not their numbers, of which Ctrl-C could lose count
+        # sets of thread identifiers, not counters: an interrupted thread could leave a counter wrong
         self._inside: set[int] = set()
         self._forking: set[int] = set()
 
@@ -48,28 +50,28 @@ class _Gate:
             self.changed.notify_all()
 
     def _close(self) -> None:
-        """Leaves the lock taken until the fork is over."""
-        me = threading.get_ident()
+        """Wait for running steps before a fork. The lock stays taken until the fork is over."""
+        thread = threading.get_ident()
         self.changed.acquire()
-        self._forking.add(me)
-        self.changed.wait_for(lambda: not self._inside - {me}, timeout=LONGEST)
+        self._forking.add(thread)
+        self.changed.wait_for(lambda: not self._inside - {thread}, timeout=MAX_WAIT_SECONDS)
 
     def _open(self) -> None:
-        me = threading.get_ident()
-        if me in self._forking:
-            self._forking.discard(me)
+        thread = threading.get_ident()
+        if thread in self._forking:
+            self._forking.discard(thread)
             self.changed.notify_all()
             self.changed.release()
 
 
-_gate = _Gate()
+_gate = _ForkGate()
 
 
 class Plan(finufft.Plan):
-    """finufft's, step by step through the gate; one is made at a time, since that sets filters of warnings aside."""
+    """A finufft plan whose steps pass the gate; only one plan is made at a time, since that changes warning filters."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        with _gate, _gate.planning:  # 0.1 to 0.5 ms
+        with _gate, _gate.planning:  # takes 0.1 to 0.5 ms
             super().__init__(*arguments, **options)
 
     def setpts(self, *arguments: Any, **options: Any) -> Any:
@@ -81,8 +83,8 @@ class Plan(finufft.Plan):
             return super().execute(*arguments, **options)
 
     def __del__(self) -> None:
-        # may be called anywhere, by a thread that is about to fork, too: it can take the lock, but must not wait
-        taken = _gate.changed.acquire(timeout=LONGEST)
+        # any thread may call this, even one that is about to fork: it can take the lock, but must not wait for others
+        taken = _gate.changed.acquire(timeout=MAX_WAIT_SECONDS)
         super().__del__()
         if taken:
             _gate.changed.release()

@@ -35,17 +35,24 @@ from fastnw.methods.fourier.transforms import HIGH_UPSAMPLING, LOW_UPSAMPLING, M
 from fastnw.runtime.cached import cached_property
 from fastnw.runtime.threads import Meter, run
 
-MARGIN = 0.75  # bandwidths around the keys' box within which this method answers queries
-DROPPED_SHARE = 0.1  # of the tolerance, for a mass of 1, that truncation and periodic images may use
+# Queries are summed within so many bandwidths around the keys' box.
+MARGIN = 0.75
+# Share of the tolerance, for a mass of 1, that truncation and periodic images may use.
+DROPPED_SHARE = 0.1
 # finufft's tolerance over ours, by upsampling. The error of a single key is 0.004 to 0.1 of finufft's tolerance with
 # low upsampling and 0.5 of it with high upsampling. In three coordinates a bound is some 30 times larger, since nothing
 # cancels in it.
 EPSILON = {LOW_UPSAMPLING: 0.01, HIGH_UPSAMPLING: 0.002}
-MIN_TOLERANCE = 1e-12  # rounding prevents smaller ones
-LOW_UPSAMPLING_EPSILON = 2.5e-10  # finufft is far more accurate than this says
-LOW_UPSAMPLING_TOLERANCE = 8e-9  # the smallest one that LOW_UPSAMPLING_EPSILON suffices for
-PROBES = 32  # queries that are summed directly; half of them have the smallest masses against their bounds
-SAFETY = 10.0  # factor on the largest excess of a probe's error over its bound, if there is any
+# Below this tolerance, rounding errors dominate.
+MIN_TOLERANCE = 1e-12
+# Smallest tolerance of finufft with low upsampling; its errors are far smaller.
+LOW_UPSAMPLING_EPSILON = 2.5e-10
+# Down to this tolerance of the problem, LOW_UPSAMPLING_EPSILON suffices.
+LOW_UPSAMPLING_TOLERANCE = 8e-9
+# Number of queries that are summed directly; half of them have the smallest masses relative to their bounds.
+PROBES = 32
+# Factor on the error of a probe that exceeds its bound.
+PROBE_SAFETY = 10.0
 # Rounding of the position of a query relative to a key, in units of the period: three roundings for each of the two up
 # to the angle, which is at most half the period, and two in finufft, which adds 1/2 and takes the remainder as a
 # position on the grid.
@@ -53,13 +60,18 @@ POSITION_ERROR = 8 * 2.0**-53
 # Keys or queries of a transform, which then takes 0.1 s, or 1.3 s for 10⁷ modes in three coordinates. There, twice as
 # many would save a quarter of the time.
 BLOCK = {1: 1 << 19, 2: 1 << 18, 3: 1 << 18}
-PANEL = 1 << 21  # queries at a time
-MAX_SPAN = 1e8  # bandwidths
-MAX_BYTES = 1 << 30  # of all transforms in flight
+PANEL_QUERIES = 1 << 21
+# The largest extent of the keys, in bandwidths.
+MAX_SPAN = 1e8
+# Size of all transforms that run at a time.
+MAX_BYTES = 1 << 30
 
-ADD_NS = 1.0  # to add one coefficient of a block to that of the others
-START_NS = 8e6  # to make the plans and to measure the error at single keys
-DIRECT_PAIR_NS = 0.6  # of a probe
+# Nanoseconds to add a coefficient of a block to the sum over blocks.
+ADD_NS = 1.0
+# Nanoseconds to plan transforms and to measure finufft's errors for single keys.
+START_NS = 8e6
+# Nanoseconds per pair of a probe.
+DIRECT_PAIR_NS = 0.6
 
 
 def box_of(problem: Problem) -> Box:
@@ -100,12 +112,18 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     with np.errstate(over="ignore", invalid="ignore"):
         span = float(((high - low) * problem.metric.inverse).max())
     if not span < MAX_SPAN:
-        return Refusal(f"supports keys that span < {MAX_SPAN:g} bandwidths, got {span:.2g}")
+        return Refusal(f"supports keys that span fewer than {MAX_SPAN:g} bandwidths, got {span:.2g}")
     box = box_of(problem)
     if at_once(box) < 1:
-        return Refusal(f"would need {box.size:.2g} Fourier modes, because the keys span {span:.2g} bandwidths")
+        return Refusal(
+            f"supports Fourier modes that fit in {MAX_BYTES >> 20} MiB, "
+            f"got {box.size:.2g} modes for keys that span {span:.2g} bandwidths"
+        )
     if box.place * math.sqrt(2 * math.log(problem.total_weight + 1)) > problem.promise:
-        return Refusal(f"rounds positions by {box.place:.1g} bandwidths, because the keys span {span:.2g} of them")
+        return Refusal(
+            f"supports keys whose coordinates round by less than the tolerance, "
+            f"got keys that span {span:.2g} bandwidths and round by {box.place:.1g}"
+        )
     point = transforms.point_ns(problem.d, box.epsilon, box.upsampling)
     grid = transforms.grid_ns(box.size, problem.d, box.upsampling)
     ready, pairs = "fourier" in problem.prepared, (problem.c + 2) // 2
@@ -125,13 +143,16 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     work.append(Work(1e-9 * serial))
     memory = _memory(problem, box, n_threads)
     if problem.classes is not None and memory > MAX_INDICATOR_BYTES:
-        return Refusal(f"would take {memory / 2**20:.0f} MiB for the transforms of {problem.c} classes")
+        return Refusal(
+            f"supports transforms of classes in up to {MAX_INDICATOR_BYTES / 2**20:g} MiB, "
+            f"got {problem.c} classes, which take {memory / 2**20:.0f} MiB"
+        )
     return Cost(probes + problem.n + problem.m, tuple(work), memory)
 
 
 def _memory(problem: Problem, box: Box, n_threads: int) -> float:
     """Peak of memory in bytes, the larger of that for the keys and that for the queries."""
-    d, c, m = problem.d, problem.c, min(problem.m, PANEL)
+    d, c, m = problem.d, problem.c, min(problem.m, PANEL_QUERIES)
     pairs, modes = (c + 2) // 2, 16 * box.size
 
     def in_flight(size: int, pairs: int) -> float:
@@ -150,17 +171,17 @@ def _refusal(problem: Problem, backend: Any) -> str | None:
     if problem.d > MAX_D:
         return f"supports d <= {MAX_D}, got d = {problem.d}"
     if not problem.kernel.facts.has_spectrum:
-        return f"supports kernels whose Fourier transform decays fast ('gaussian'), got {problem.kernel.name!r}"
+        return f"supports the Gaussian kernel, got kernel={problem.kernel.name!r}"
     if problem.key_scale is not None:
-        return "supports one bandwidth for all keys, got key_scale"
+        return "needs one bandwidth for all keys, got key_scale"
     if problem.tol == 0:
-        return "supports tol > 0, got tol = 0, which asks for the sum of every pair"
+        return "needs tol > 0 or tol=None, got tol=0"
     if problem.promise < MIN_TOLERANCE:
-        return f"supports tol >= {MIN_TOLERANCE:g}, got tol = {problem.promise:g}"
+        return f"certifies errors down to {MIN_TOLERANCE:g} of the range, got tol={problem.promise:g}"
     if "fourier" not in backend.methods:
-        return f"supports compiled tiles, got backend={backend.name!r}"
+        return f"supports the compiled and Numba backends, got backend={backend.name!r}"
     if not (problem.n and problem.total_weight > 0):
-        return "needs a key with a positive weight"
+        return "needs a key with a positive weight, got none"
     return None
 
 
@@ -181,7 +202,7 @@ class Summary:
     @property
     def panel(self) -> int:
         """How many queries to sum at a time."""
-        return PANEL
+        return PANEL_QUERIES
 
     def wanted(self, queries: Queries, mass: Floats | None) -> NDArray[np.bool_] | None:
         """All queries."""
@@ -202,14 +223,14 @@ class Summary:
         problem, m = self.problem, len(queries)
         state = PoolState.empty(m, problem.c)
         state.mass_error[:] = np.inf
-        inside = np.flatnonzero(_inside(self.box, queries))
-        if len(inside):
-            there = queries.at(inside)
-            sums, error = _sums(self, there, meter)
-            found = PoolState(np.zeros(len(inside)), sums[:, 0], sums[:, 1:], error, error)
-            error = error * _worse_than_bound(self, there, found, meter)
-            error = np.where(found.mass > 0, error, np.inf)
-            state.put(inside, replace(found, mass_error=error, total_error=error))
+        inside_rows = np.flatnonzero(_inside(self.box, queries))
+        if len(inside_rows):
+            inside_queries = queries.at(inside_rows)
+            sums, error = _sums(self, inside_queries, meter)
+            inside_state = PoolState(np.zeros(len(inside_rows)), sums[:, 0], sums[:, 1:], error, error)
+            error = error * _probe_factor(self, inside_queries, inside_state, meter)
+            error = np.where(inside_state.mass > 0, error, np.inf)
+            state.put(inside_rows, replace(inside_state, mass_error=error, total_error=error))
         return state
 
 
@@ -262,7 +283,7 @@ def _transform(kind: int, box: Box) -> Any:
 
 def _coefficients(problem: Problem, plan: Plan, box: Box, meter: Meter) -> Coefficients:
     """Transforms of type 1 of blocks of keys, added in the order of the blocks, times the coefficients of κ."""
-    found = [np.zeros(box.modes, np.complex128) for _ in range((problem.c + 2) // 2)]
+    coefficients = [np.zeros(box.modes, np.complex128) for _ in range((problem.c + 2) // 2)]
     blocks = [slice(i, min(i + BLOCK[problem.d], problem.n)) for i in range(0, problem.n, BLOCK[problem.d])]
     count = min(plan.n_threads, at_once(box))
     shape = nufft_error.shape(box, MARGIN)
@@ -273,29 +294,29 @@ def _coefficients(problem: Problem, plan: Plan, box: Box, meter: Meter) -> Coeff
         rows = blocks[i]
         spread, angles = _transform(1, box), _angles(problem, box, problem.keys[rows])
         cells = nufft_error.cells_of(box, MARGIN, angles)
-        counted = np.bincount(cells, problem.weights_at(rows), len(weights))
+        cell_weights = np.bincount(cells, problem.weights_at(rows), len(weights))
         del cells
         spread.setpts(*angles)
         parts = [spread.execute(strengths) for strengths in transforms.strengths(problem, rows)]
-        results[i] = parts, counted.astype(np.float64, copy=False)
+        results[i] = parts, cell_weights.astype(np.float64, copy=False)
         return float(rows.stop - rows.start)
 
     for first in range(0, len(blocks), count):
         group = range(first, min(first + count, len(blocks)))
         run(lambda k, group=group: transform(group[k]), len(group), count, meter, detachable=True)  # type: ignore[misc]
         for i in group:
-            parts, counted = results.pop(i)
-            weights += counted
-            for sums, part in zip(found, parts, strict=True):
+            parts, cell_weights = results.pop(i)
+            weights += cell_weights
+            for sums, part in zip(coefficients, parts, strict=True):
                 sums += part
     for j, (modes, period) in enumerate(zip(box.modes, box.period, strict=True)):
         kappa = transforms.kernel_modes(period, 2 * math.pi / period * transforms.orders(modes))
-        for sums in found:
+        for sums in coefficients:
             sums *= transforms.along(kappa, j, problem.d)
-    absolute = max(sum(float(np.abs(row).sum()) for row in sums) for sums in found)
+    absolute = max(sum(float(np.abs(row).sum()) for row in sums) for sums in coefficients)
     envelope, longest = nufft_error.measure(box), min(problem.n, BLOCK[problem.d])
     around = nufft_error.surroundings(box, envelope, weights.reshape(shape), absolute, len(blocks), longest)
-    return Coefficients(found, around)
+    return Coefficients(coefficients, around)
 
 
 def _sums(summary: Summary, queries: Queries, meter: Meter) -> tuple[Floats, Floats]:
@@ -308,66 +329,68 @@ def _sums(summary: Summary, queries: Queries, meter: Meter) -> tuple[Floats, Flo
 
     def transform(i: int) -> float:
         rows = blocks[i]
-        mine = positions[rows]
-        interpolate, angles = _transform(2, box), _angles(problem, box, problem.queries[mine])
+        block_positions = positions[rows]
+        interpolate, angles = _transform(2, box), _angles(problem, box, problem.queries[block_positions])
         cells = nufft_error.cells_of(box, MARGIN, angles)
         error[rows] = keys.surroundings.bound(cells)
         del cells
         interpolate.setpts(*angles)
         for k, modes in enumerate(keys.modes):
-            found = interpolate.execute(modes)
-            sums[rows, 2 * k] = found.real
+            transformed = interpolate.execute(modes)
+            sums[rows, 2 * k] = transformed.real
             if 2 * k < problem.c:
-                sums[rows, 2 * k + 1] = found.imag
-        error[rows] += _moved(problem, box, np.abs(sums[rows, 0]) + error[rows])
+                sums[rows, 2 * k + 1] = transformed.imag
+        error[rows] += _rounding_error(problem, box, np.abs(sums[rows, 0]) + error[rows])
         if problem.exclude_self:
-            sums[rows] -= _own(problem, mine)
-        return float(len(mine))
+            sums[rows] -= _own_terms(problem, block_positions)
+        return float(len(block_positions))
 
     run(transform, len(blocks), min(summary.plan.n_threads, at_once(box)), meter, detachable=True)
     return sums, error
 
 
-def _own(problem: Problem, positions: NDArray[np.intp]) -> Floats:
+def _own_terms(problem: Problem, positions: NDArray[np.intp]) -> Floats:
     """What the keys at the same positions add to the sums (rows, 1 + c): κ times (w, w t)."""
-    apart = coordinates(problem, problem.queries[positions]).astype(np.float64)
-    apart -= coordinates(problem, problem.keys[positions])
+    differences = coordinates(problem, problem.queries[positions]).astype(np.float64)
+    differences -= coordinates(problem, problem.keys[positions])
     weights = problem.weights_at(slice(None))
-    own = np.exp(-np.square(apart * problem.metric.inverse).sum(axis=1) / 2)[:, None].repeat(problem.c + 1, axis=1)
+    terms = np.exp(-np.square(differences * problem.metric.inverse).sum(axis=1) / 2)[:, None].repeat(
+        problem.c + 1, axis=1
+    )
     if weights is not None:
-        own *= weights[positions, None]
-    own[:, 1:] *= normalised_values(problem, positions).T
-    return own
+        terms *= weights[positions, None]
+    terms[:, 1:] *= normalised_values(problem, positions).T
+    return terms
 
 
-def _moved(problem: Problem, box: Box, mass: Floats) -> Floats:
+def _rounding_error(problem: Problem, box: Box, mass: Floats) -> Floats:
     """Bound (rows,) on what the rounding of positions changes in a sum whose mass, with its own key, is at most `mass`.
 
     Positions that are wrong by δ change Σ w κ by at most δ Σ w u κ, to first order. The mean of u²/2 over the weights
     is at most log(W/mass), W = Σ w, since their divergence from w/W is not negative. An own key is rounded once more
     when it is subtracted.
     """
-    far = np.sqrt(2 * np.log(np.maximum(problem.total_weight / mass, 1.0)))
-    return (1 + problem.exclude_self) * box.place * np.maximum(far, 1.0) * mass
+    max_distance = np.sqrt(2 * np.log(np.maximum(problem.total_weight / mass, 1.0)))
+    return (1 + problem.exclude_self) * box.place * np.maximum(max_distance, 1.0) * mass
 
 
-def _worse_than_bound(summary: Summary, queries: Queries, found: PoolState, meter: Meter) -> float:
+def _probe_factor(summary: Summary, queries: Queries, state: PoolState, meter: Meter) -> float:
     """A factor for all bounds: 1, unless a query that is summed directly shows an error larger than its bound.
 
     Half of these probes are the certified queries with the largest bounds relative to their masses.
     """
     problem = summary.problem
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(found.mass > found.mass_error, found.mass_error / found.mass, 0.0)
-    ratio[~certify.accurate(problem, found, problem.promise)] = 0.0
+        ratio = np.where(state.mass > state.mass_error, state.mass_error / state.mass, 0.0)
+    ratio[~certify.accurate(problem, state, problem.promise)] = 0.0
     nearest = np.argpartition(-ratio, min(PROBES // 2, len(ratio)) - 1)[: PROBES // 2]
     evenly_spaced = np.linspace(0, len(queries) - 1, PROBES // 2).astype(np.intp)
     probes = np.unique(np.concatenate([evenly_spaced, nearest]))
     direct = exact.sweep(exact.keys_of(summary.model), queries.at(probes), np.dtype(np.float64), meter)
     factor = np.exp(direct.shift)[:, None]
-    right = np.concatenate([direct.mass[:, None], direct.total], axis=1) * factor
-    sums = np.concatenate([found.mass[probes, None], found.total[probes]], axis=1)
+    exact_sums = np.concatenate([direct.mass[:, None], direct.total], axis=1) * factor
+    sums = np.concatenate([state.mass[probes, None], state.total[probes]], axis=1)
     with np.errstate(invalid="ignore"):  # NaN where a direct sum has no bound: such a probe is ignored
-        seen = (np.abs(sums - right) - direct.mass_error[:, None] * factor).max(axis=1)
-        worst = float(np.fmax.reduce(seen / found.mass_error[probes]))
-    return 1.0 if worst <= 1 else SAFETY * worst
+        excess = (np.abs(sums - exact_sums) - direct.mass_error[:, None] * factor).max(axis=1)
+        worst = float(np.fmax.reduce(excess / state.mass_error[probes]))
+    return 1.0 if worst <= 1 else PROBE_SAFETY * worst

@@ -1,1 +1,1 @@
-"""The nearest key, for windows that are empty."""
+"""The nearest keys of queries whose windows are empty."""

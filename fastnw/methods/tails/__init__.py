@@ -1,1 +1,1 @@
-"""Far queries: exponents relative to the leading key, in more digits than float64 has."""
+"""Far queries: exponents relative to a leading key, with more digits than float64 has."""

@@ -1,7 +1,7 @@
-"""Squared distances of a few keys in decimal arithmetic of as many digits as they need, from the numbers as given.
+"""Squared distances of a few keys in decimal arithmetic, with as many digits as they need, from the original numbers.
 
-For keys that nearly tie 10²⁰ bandwidths away, or near the rim of a window that a matrix makes very thin: there the 32
-digits of `ratios` are too few. It takes some microseconds a key and coordinate.
+They serve keys that nearly tie at 10²⁰ bandwidths, or lie near the rim of a window that a matrix makes very thin, where
+the 32 digits of `leading_key` are too few. Each key and coordinate takes some microseconds.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from fastnw.runtime.threads import check_stop
 Floats = NDArray[np.float64]
 Positions = NDArray[np.intp]
 
-KEPT = 60  # digits of an exponent after the decimal point
-ROUNDED = Decimal("1e-50")  # 1 − u² below it is the rounding of a key exactly on the rim
+# Digits of an exponent after the decimal point.
+EXPONENT_DIGITS = 60
+# A smaller |1 − u²| is the rounding of a key exactly on the rim.
+MIN_EDGE_DISTANCE = Decimal("1e-50")
 
 
 def whitening(metric: Metric) -> dd.Pair:
-    """L⁻¹ in coordinates of unit diagonal, as pairs."""
+    """L⁻¹ in coordinates of unit diagonal, in double-double pairs."""
     assert metric.factor is not None
     if metric.factor.whitening is not None:
         return metric.factor.whitening.inverse
@@ -38,79 +40,79 @@ def whitening(metric: Metric) -> dd.Pair:
 
 
 def deltas(problem: Problem, row: int, leading: int, positions: Positions) -> tuple[Floats, Floats]:
-    """u of those keys less that of the key `leading`, and u; or the same of their scores. Rounded once."""
+    """u of keys minus u of the key at `leading`, and u itself (for inner products, scores). Rounded once."""
     with localcontext(factor.decimal_context(30)):
-        # of an inner product the terms may be large where their sum is not
-        of_size = _scores(problem, row, 30, sizes=True)
-        sized = [leading, *map(int, positions)] if problem.kernel.inner_product else [leading]
-        precision = KEPT + max(max(map(of_size, sized)).adjusted(), 0)
+        # the terms of an inner product may be large where their sum is not
+        term_sum = _scores(problem, row, 30, sizes=True)
+        largest = [leading, *map(int, positions)] if problem.kernel.inner_product else [leading]
+        precision = EXPONENT_DIGITS + max(max(map(term_sum, largest)).adjusted(), 0)
     with localcontext(factor.decimal_context(precision)):
         score = _scores(problem, row, precision)
-        first = score(leading)
-        root = first.sqrt() if not problem.kernel.inner_product else first
-        found, places = np.empty(len(positions)), np.empty(len(positions))
+        leading_score = score(leading)
+        leading_distance = leading_score.sqrt() if not problem.kernel.inner_product else leading_score
+        differences, distances = np.empty(len(positions)), np.empty(len(positions))
         for i, position in enumerate(positions):
             check_stop()
-            other = score(int(position))
-            apart, place = other - first, other
+            key_score = score(int(position))
+            difference, distance = key_score - leading_score, key_score
             if not problem.kernel.inner_product:
-                place = other.sqrt()
-                apart = apart / (place + root) if apart else apart
-            found[i], places[i] = float(apart), float(place)
-        return found, places
+                distance = key_score.sqrt()
+                difference = difference / (distance + leading_distance) if difference else difference
+            differences[i], distances[i] = float(difference), float(distance)
+        return differences, distances
 
 
 def distance(problem: Problem, row: int, position: int) -> float:
-    """u of that key, or its score."""
-    with localcontext(factor.decimal_context(KEPT)):
-        found = _scores(problem, row, KEPT)(position)
-        return float(found if problem.kernel.inner_product else found.sqrt())
+    """u of one key, or its score for inner products."""
+    with localcontext(factor.decimal_context(EXPONENT_DIGITS)):
+        score = _scores(problem, row, EXPONENT_DIGITS)(position)
+        return float(score if problem.kernel.inner_product else score.sqrt())
 
 
 def edge_distances(problem: Problem, row: int, positions: Positions) -> tuple[Floats, Floats]:
-    """1 − u² of those keys, 0 for those exactly on the rim, and u²."""
-    with localcontext(factor.decimal_context(KEPT + 20)):
-        score = _scores(problem, row, KEPT + 20)
-        found, squares = np.empty(len(positions)), np.empty(len(positions))
+    """1 − u² of keys (0 for keys exactly on the rim), and u²."""
+    with localcontext(factor.decimal_context(EXPONENT_DIGITS + 20)):
+        score = _scores(problem, row, EXPONENT_DIGITS + 20)
+        edges, squares = np.empty(len(positions)), np.empty(len(positions))
         for i, position in enumerate(positions):
             check_stop()
             square = score(int(position))
-            y = 1 - square
-            found[i], squares[i] = float(y) if abs(y) > ROUNDED else 0.0, float(square)
-        return found, squares
+            edge = 1 - square
+            edges[i], squares[i] = float(edge) if abs(edge) > MIN_EDGE_DISTANCE else 0.0, float(square)
+        return edges, squares
 
 
 def _scores(problem: Problem, row: int, precision: int, sizes: bool = False) -> Callable[[int], Decimal]:
-    """u², or the scaled inner product (with `sizes` the sum of its terms' sizes), of a key; to be called in a context
-    of that precision."""
-    query = _numbers(problem.queries[row])
+    """A function of a key's position that returns its u² or scaled inner product; with `sizes`, the sum of the absolute
+    terms of the inner product. It must be called in a decimal context of that precision."""
+    query = _decimals(problem.queries[row])
     inner, metric = problem.kernel.inner_product, problem.metric
-    form = _whitened(metric, precision) if metric.factor is not None else _divided(metric)
-    start = form(query) if inner else []
+    form = _whiten(metric, precision) if metric.factor is not None else _divide_by_bandwidth(metric)
+    scaled_query = form(query) if inner else []
 
     def score(position: int) -> Decimal:
-        key = _numbers(problem.keys[position])
+        key = _decimals(problem.keys[position])
         if inner:
-            other = form(key) if metric.factor is not None else key
-            terms = map(mul, start, other)
-            found = sum(map(abs, terms) if sizes else terms, Decimal(0))
+            scaled_key = form(key) if metric.factor is not None else key
+            terms = map(mul, scaled_query, scaled_key)
+            total = sum(map(abs, terms) if sizes else terms, Decimal(0))
         else:
-            apart = form([a - b for a, b in zip(query, key, strict=True)])
-            found = sum(map(mul, apart, apart), Decimal(0))
+            differences = form([a - b for a, b in zip(query, key, strict=True)])
+            total = sum(map(mul, differences, differences), Decimal(0))
         if problem.key_scale is not None:
             scale = Decimal(float(problem.key_scale[position]))
-            found = found / scale if inner else found / scale / scale
-        return found
+            total = total / scale if inner else total / scale / scale
+        return total
 
     return score
 
 
-def _divided(metric: Metric) -> Callable[[list[Decimal]], list[Decimal]]:
-    h = _numbers(metric.bandwidth)
+def _divide_by_bandwidth(metric: Metric) -> Callable[[list[Decimal]], list[Decimal]]:
+    h = _decimals(metric.bandwidth)
     return lambda point: [x / y for x, y in zip(point, h, strict=True)]
 
 
-def _whitened(metric: Metric, precision: int) -> Callable[[list[Decimal]], list[Decimal]]:
+def _whiten(metric: Metric, precision: int) -> Callable[[list[Decimal]], list[Decimal]]:
     _, rows = _decimal_factor(metric, precision + 40)
     units = [Decimal(2) ** -int(e) for e in factor.exponents_of(metric.bandwidth)]
 
@@ -122,14 +124,14 @@ def _whitened(metric: Metric, precision: int) -> Callable[[list[Decimal]], list[
 
 
 def _decimal_factor(metric: Metric, digits: int) -> Any:
-    """L and L⁻¹ to that many digits at least, in steps, kept."""
+    """L and L⁻¹ to at least that many digits, cached in steps of 100 digits."""
     digits = max(-(-digits // 100) * 100, factor.DIGITS)
-    kept = metric.cache
-    if digits not in kept:
+    cache = metric.cache
+    if digits not in cache:
         exponents = factor.exponents_of(metric.bandwidth)
-        kept[digits] = factor.decimal_factor(factor.scaled(metric.bandwidth, exponents), digits)
-    return kept[digits]
+        cache[digits] = factor.decimal_factor(factor.scaled(metric.bandwidth, exponents), digits)
+    return cache[digits]
 
 
-def _numbers(array: Any) -> list[Decimal]:
+def _decimals(array: Any) -> list[Decimal]:
     return [Decimal(x) for x in np.asarray(array, np.float64).tolist()]

@@ -1,1 +1,1 @@
-"""A k-d tree of the keys: pairs that cannot matter are skipped."""
+"""The method "tree": a k-d tree of the keys, by which pairs that cannot matter are skipped."""

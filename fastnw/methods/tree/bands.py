@@ -1,8 +1,8 @@
-"""Keys in bands of weight, so that no weight vanishes beside another that is e^700 times as large.
+"""Bands of weights, so that no weight underflows beside another weight that is e^700 times as large.
 
-float64 holds weights down to 1e-308 of the largest; users have them over 600 orders of magnitude. A key that weighs
-1e-400 of another is still all that counts where the other is 50 bandwidths away. So keys are summed band by band, each
-with weights relative to its own largest, and states are merged with their shifts, which are logarithms.
+float64 holds weights down to 1e-308 of the largest, but users' weights may span 600 orders of magnitude. A key that
+weighs 1e-400 of another key still determines the result where the other key is 50 bandwidths away. So keys are summed
+band by band, with weights relative to the largest of the band, and the states are merged by their logarithmic shifts.
 """
 
 from __future__ import annotations
@@ -16,25 +16,27 @@ from numpy.typing import NDArray
 
 from fastnw.core.problem import Problem
 
-LEAST_WEIGHT = 1e-200  # in a band, relative to its largest: products with κ keep their digits
-SPAN_NATS = -math.log(LEAST_WEIGHT) - 1e-9  # of a band, less what logarithms are rounded by
-MOST_BANDS = 12
+# Least weight of a band relative to its largest: products with κ do not lose digits.
+LEAST_WEIGHT = 1e-200
+# Nats from the largest to the least weight of a band, minus the rounding of logarithms.
+SPAN_NATS = -math.log(LEAST_WEIGHT) - 1e-9
+MAX_BANDS = 12
 
 
 @dataclass(frozen=True)
 class Band:
-    """Keys whose weights are within LEAST_WEIGHT of each other.
+    """Keys whose weights differ by at most a factor of 1/LEAST_WEIGHT.
 
     Attributes
     ----------
     positions : (keys,) intp or None
-        None: all keys.
+        Positions of the keys; None for all keys.
     weights : (n,) float64 or None
-        Of all keys, relative to the band's largest; only those at `positions` are meant. None: all are 1.
+        Weights of all keys relative to the band's largest, valid only at `positions`. None if all weights are 1.
     log_scale : float
-        log of the band's largest weight over the largest of all.
+        log of the band's largest weight relative to the largest weight of all bands.
     total, least : float
-        Sum and smallest of the band's weights.
+        Sum and minimum of the band's weights.
     """
 
     positions: NDArray[np.intp] | None
@@ -44,16 +46,16 @@ class Band:
     least: float
 
 
-def most(problem: Problem) -> int:
-    """Bound on the number of bands, without a look at each weight."""
+def max_bands(problem: Problem) -> int:
+    """Bound on the number of bands, computed without reading all weights."""
     return 1 + int(-problem.log_least_weight / SPAN_NATS)
 
 
 def split(problem: Problem) -> Iterator[Band]:
-    """The bands, heaviest first; none if no key has a weight. One array of n weights is made at a time."""
+    """Yield the bands, heaviest first; none if no key has a weight. Only one array of n weights exists at a time."""
     if not problem.weighted:
         yield Band(None, None, 0.0, problem.total_weight, problem.least_weight)
-    elif most(problem) == 1:
+    elif max_bands(problem) == 1:
         weights = problem.weights_at(slice(None))
         assert weights is not None
         positions = np.flatnonzero(weights > 0)
@@ -74,7 +76,7 @@ def _split_logs(problem: Problem, logs: NDArray[np.float64]) -> Iterator[Band]:
         weights = np.zeros(problem.n)
         if problem.by_volume:
             weights[positions] = np.exp(logs[positions] - largest)
-        else:  # a quotient has one rounding; logarithms of 1e±300 have hundreds
+        else:  # a quotient has one rounding, but logarithms of 1e±300 have hundreds
             assert problem.weights is not None
             chosen = problem.weights[positions].astype(np.float64)
             weights[positions] = chosen / chosen.max()

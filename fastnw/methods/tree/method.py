@@ -44,8 +44,8 @@ from fastnw.methods.tree import bands, blockwise, selectivity
 from fastnw.methods.tree.kdtree import (
     FLOAT64,
     LEAF,
-    PIECE,
-    SUBTREE,
+    PIECE_KEYS,
+    SUBTREE_POINTS,
     Positions,
     Tree,
     build,
@@ -112,22 +112,22 @@ def cost(problem: Problem, backend: Any, n_threads: int, dtype: np.dtype[Any]) -
     n, m, d, shares = problem.n, problem.m, problem.d, _selectivity(problem)
     by_query = backend.sum_leaves is not None
     numbers = _moment_numbers(problem, shares) if by_query else 0
-    pairs = float(m) * n * ((shares.reached if by_query else shares.looked_at) - (shares.inside if numbers else 0.0))
+    pairs = float(m) * n * ((shares.summed if by_query else shares.examined) - (shares.inside if numbers else 0.0))
     base, per_coordinate, per_value, _ = pair_times.nanoseconds(problem, backend, FLOAT64)
     pair = base + SINGLE_QUERY_FACTOR * per_coordinate * d
     pair += per_value if problem.c < 2 else pair_times.values_ns(problem, backend, FLOAT64)
-    trees = bands.most(problem)
+    trees = bands.max_bands(problem)
     fitted = "tree" in problem.prepared
     values = problem.c if problem.classes is None else 1
     work = [Work(START_READY_SECONDS if fitted else START_SECONDS), *_sorting_work(m, d)]
     if not fitted:
-        work += [*_sorting_work(n, d), Work(1e-9 * n * _gather_ns(n, d, values), math.ceil(n / PIECE))]
+        work += [*_sorting_work(n, d), Work(1e-9 * n * _gather_ns(n, d, values), math.ceil(n / PIECE_KEYS))]
     if problem.metric.factor is not None:
         work.append(Work(pair_times.whitening_seconds(problem, m if fitted else m + n)))
     leaf = CHOOSE_LEAF_NS + CHOOSE_COORDINATE_NS * d + (JUDGE_LEAF_NS if problem.kernel.support is None else 0.0)
-    choose_ns = m * (CHOOSE_QUERY_NS * trees + n / LEAF * _open_share(shares.looked_at, m, d) * leaf)
+    choose_ns = m * (CHOOSE_QUERY_NS * trees + n / LEAF * _open_share(shares.examined, m, d) * leaf)
     if not by_query:
-        choose_ns = m / blockwise.BLOCK * (BLOCK_NS * trees + n / LEAF * ARRAY_NS * d)
+        choose_ns = m / blockwise.BLOCK_QUERIES * (BLOCK_NS * trees + n / LEAF * ARRAY_NS * d)
     moment_ns = numbers * MOMENT_NS * (m * n / LEAF / 4 * shares.inside + 10 * n * (not fitted))
     tasks = max(math.ceil(min(m, panel(problem)) / _task_queries(problem)), 1)
     work.append(Work(1e-9 * (choose_ns + moment_ns + pairs * pair), tasks))
@@ -148,7 +148,7 @@ def _open_share(share: float, m: int, d: int) -> float:
 def _sorting_work(size: int, d: int) -> list[Work]:
     """Work of bringing points into a tree's order. Threads sort subtrees and share the halves above them, but one
     thread selects the median of each half, so the first selection is serial."""
-    upper_levels = math.ceil(math.log2(max(size / SUBTREE, 1.0)))
+    upper_levels = math.ceil(math.log2(max(size / SUBTREE_POINTS, 1.0)))
     total = SORT_NS * size * (2 + math.log2(size / LEAF + 1)) * (1 + d / 8)
     select_work = [Work(1e-9 * SELECT_NS * size, 2**level) for level in range(upper_levels)]
     return [*select_work, Work(1e-9 * (total - upper_levels * SELECT_NS * size), 2**upper_levels)]
@@ -212,9 +212,9 @@ def refusal(problem: Problem, backend: Any) -> str | None:
         return f"supports kernels of a distance, got kernel={kernel.name!r}"
     if problem.tol == 0:
         return "needs tol > 0 or tol=None, got tol=0"
-    if bands.most(problem) > bands.MOST_BANDS:
+    if bands.max_bands(problem) > bands.MAX_BANDS:
         orders = -problem.log_least_weight / math.log(10)
-        return f"supports weights over {bands.MOST_BANDS * 200} decimal orders of magnitude, got {orders:.0f}"
+        return f"supports weights over {bands.MAX_BANDS * 200} decimal orders of magnitude, got {orders:.0f}"
     if "tree" not in backend.methods:
         return f"supports CPU backends, got backend={backend.name!r}"
     return None
