@@ -136,12 +136,12 @@ def put_means(out: Any, totals: Any, mass: Floats, facts: Floats) -> None:
         _put_means[_over(out.size)](totals, cuda.to_device(mass), cuda.to_device(facts), out)
 
 
-def split(found: Any, leading: int, c: int, stream: Any) -> tuple[Floats, Any]:
+def split(states: Any, leading: int, c: int, stream: Any) -> tuple[Floats, Any]:
     """Splits the first state of (states, m, columns): `leading` columns on the host, the next `c` on the device."""
-    m = found.shape[1]
+    m = states.shape[1]
     first, totals = cuda.device_array((m, leading), np.float64), cuda.device_array((m, c), np.float64)
     grid = (*_over(m * (leading + c)), stream)
-    _split[grid](found, first, totals)
+    _split[grid](states, first, totals)
     head = first.copy_to_host(stream=stream)
     stream.synchronize()
     return np.asarray(head), totals
@@ -248,11 +248,11 @@ def _put(rows, positions, out):  # type: ignore[no-untyped-def]
 def _largest(rows, out):  # type: ignore[no-untyped-def]
     i = cuda.grid(1)
     if i < rows.shape[0]:
-        found = 0.0
+        largest_size = 0.0
         for j in range(rows.shape[1]):
             value = abs(rows[i, j])
-            found = value if value > found or value != value else found
-        out[i] = found
+            largest_size = value if value > largest_size or value != value else largest_size
+        out[i] = largest_size
 
 
 @cuda.jit
@@ -268,15 +268,15 @@ def _put_means(totals, mass, facts, out):  # type: ignore[no-untyped-def]
 
 
 @cuda.jit
-def _split(found, first, totals):  # type: ignore[no-untyped-def]
+def _split(states, first, totals):  # type: ignore[no-untyped-def]
     i = cuda.grid(1)
     leading, columns = first.shape[1], first.shape[1] + totals.shape[1]
     if i < first.shape[0] * columns:
         row, column = i // columns, i % columns
         if column < leading:
-            first[row, column] = found[0, row, column]
+            first[row, column] = states[0, row, column]
         else:
-            totals[row, column - leading] = found[0, row, column]
+            totals[row, column - leading] = states[0, row, column]
 
 
 @cuda.jit

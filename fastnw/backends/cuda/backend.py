@@ -148,16 +148,16 @@ def sweep(
     own = positions.astype(np.int64) if problem.exclude_self else None
     scaled = problem.key_scale is not None
     shape = shape_of(problem.kernel, queries.dtype, inverse, problem.c, scaled, problem.weighted, own, products)
-    kept = summary.on_device
-    if shape not in kept:
+    tables = summary.on_device
+    if shape not in tables:
         per_key = queries.dtype.itemsize * shape.rows
         block = min(max(BLOCK_BYTES // per_key, 1), problem.n)
         if problem.on_device:
-            kept[shape] = Resident(shape, inverse, problem, block)
+            tables[shape] = Resident(shape, inverse, problem, block)
         else:
-            kept[shape] = Stream(shape, inverse, lambda: _blocks(problem, block, queries.dtype), block, problem.n)
+            tables[shape] = Stream(shape, inverse, lambda: _blocks(problem, block, queries.dtype), block, problem.n)
     device_queries = Queries(queries, inverse, error, own)
-    state = sums(problem.kernel, shape, device_queries, kept[shape], meter.add)
+    state = sums(problem.kernel, shape, device_queries, tables[shape], meter.add)
     return state, _exponent_error(problem, summary, device_queries) if products else None
 
 

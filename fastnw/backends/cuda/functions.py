@@ -51,13 +51,13 @@ def functions(dtype: str, built_in: bool) -> dict[str, Any]:
     from numba.cuda import libdevice
 
     suffix = "f" if dtype == "float32" else ""
-    found = {name: getattr(libdevice, target + suffix) for name, target in LIBDEVICE.items()}
-    found |= {"divide": _operation("fdiv"), "select": _select()}
+    callables = {name: getattr(libdevice, target + suffix) for name, target in LIBDEVICE.items()}
+    callables |= {"divide": _operation("fdiv"), "select": _select()}
     if dtype == "float32":
-        found |= {name: _device_intrinsic(*facts) for name, facts in APPROXIMATE.items()}
+        callables |= {name: _device_intrinsic(*facts) for name, facts in APPROXIMATE.items()}
     if built_in:
-        found["sin"] = _sine(SINE_TERMS[dtype])
-    return found | {"real": real, "double": np.float64, "short": np.int32}
+        callables["sin"] = _sine(SINE_TERMS[dtype])
+    return callables | {"real": real, "double": np.float64, "short": np.int32}
 
 
 def _silent(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -61,7 +61,7 @@ def taken_in(name: str, *arrays: Any) -> tuple[Any, ...]:
     """
     if any(frameworks.on_cuda(array) for array in arrays) and name == "cuda" and backend.missing() is None:
         placed = [None if array is None else _on_device(array) for array in arrays]
-        if all((there is None) == (array is None) for there, array in zip(placed, arrays, strict=True)):
+        if all((copy is None) == (array is None) for copy, array in zip(placed, arrays, strict=True)):
             return tuple(placed)
     return tuple(map(frameworks.to_numpy, arrays))
 
