@@ -136,7 +136,7 @@ def test_many_coordinates_take_matrix_products_of_indicators():
     _, keys, labels, weights = cloud(n=2000, d=200, classes=MIN_CODED_CLASSES)
     queries = keys[:400] + 0.01
     model = NadarayaWatsonClassifier(bandwidth=12.0, method="exact").fit(keys, labels, weights)
-    problem = model._asked(queries)
+    problem = model._problem_at(queries)
     assert make_plan(problem, "exact", "compiled", 2).ladder[0].form == "products"
     norms = [np.square(points).sum(axis=1) for points in (queries, keys)]
     u2 = (norms[0][:, None] + norms[1] - 2 * queries @ keys.T) / 12.0**2
@@ -201,7 +201,7 @@ def test_empty_windows_are_counted_once_for_all_panels(monkeypatch):
     rng = np.random.default_rng(1)
     queries = np.concatenate([queries, rng.normal(size=(40, 2)), [[50.0, 0.0]], [[0.0, 99.0]] * 4])
     model = NadarayaWatsonClassifier(kernel="boxcar", bandwidth=0.5, method="exact").fit(keys, labels, weights)
-    assert exact.panel(model._asked(queries)) <= 16
+    assert exact.panel(model._problem_at(queries)) <= 16
     expected = plain_shares(queries, keys, labels, weights, "boxcar", 0.5)
     distances = np.linalg.norm(queries[:, None] - keys[weights > 0][None], axis=2)
     empty = np.flatnonzero((distances > 0.5).all(axis=1))
@@ -237,8 +237,8 @@ def test_panels_of_few_queries_are_shared_among_threads(m):
     for method in ("exact", "tree"):
         model.set_params(method=method)
         np.testing.assert_array_equal(model.predict(keys[:m]), np.arange(m))  # each row is most like itself
-    assert exact.panel(model._asked(keys)) >= 16
-    assert tree.panel(model._asked(keys)) * classes * 8 <= 32 << 20
+    assert exact.panel(model._problem_at(keys)) >= 16
+    assert tree.panel(model._problem_at(keys)) * classes * 8 <= 32 << 20
 
 
 def test_ties_go_to_the_first_class():
