@@ -37,6 +37,12 @@ TESTS = (
 )
 
 
+def _path(test: str) -> str:
+    """A test's file, in whatever folder of tests/ it is, and its name there."""
+    name, *within = test.split("::")
+    return "::".join([str(next((ROOT / "tests").rglob(name))), *within])
+
+
 def main() -> int:
     if not Path(fastnw.__file__).is_relative_to(sysconfig.get_path("platlib")):
         print(f"{fastnw.__file__} is not an installed fastnw", file=sys.stderr)
@@ -48,7 +54,7 @@ def main() -> int:
         return 1
     command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider"]
     command += ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
-    command += [str(ROOT / "tests" / test) for test in TESTS]
+    command += [str(_path(test)) for test in TESTS]
     for level in levels:
         print(f"--- {level}", flush=True)
         environment = os.environ | ({} if level == "plain" else {"FASTNW_CPU": level})

@@ -64,7 +64,7 @@ def certified(
 
 
 def errors(const double[:, :] total, const double[:] mass, const double[:] mass_error, const double[:] total_error):
-    """Bound the relative error of the mass and the error of the means; see `PoolState.errors`.
+    """Bound the relative error of the mass and the error of the means; see `Sums.errors`.
 
     Returns
     -------

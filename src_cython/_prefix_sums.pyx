@@ -37,7 +37,7 @@ def find_cells(const double[::1] x, double inverse, double edge, Py_ssize_t firs
 
 
 @cython.final
-cdef class Sums:
+cdef class SortedSums:
     """Sorted keys x (n,), rows w [1, t] (n, 1 + c), cells (starts has one more, n), and the moments to be filled.
 
     `prefix`, `suffix` (blocks, terms, 1 + c): of the cell's keys before, or from, each BLOCK-th key on; if it decays,

@@ -72,7 +72,7 @@ run_tests() { # tree, files ...: each file a process; in the environment of the 
     shift
     mkdir -p "$log" "$tree/away"
     (cd "$tree/away" && printf '%s\n' "$@" | xargs -P "$jobs" -I{} sh -c "'$tree/env/bin/python' -m pytest -q -s -k '$chosen' \
-        -o timeout=1200 -p no:cacheprovider -c '$tree/pyproject.toml' --rootdir '$tree' '$tree/tests/test_{}.py' >'$log/{}' 2>&1 ||
+        -o timeout=1200 -p no:cacheprovider -c '$tree/pyproject.toml' --rootdir '$tree' '$tree'/tests/*/test_{}.py >'$log/{}' 2>&1 ||
         echo {} >>'$log/failed'")
     for name; do printf '%-18s %s\n' "$name" "$(tail -n 1 "$log/$name")"; done
     if [ -e "$log/failed" ]; then

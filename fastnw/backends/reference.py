@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastnw.backends import gradient_tiles
 from fastnw.backends.backend import Backend, PairTimes
 from fastnw.core.pack import KeyBlock
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.kernels import formula_texts
 from fastnw.kernels.intervals import Arithmetic
 from fastnw.kernels.kernel import Kernel
@@ -56,7 +56,7 @@ def sum_tile(
     keys: KeyBlock,
     inverse: NDArray[Any],
     own: NDArray[np.int64] | None,
-    state: PoolState,
+    state: Sums,
     error: NDArray[np.float64],
 ) -> None:
     """Add the block's sums to the state, in place."""
@@ -84,7 +84,7 @@ def sum_several(
     keys: KeyBlock,
     inverse: NDArray[Any],
     own: NDArray[np.int64] | None,
-    states: Sequence[PoolState],
+    states: Sequence[Sums],
     error: NDArray[np.float64],
 ) -> None:
     """Add the block's sums for several profiles to their states, in place."""
@@ -99,7 +99,7 @@ def _sums(
     keys: KeyBlock,
     error: NDArray[np.float64],
     c: int,
-) -> PoolState:
+) -> Sums:
     if (
         not kernel.facts.built_in
     ):  # a user's formula is computed in float64, which holds its constants as they were written
@@ -129,7 +129,7 @@ def _sums(
         total, outputs = np.empty((len(u2), c)), keys.codes.shape[1]
         for row, terms in zip(total, weights * w, strict=True):
             row[:] = np.bincount(keys.codes.ravel(), np.repeat(terms, outputs), c)
-    return PoolState(shift, weights @ w, total, mass_error, np.zeros(len(u2)))
+    return Sums(shift, weights @ w, total, mass_error, np.zeros(len(u2)))
 
 
 def _between(

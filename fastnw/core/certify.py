@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastnw.core import _bounds
 from fastnw.core.problem import Problem
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.runtime._constants import EXP_CLAMP_NATS, LOG2_NEARER_KEY, MAX_STRIP_KEYS
 
 FLOAT64 = np.dtype(np.float64)
@@ -64,12 +64,12 @@ class Rounding:
         is_users = not kernel.facts.built_in
         self.log_peak = kernel.log_sensitivity[2] if underflow and is_users and kernel.works_on_logs else None
 
-    def certified(self, state: PoolState, error: Any, spread: float = 1.0) -> PoolState:
+    def certified(self, state: Sums, error: Any, spread: float = 1.0) -> Sums:
         """Return the state with bounds on the rounding errors of its sums.
 
         Parameters
         ----------
-        state : PoolState
+        state : Sums
         error : (m,) float64
             Bound on the relative error of κ; 0 where the backend includes it in the errors of `state`.
         spread : float
@@ -77,7 +77,7 @@ class Rounding:
 
         Returns
         -------
-        state : PoolState
+        state : Sums
             The same sums; `mass_error` and `total_error` include rounding.
         """
         underflow = self.underflow
@@ -98,7 +98,7 @@ class Rounding:
             self.absolute,
             of_totals,
         )
-        return PoolState(state.shift, state.mass, state.total, mass_error, total_error)
+        return Sums(state.shift, state.mass, state.total, mass_error, total_error)
 
 
 def _underflow_bound(problem: Problem, dtype: np.dtype[Any], least_weight: float) -> float:
@@ -114,7 +114,7 @@ def _underflow_bound(problem: Problem, dtype: np.dtype[Any], least_weight: float
 
 def accurate(
     problem: Problem,
-    state: PoolState,
+    state: Sums,
     limit: Any,
     errors: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> NDArray[np.bool_]:
@@ -126,7 +126,7 @@ def accurate(
     Parameters
     ----------
     problem : Problem
-    state : PoolState
+    state : Sums
     limit : float or (m,) float64
         The tolerance, relative for masses and in units of the values' range for means.
     errors : pair of (m,) float64, optional
@@ -143,7 +143,7 @@ def accurate(
 
 
 def error_of_weights(
-    problem: Problem, backend: Any, error: NDArray[np.float64], state: PoolState, dtype: np.dtype[Any] = FLOAT64
+    problem: Problem, backend: Any, error: NDArray[np.float64], state: Sums, dtype: np.dtype[Any] = FLOAT64
 ) -> Any:
     """Bound the relative error of the weights, (m,), from that of u²: the argument `error` of `Rounding.certified`.
 

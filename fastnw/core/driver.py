@@ -18,7 +18,7 @@ from fastnw.core.judge import Judge
 from fastnw.core.model import Model, Queries, Summary
 from fastnw.core.plan import Rung
 from fastnw.core.problem import Problem
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.core.validate import Empty
 from fastnw.runtime.threads import Meter
 from fastnw.runtime.threads import progress as progress_meter
@@ -38,15 +38,15 @@ class Answers:
     ----------
     rows : (m,) intp
         Positions of the queries.
-    sums : PoolState
+    sums : Sums
     bound : (m,) float64
-        Bound on the error of the normalised means (`PoolState.bound`).
+        Bound on the error of the normalised means (`Sums.bound`).
     rungs : (m,) int8
         Index in the ladder of the rung that summed each query.
     """
 
     rows: NDArray[np.intp]
-    sums: PoolState
+    sums: Sums
     bound: Floats
     rungs: NDArray[np.int8]
 
@@ -85,7 +85,7 @@ class _Panel:
     def __init__(self, queries: Queries, judge: Judge) -> None:
         self.queries, self.judge = queries, judge
         self.open_rows, self.rank = np.arange(len(queries)), -1.0
-        self.sums: PoolState = PoolState.empty(0, 0)
+        self.sums: Sums = Sums.empty(0, 0)
         self.bound, self.rungs = np.empty(0), np.zeros(len(queries), np.int8)
 
     def open_for(self, rung: Rung, summary: Summary) -> Iterator[NDArray[np.intp] | slice]:
@@ -105,7 +105,7 @@ class _Panel:
         for start in range(0, len(rows), summary.panel):
             yield rows[start : start + summary.panel]
 
-    def put(self, number: int, chosen: NDArray[np.intp] | slice, sums: PoolState) -> None:
+    def put(self, number: int, chosen: NDArray[np.intp] | slice, sums: Sums) -> None:
         """Store the sums of a rung for the chosen queries, and close the queries that these sums certify."""
         errors = sums.errors()
         bound = errors[1]
@@ -114,7 +114,7 @@ class _Panel:
             self.sums, self.bound, self.open_rows = sums, bound, np.flatnonzero(~closed)
         else:
             if not len(self.bound):
-                self.sums = PoolState.empty(len(self.queries), sums.total.shape[1])
+                self.sums = Sums.empty(len(self.queries), sums.total.shape[1])
                 self.bound = self.sums.bound()
             self.sums.put(chosen, sums)
             self.bound[chosen] = bound

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastnw.core.array import DeviceRows
 from fastnw.core.empties import Tally
 from fastnw.core.problem import Problem
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.core.warnings import AccuracyWarning, caller_level
 
 Array = NDArray[Any]
@@ -23,7 +23,7 @@ def finite_logs(logs: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.f
     return np.where(np.isfinite(logs), np.clip(logs, -largest, largest), logs)
 
 
-def check_masses(problem: Problem, state: PoolState, start: int) -> None:
+def check_masses(problem: Problem, state: Sums, start: int) -> None:
     """Check that masses are finite: a user's profile may fail at a distance that its first check did not evaluate.
 
     Raises
@@ -41,14 +41,14 @@ def check_masses(problem: Problem, state: PoolState, start: int) -> None:
 
 
 def write_means(
-    problem: Problem, state: PoolState, bound: NDArray[np.float64], out: Array | DeviceRows
+    problem: Problem, state: Sums, bound: NDArray[np.float64], out: Array | DeviceRows
 ) -> NDArray[np.float64]:
     """Write means in the units of the values into `out`, clipped to the range of the values.
 
     Parameters
     ----------
     problem : Problem
-    state : PoolState
+    state : Sums
     bound : (m,) float64
         Bound on the error of the normalised means.
     out : (m, c) array or DeviceRows

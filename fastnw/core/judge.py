@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastnw.core import certify
 from fastnw.core.model import Model, Queries
 from fastnw.core.pack import device_queries, pack_queries
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 
 Floats = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ class Judge:
         self.model, self.problem = model, model.problem
         self.has_tails = any(rung.method == "tails" for rung in model.plan.ladder)
 
-    def closed(self, queries: Queries, sums: PoolState, errors: tuple[Floats, Floats]) -> NDArray[np.bool_]:
+    def closed(self, queries: Queries, sums: Sums, errors: tuple[Floats, Floats]) -> NDArray[np.bool_]:
         """Return a mask (m,) of the queries whose sums are within the tolerance; `errors` is ``sums.errors()``."""
         problem = self.problem
         limit = self.limit(queries, sums) if self.has_tails else problem.promise
@@ -46,7 +46,7 @@ class Judge:
             closed &= ~self._near_rim(queries)
         return closed
 
-    def limit(self, queries: Queries, sums: PoolState) -> Any:
+    def limit(self, queries: Queries, sums: Sums) -> Any:
         """Return the largest accepted bound, a number or (m,)."""
         problem = self.problem
         if not problem.kernel.works_on_logs or self.model.plan.dtype != np.float64:

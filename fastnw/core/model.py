@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastnw.core.plan import Plan, Rung
 from fastnw.core.problem import Problem
 from fastnw.core.score_errors import ScoreErrors
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.runtime.threads import Meter
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class Summary(Protocol):
             None selects all queries.
         """
 
-    def sums(self, queries: Queries, meter: Meter) -> PoolState:
+    def sums(self, queries: Queries, meter: Meter) -> Sums:
         """Sum over all keys for each query, with error bounds."""
 
     def prepare(self, meter: Meter) -> None:

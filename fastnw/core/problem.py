@@ -337,6 +337,8 @@ class Problem:
     @cached_property
     def values_range(self) -> tuple[Floats, Floats]:
         """The smallest and the largest of each value, (c,), over the keys with positive weight; 0 without such keys."""
+        if not self.c:  # densities: weights that lie on a device stay there
+            return np.zeros(0), np.zeros(0)
         if isinstance(self.values, DeviceArray):
             values: DeviceArray = self.values
             weights: Any = self.weights

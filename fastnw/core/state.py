@@ -1,4 +1,4 @@
-"""PoolState: sums over a part of the keys. No other module merges sums."""
+"""Sums: sums over a part of the keys. No other module merges sums."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Units:
 
 
 @dataclass(frozen=True)
-class PoolState:
+class Sums:
     """Sums over a part of the keys, divided by exp(shift), with one row per query.
 
     The values are normalised to t_i ∈ [−1, 1] (`Problem.values_centre`); there are m queries and c values per key.
@@ -74,21 +74,21 @@ class PoolState:
     units: Units | None = None
 
     @classmethod
-    def empty(cls, m: int, c: int) -> PoolState:
+    def empty(cls, m: int, c: int) -> Sums:
         """Make the identity element of `merge`."""
         return cls(np.full(m, -np.inf), np.zeros(m), np.zeros((m, c)), np.zeros(m), np.zeros(m))
 
     @classmethod
-    def stacked(cls, states: Sequence[PoolState]) -> PoolState:
+    def stacked(cls, states: Sequence[Sums]) -> Sums:
         """Concatenate states of different queries; copies."""
         shift, mass, total, mass_error, total_error = (
             np.concatenate([getattr(state, name) for state in states]) for name in _NAMES
         )
         return cls(shift, mass, total, mass_error, total_error, states[0].units)
 
-    def rows(self, rows: Rows) -> PoolState:
+    def rows(self, rows: Rows) -> Sums:
         """Select rows (queries); a slice makes views."""
-        return PoolState(
+        return Sums(
             self.shift[rows],
             self.mass[rows],
             self.total[rows],
@@ -97,16 +97,16 @@ class PoolState:
             self.units,
         )
 
-    def with_units(self, units: Units) -> PoolState:
+    def with_units(self, units: Units) -> Sums:
         """Return the same sums labelled with the given units; no number changes."""
-        return PoolState(self.shift, self.mass, self.total, self.mass_error, self.total_error, units)
+        return Sums(self.shift, self.mass, self.total, self.mass_error, self.total_error, units)
 
-    def put(self, rows: Rows, other: PoolState) -> None:
+    def put(self, rows: Rows, other: Sums) -> None:
         """Replace the given rows by those of `other`."""
         for name in _NAMES:
             getattr(self, name)[rows] = getattr(other, name)
 
-    def merge(self, other: PoolState) -> PoolState:
+    def merge(self, other: Sums) -> Sums:
         """Return the state of the union of two sets of keys, in the units of this one.
 
         Associative up to rounding only, so blocks must be merged in a fixed order.
@@ -122,7 +122,7 @@ class PoolState:
             other = other.to(self.units)
         shift = np.maximum(self.shift, other.shift)
         factor, other_factor = _factor(self.shift, shift), _factor(other.shift, shift)
-        return PoolState(
+        return Sums(
             shift,
             self.mass * factor + other.mass * other_factor,
             self.total * factor[:, None] + other.total * other_factor[:, None],
@@ -131,7 +131,7 @@ class PoolState:
             self.units,
         )
 
-    def to(self, units: Units) -> PoolState:
+    def to(self, units: Units) -> Sums:
         """Convert the sums to other units; the bounds include the rounding of the conversion.
 
         Raises
@@ -153,7 +153,7 @@ class PoolState:
         log_ratio = old.log_weight - units.log_weight
         roundings = 2 * UNIT * (abs(old.log_weight) + abs(units.log_weight) + np.abs(self.shift))  # of exp(shift)
         shift_error = np.where(self.mass > 0, roundings * self.mass, 0.0)
-        return PoolState(
+        return Sums(
             self.shift + log_ratio,
             self.mass,
             scaled + added,
@@ -163,9 +163,9 @@ class PoolState:
         )
 
     @staticmethod
-    def merged(states: list[PoolState]) -> PoolState:
+    def merged(states: list[Sums]) -> Sums:
         """Merge states in the order of the list."""
-        return reduce(PoolState.merge, states)
+        return reduce(Sums.merge, states)
 
     @property
     def is_empty(self) -> NDArray[np.bool_]:
@@ -207,7 +207,7 @@ class PoolState:
         return _bounds.errors(total, self.mass, self.mass_error, self.total_error)
 
 
-_NAMES = tuple(field.name for field in fields(PoolState) if field.name != "units")  # `fields` takes microseconds
+_NAMES = tuple(field.name for field in fields(Sums) if field.name != "units")  # `fields` takes microseconds
 
 
 def _factor(shift: Floats, new: Floats) -> Floats:

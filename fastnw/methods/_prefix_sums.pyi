@@ -9,7 +9,7 @@ def find_cells(
     x: NDArray[np.float64], inverse: float, edge: float, first: int, starts: NDArray[np.int64]
 ) -> tuple[int, int]: ...
 
-class Sums:
+class SortedSums:
     def __init__(
         self,
         x: NDArray[np.float64],

@@ -25,7 +25,7 @@ from fastnw.core.pack import Array, KeyBlock, aligned_rows, device_queries, pack
 from fastnw.core.plan import Cost, Plan, Rung, Work
 from fastnw.core.problem import Problem
 from fastnw.core.score_errors import ScoreErrors
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.methods import pair_times, products
 from fastnw.methods.tails import method as tails
 from fastnw.runtime.cached import cached_property
@@ -357,7 +357,7 @@ class Differences:
         """None: this rung sums all queries."""
         return None
 
-    def sums(self, queries: Queries, meter: Meter) -> PoolState:
+    def sums(self, queries: Queries, meter: Meter) -> Sums:
         """Sum all keys, with bounds on the rounding of the sums."""
         return sweep(self.keys, queries, self.dtype, meter)
 
@@ -373,7 +373,7 @@ class Products(Differences):
         few_retried = mass is not None and len(queries) <= products.MAX_DIRECT_QUERIES
         return np.zeros(len(queries), bool) if few_retried else None
 
-    def sums(self, queries: Queries, meter: Meter) -> PoolState:
+    def sums(self, queries: Queries, meter: Meter) -> Sums:
         """Sum all keys, with bounds on the rounding of the sums."""
         if self.keys.backend.sweep is not None:
             return sweep(self.keys, queries, self.dtype, meter, by_products=True)
@@ -402,7 +402,7 @@ class Reference(Differences):
         """Queries whose masses may have underflowed."""
         return None if mass is None else ~(mass > MIN_MEAN_KAPPA * self.model.problem.total_weight)
 
-    def sums(self, queries: Queries, meter: Meter) -> PoolState:
+    def sums(self, queries: Queries, meter: Meter) -> Sums:
         """Sum all keys, with bounds on the rounding of the sums."""
         plan = replace(self.keys.plan, backend="reference", dtype=FLOAT64)
         return sweep(Keys(self.keys.problem, plan, self.keys.errors), queries, FLOAT64, meter)
@@ -422,7 +422,7 @@ class Presence(Differences):
         """Queries without mass."""
         return None if mass is None else ~(mass > 0)
 
-    def sums(self, queries: Queries, meter: Meter) -> PoolState:
+    def sums(self, queries: Queries, meter: Meter) -> Sums:
         """The empty state, or a tiny mass with an error of 1 where a key is present."""
         problem = self.keys.problem
         assert problem.weights is not None
@@ -430,7 +430,7 @@ class Presence(Differences):
         unit_weights = replace(problem, weights=present, values=problem.values[:, :0], by_volume=False)
         unit_queries = Queries(replace(unit_weights, queries=queries.problem.queries), queries.rows)
         counts = sweep(Keys(unit_weights, self.keys.plan, self.keys.errors), unit_queries, FLOAT64, meter)
-        state, occupied = PoolState.empty(len(queries), problem.c), counts.mass > 0
+        state, occupied = Sums.empty(len(queries), problem.c), counts.mass > 0
         state.shift[occupied], state.mass[occupied], state.mass_error[occupied] = (
             0.0,
             float(np.finfo(np.float64).tiny),
@@ -452,7 +452,7 @@ def panel(problem: Problem) -> int:
     return layout(problem, problem.m, FLOAT64).panel
 
 
-def sweep(keys: Keys, queries: Queries, dtype: np.dtype[Any], meter: Meter, by_products: bool = False) -> PoolState:
+def sweep(keys: Keys, queries: Queries, dtype: np.dtype[Any], meter: Meter, by_products: bool = False) -> Sums:
     """Sum all keys in one compute type, with bounds on the rounding of the sums."""
     problem, plan, backend = keys.problem, keys.plan, keys.backend
     m, shape = len(queries), keys.layout(len(queries), dtype)
@@ -471,7 +471,7 @@ def sweep(keys: Keys, queries: Queries, dtype: np.dtype[Any], meter: Meter, by_p
     tiles = _tiles(m, MAX_TILE_QUERIES) if serial or shape.groups > 1 else _tiles(m)
     if problem.classes is not None and shape.groups == 1 and m < MAX_TILE_QUERIES:  # long totals make panels short
         tiles = _tiles(m, FUSED_QUERIES)
-    states = [PoolState.empty(m, problem.c) for _ in range(shape.groups)]
+    states = [Sums.empty(m, problem.c) for _ in range(shape.groups)]
     if not problem.kernel.works_on_logs:
         for state in states:
             state.shift[:] = 0.0
@@ -491,12 +491,12 @@ def sweep(keys: Keys, queries: Queries, dtype: np.dtype[Any], meter: Meter, by_p
             return 0.0
 
         run(sum_group, len(tiles) * shape.groups, 1 if serial else plan.n_threads, meter)
-    merged = normalised(problem, PoolState.merged(states))
+    merged = normalised(problem, Sums.merged(states))
     exponent = certify.error_of_weights(problem, backend, error, merged, dtype)
     return keys.rounding(dtype).certified(merged, exponent)
 
 
-def normalised(problem: Problem, state: PoolState) -> PoolState:
+def normalised(problem: Problem, state: Sums) -> Sums:
     """Convert a state whose totals are masses of classes to one of values t = 2 [class] − 1, overwriting its totals."""
     if problem.classes is None:
         return state

@@ -28,8 +28,8 @@ from fastnw.core.model import Model, Queries
 from fastnw.core.pack import normalised_values
 from fastnw.core.plan import Cost, Plan, Refusal, Rung, Work
 from fastnw.core.problem import Problem, row_blocks
-from fastnw.core.state import PoolState
-from fastnw.methods._prefix_sums import Sums, block, find_cells
+from fastnw.core.state import Sums
+from fastnw.methods._prefix_sums import SortedSums, block, find_cells
 from fastnw.runtime.cached import cached_property
 from fastnw.runtime.threads import Meter, check_stop, run
 
@@ -176,7 +176,7 @@ class SortedKeys:
             cell_starts.append(starts[:count].copy())
         return np.append(np.concatenate(cell_starts), n)
 
-    def _prefix_sums(self, problem: Problem, n_threads: int) -> Sums:
+    def _prefix_sums(self, problem: Problem, n_threads: int) -> SortedSums:
         """Prefix sums in both directions, each direction filled in order: the bits do not depend on threads."""
         n, starts = len(self.x), self._find_cells()
         cells, blocks, shape = len(starts) - 1, math.ceil(n / block), (len(self.polynomial), 1 + problem.c)
@@ -185,7 +185,7 @@ class SortedKeys:
             anchors += 0.5 / self.inverse
         edges = tuple(np.zeros((count, *shape)) for count in (blocks, blocks, *(2 * (cells * self.decays,))))
         factors = tuple(np.empty(n * self.decays) for _ in range(2))
-        sums = Sums(
+        sums = SortedSums(
             self.x,
             _weighted_rows(problem, self.order, n_threads),
             (starts, anchors),
@@ -292,10 +292,10 @@ class Summary:
         ranks[self.keys.order] = np.arange(len(self.keys.order))
         return ranks
 
-    def sums(self, queries: Queries, meter: Meter) -> PoolState:
+    def sums(self, queries: Queries, meter: Meter) -> Sums:
         """Sums with bounds on their errors; the bounds are infinite where the tolerance cannot be met."""
         problem, m, positions = self.problem, len(queries), queries.rows
-        state = PoolState.empty(m, problem.c)
+        state = Sums.empty(m, problem.c)
         if not len(self.keys.x):
             return state
         pairs = float(min(problem.n, 2 * block))

@@ -22,7 +22,7 @@ from fastnw.core.model import Queries
 from fastnw.core.pack import MAX_RAW_OFFSET, RowBlock, are_rows, coordinates, keeps_values, pack_rows
 from fastnw.core.plan import Plan, Work
 from fastnw.core.problem import Problem
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.runtime._constants import COORDINATES_PER_NORM, COORDINATES_PER_PRODUCT, MAX_DIRECT_QUERIES
 from fastnw.runtime.hardware import vendor
 from fastnw.runtime.threads import Meter, one_blas_thread, run
@@ -144,7 +144,7 @@ def sweep(queries: Queries, plan: Plan, backend: Backend, dtype: np.dtype[Any], 
 
     Returns
     -------
-    state : PoolState
+    state : Sums
         Sums of the queries.
     key_norm : (m,) float64
         The largest squared norm of a key, or 0 where differences were taken.
@@ -165,7 +165,7 @@ def sweep(queries: Queries, plan: Plan, backend: Backend, dtype: np.dtype[Any], 
     in_place = are_rows(problem.keys, dtype) and keeps_values(problem, dtype)
     blocks_per_copy = 64 if in_place else max(COPY_BYTES // (block * width * dtype.itemsize), 1)
     span = max(blocks_per_copy // groups, 1) * groups if in_place else blocks_per_copy
-    states = [PoolState.empty(m, problem.c) for _ in range(groups)]
+    states = [Sums.empty(m, problem.c) for _ in range(groups)]
     max_norms = np.zeros((groups, len(tiles)))
     product_tile = backend.product_tile
     assert product_tile is not None
@@ -201,7 +201,7 @@ def sweep(queries: Queries, plan: Plan, backend: Backend, dtype: np.dtype[Any], 
         with one_blas_thread:
             run(sum_group, len(tiles) * groups, plan.n_threads, meter)
     key_norms = np.repeat(max_norms.max(axis=0), size)[:m]
-    return PoolState.merged(states), key_norms, points.norm
+    return Sums.merged(states), key_norms, points.norm
 
 
 def _pack_blocks(problem: Problem, plan: Plan, starts: range, block: int, dtype: np.dtype[Any]) -> list[RowBlock]:

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    tests = Path(__file__).resolve().parents[1]
+    sys.path[:0] = [str(tests), str(tests / "support")]
 
 from robustness.draw import Problem, draw, draw_for_numba
 from robustness.judge import Verdict, judge

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastnw.backends.compiled import levels
 from fastnw.core.pack import RowBlock
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.kernels.kernel import Kernel
 
 
@@ -32,7 +32,7 @@ def product_tile(
     keys: RowBlock,
     inverse_squared: NDArray[Any],
     own: NDArray[np.int64] | None,
-    state: PoolState,
+    state: Sums,
     strip: int,
 ) -> float:
     """Add the sums of rows of keys to the state, in place; `Backend` describes the arguments and the result."""

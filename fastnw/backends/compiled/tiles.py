@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastnw.backends.compiled.levels import active_module
 from fastnw.core.pack import KeyBlock
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.kernels.kernel import Kernel
 from fastnw.runtime._constants import KERNEL_CODES, MAX_PROFILES
 
@@ -21,7 +21,7 @@ def sum_tile(
     keys: KeyBlock,
     inverse: NDArray[Any],
     own: NDArray[np.int64] | None,
-    state: PoolState,
+    state: Sums,
     error: NDArray[np.float64],
 ) -> None:
     """Add the block's sums to the state, in place."""
@@ -36,7 +36,7 @@ def sum_several(
     keys: KeyBlock,
     inverse: NDArray[Any],
     own: NDArray[np.int64] | None,
-    states: Sequence[PoolState],
+    states: Sequence[Sums],
     error: NDArray[np.float64],
 ) -> None:
     """Add the block's sums for several profiles to their states, in place."""
@@ -48,7 +48,7 @@ def sum_several(
     for first in range(0, len(profiles), MAX_PROFILES):
         part, their_states = profiles[first : first + MAX_PROFILES], states[first : first + MAX_PROFILES]
         factors = np.array([factor for _, factor in part])
-        joined = PoolState.stacked(their_states)
+        joined = Sums.stacked(their_states)
         arrays = (
             np.array([KERNEL_CODES[kernel.name] for kernel, _ in part], np.intc),
             np.array([kernel.window_sensitivity for kernel, _ in part]),
@@ -66,7 +66,7 @@ def sum_leaves(
     tree: Any,
     inverse: NDArray[np.float64],
     own: NDArray[np.int64] | None,
-    state: PoolState,
+    state: Sums,
     error: NDArray[np.float64],
     weighing: tuple[float, float, float, float],
     moments: tuple[NDArray[np.float64] | None, int, int, float],

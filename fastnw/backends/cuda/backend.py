@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fastnw.backends.backend import Backend, PairTimes, SweptKeys
 from fastnw.core.pack import KeyBlock, pack_keys
 from fastnw.core.problem import Problem
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.threads import Meter
 
@@ -75,7 +75,7 @@ def sum_tile(
     keys: KeyBlock,
     inverse: Array,
     own: NDArray[np.int64] | None,
-    state: PoolState,
+    state: Sums,
     error: NDArray[np.float64],
 ) -> None:
     """Add the block's sums to the state, in place."""
@@ -96,7 +96,7 @@ def sum_several(
     keys: KeyBlock,
     inverse: Array,
     own: NDArray[np.int64] | None,
-    states: Sequence[PoolState],
+    states: Sequence[Sums],
     error: NDArray[np.float64],
 ) -> None:
     """Add the block's sums for several profiles to their states, in place."""
@@ -136,7 +136,7 @@ def sweep(
     error: NDArray[np.float64],
     meter: Meter,
     products: bool = False,
-) -> tuple[PoolState, NDArray[np.float64] | None]:
+) -> tuple[Sums, NDArray[np.float64] | None]:
     """The state of the queries at `positions` over all keys.
 
     With `products` it also returns (m,) bounds on the absolute errors of exponents. Queries and keys that lie on the

@@ -22,7 +22,7 @@ from fastnw.backends.cuda.source import TILE
 from fastnw.core.array import DeviceArray
 from fastnw.core.pack import KeyBlock
 from fastnw.core.problem import Problem
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.kernels.kernel import Kernel
 from fastnw.runtime._constants import MIN_UNSHIFTED_MASS
 from fastnw.runtime.threads import check_stop
@@ -175,11 +175,11 @@ class Queries:
         return np.square(self.points * self.inverse.astype(np.float64)).sum(axis=1)
 
 
-def sums(kernel: Kernel, shape: Shape, queries: Queries, stream: Keys, done: Callable[[float], None]) -> PoolState:
+def sums(kernel: Kernel, shape: Shape, queries: Queries, stream: Keys, done: Callable[[float], None]) -> Sums:
     """The state over all keys, without bounds on the rounding of sums. `done` receives numbers of pairs."""
     m = len(queries.points)
     if m == 0:
-        return PoolState.empty(0, shape.c)
+        return Sums.empty(0, shape.c)
     with np.errstate(all="ignore"):
         if kernel.works_on_logs and (kernel.inner_product or not kernel.facts.built_in):
             return _shifted(kernel, shape, queries, stream, done)  # κ may exceed the range of the type
@@ -191,13 +191,13 @@ def sums(kernel: Kernel, shape: Shape, queries: Queries, stream: Keys, done: Cal
     return state
 
 
-def _shifted(kernel: Kernel, shape: Shape, queries: Queries, stream: Keys, done: Callable[[float], None]) -> PoolState:
+def _shifted(kernel: Kernel, shape: Shape, queries: Queries, stream: Keys, done: Callable[[float], None]) -> Sums:
     bare = replace(shape, c=0)
     logs = _launched(kernel, bare, queries, stream, done, "max", np.zeros(len(queries.points)))
     largest = _fetched(logs, stream)[:, 0]
     known = np.isfinite(largest)
     state = _pass(kernel, shape, queries, stream, done, "shifted", np.where(known, largest, 0.0))
-    state.put(~known, PoolState.empty(int((~known).sum()), shape.c))
+    state.put(~known, Sums.empty(int((~known).sum()), shape.c))
     return state
 
 
@@ -209,7 +209,7 @@ def _pass(
     done: Callable[[float], None],
     task: str,
     shift: Floats,
-) -> PoolState:
+) -> Sums:
     states = _launched(kernel, shape, queries, stream, done, task, shift)
     error = np.zeros(len(shift))
     bounded = not kernel.facts.built_in or kernel.window_sensitivity > 0
@@ -224,7 +224,7 @@ def _pass(
     if bounded:
         error = head[:, 1] * (queries.error * kernel.window_sensitivity if kernel.facts.built_in else 1.0)
     real = np.dtype(shape.dtype).type
-    return PoolState(shift.astype(real).astype(np.float64), head[:, 0].copy(), total, error, np.zeros(len(shift)))
+    return Sums(shift.astype(real).astype(np.float64), head[:, 0].copy(), total, error, np.zeros(len(shift)))
 
 
 def _fetched(states: Any, stream: Keys) -> Floats:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fastnw.backends import reference
 from fastnw.backends.backend import Backend, PairTimes
 from fastnw.core.pack import VECTOR, KeyBlock
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.kernels.kernel import Kernel
 from fastnw.runtime.hardware import vendor
 from fastnw.runtime.subnormal import flushed
@@ -91,7 +91,7 @@ def sum_tile(
     keys: KeyBlock,
     inverse: NDArray[Any],
     own: NDArray[np.int64] | None,
-    state: PoolState,
+    state: Sums,
     error: NDArray[np.float64],
 ) -> None:
     """Add the block's sums to the state, in place."""
@@ -133,7 +133,7 @@ def sum_several(
     keys: KeyBlock,
     inverse: NDArray[Any],
     own: NDArray[np.int64] | None,
-    states: Sequence[PoolState],
+    states: Sequence[Sums],
     error: NDArray[np.float64],
 ) -> None:
     """Add the block's sums for several profiles to their states, in place."""

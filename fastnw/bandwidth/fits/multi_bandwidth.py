@@ -18,7 +18,7 @@ from fastnw.core.pack import KeyBlock, pack_inverse, pack_queries
 from fastnw.core.plan import Plan
 from fastnw.core.problem import Problem
 from fastnw.core.score_errors import ScoreErrors
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.core.validate import metric
 from fastnw.methods import exact
 from fastnw.planner import model_of
@@ -32,7 +32,7 @@ MAX_PROFILES = 16  # the most that the tiles take at a time
 def fits(problem: Problem, plan: Plan, factors: Sequence[float], meter: Meter) -> list[Fit]:
     """Means and log masses at the problem's bandwidth times each of the factors."""
     problems = [problem.with_metric(metric(problem.metric.bandwidth * factor, problem.d)) for factor in factors]
-    states = [PoolState.empty(problem.n, problem.c) for _ in factors]
+    states = [Sums.empty(problem.n, problem.c) for _ in factors]
     for first in range(0, len(factors), MAX_PROFILES):
         group = slice(first, first + MAX_PROFILES)
         _add_all_keys(problem, plan, factors[group], states[group], meter)
@@ -52,9 +52,7 @@ def fits(problem: Problem, plan: Plan, factors: Sequence[float], meter: Meter) -
     return results
 
 
-def _add_all_keys(
-    problem: Problem, plan: Plan, factors: Sequence[float], states: Sequence[PoolState], meter: Meter
-) -> None:
+def _add_all_keys(problem: Problem, plan: Plan, factors: Sequence[float], states: Sequence[Sums], meter: Meter) -> None:
     """Add the sums over all keys to the states, span by span of keys."""
     profiles = [(problem.kernel, 1.0 / factor) for factor in factors]
     shape, inverse = exact.layout(problem, problem.n, FLOAT64), pack_inverse(problem, FLOAT64)

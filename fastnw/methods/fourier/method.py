@@ -28,7 +28,7 @@ from fastnw.core.model import Model, Queries
 from fastnw.core.pack import coordinates, normalised_values
 from fastnw.core.plan import Cost, Plan, Refusal, Rung, Work
 from fastnw.core.problem import Problem, row_blocks
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.methods import exact
 from fastnw.methods.fourier import nufft_error, transforms
 from fastnw.methods.fourier.transforms import HIGH_UPSAMPLING, LOW_UPSAMPLING, MAX_D, Box, Floats, Modes
@@ -218,16 +218,16 @@ class Summary:
             self._coefficients = _coefficients(self.problem, self.plan, self.box, meter)
         return self._coefficients
 
-    def sums(self, queries: Queries, meter: Meter) -> PoolState:
+    def sums(self, queries: Queries, meter: Meter) -> Sums:
         """Sums with bounds on their errors, which are infinite outside the box and where the mass is not positive."""
         problem, m = self.problem, len(queries)
-        state = PoolState.empty(m, problem.c)
+        state = Sums.empty(m, problem.c)
         state.mass_error[:] = np.inf
         inside_rows = np.flatnonzero(_inside(self.box, queries))
         if len(inside_rows):
             inside_queries = queries.at(inside_rows)
             sums, error = _sums(self, inside_queries, meter)
-            inside_state = PoolState(np.zeros(len(inside_rows)), sums[:, 0], sums[:, 1:], error, error)
+            inside_state = Sums(np.zeros(len(inside_rows)), sums[:, 0], sums[:, 1:], error, error)
             error = error * _probe_factor(self, inside_queries, inside_state, meter)
             error = np.where(inside_state.mass > 0, error, np.inf)
             state.put(inside_rows, replace(inside_state, mass_error=error, total_error=error))
@@ -374,7 +374,7 @@ def _rounding_error(problem: Problem, box: Box, mass: Floats) -> Floats:
     return (1 + problem.exclude_self) * box.place * np.maximum(max_distance, 1.0) * mass
 
 
-def _probe_factor(summary: Summary, queries: Queries, state: PoolState, meter: Meter) -> float:
+def _probe_factor(summary: Summary, queries: Queries, state: Sums, meter: Meter) -> float:
     """A factor for all bounds: 1, unless a query that is summed directly shows an error larger than its bound.
 
     Half of these probes are the certified queries with the largest bounds relative to their masses.

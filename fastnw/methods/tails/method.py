@@ -28,7 +28,7 @@ from fastnw.core.model import Model, Queries
 from fastnw.core.pack import pack_inverse, pack_keys, pack_queries, weighted_totals
 from fastnw.core.plan import Rung
 from fastnw.core.problem import Problem
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.kernels.kernel import Kernel
 from fastnw.methods.scoring import Scoring
 from fastnw.methods.tails.leading_key import (
@@ -85,7 +85,7 @@ class Summary:
         """None: this rung sums all queries."""
         return None
 
-    def sums(self, queries: Queries, meter: Meter) -> PoolState:
+    def sums(self, queries: Queries, meter: Meter) -> Sums:
         """Sums with bounds on their errors."""
         return accumulate(Scoring.of(queries.problem, self.model.plan, self.model.errors), queries.rows, meter)
 
@@ -95,10 +95,10 @@ def summarise(model: Model, rung: Rung) -> Summary:
     return Summary(model)
 
 
-def accumulate(scoring: Scoring, rows: Rows, meter: Meter) -> PoolState:
+def accumulate(scoring: Scoring, rows: Rows, meter: Meter) -> Sums:
     """Sum the queries at those positions of ``problem.queries``, for a kernel that is `known`."""
     problem = scoring.problem
-    state, view, (queries, _) = PoolState.empty(len(rows), problem.c), View.of(problem), block_shape(problem)
+    state, view, (queries, _) = Sums.empty(len(rows), problem.c), View.of(problem), block_shape(problem)
     sums = _edge_sums if problem.kernel.facts.log_ratio is None else _log_sums
 
     def task(i: int) -> float:
@@ -144,9 +144,9 @@ def weights_of(scoring: Scoring, row: int) -> tuple[Rows, Floats]:
     return positions, weights / weights.sum()
 
 
-def _log_sums(scoring: Scoring, view: View, rows: Rows) -> PoolState:
+def _log_sums(scoring: Scoring, view: View, rows: Rows) -> Sums:
     # Shifts stay relative to the leader until the end: log κ itself lacks digits (5e17 ± 32 at 10⁹ bandwidths).
-    state, base = PoolState.empty(len(rows), scoring.problem.c), np.zeros(len(rows))
+    state, base = Sums.empty(len(rows), scoring.problem.c), np.zeros(len(rows))
     for i, leader, positions, logs, errors in _relative_logs(scoring, view, rows):
         base[i] = leader.base
         _merge(scoring.problem, state, i, positions, logs, np.ones(len(logs)), np.expm1(errors))
@@ -157,19 +157,19 @@ def _log_sums(scoring: Scoring, view: View, rows: Rows) -> PoolState:
     )
     error = np.where(np.isnan(error), np.inf, error)
     shift = np.where(base > LOWEST, state.shift + base, np.minimum(state.shift, LOWEST))  # −inf stays where empty
-    return PoolState(shift, state.mass, state.total, error, error)
+    return Sums(shift, state.mass, state.total, error, error)
 
 
-def _edge_sums(scoring: Scoring, view: View, rows: Rows) -> PoolState:
+def _edge_sums(scoring: Scoring, view: View, rows: Rows) -> Sums:
     """Sums of a compact kernel with 1 − u² in double-double arithmetic."""
     problem = scoring.problem
-    state = PoolState.empty(len(rows), problem.c)
+    state = Sums.empty(len(rows), problem.c)
     for i, positions, logs, kappa, errors in _edge_terms(scoring, view, rows):
         errors = errors + kappa * (4 * UNIT * np.abs(logs))
         _merge(problem, state, i, positions, logs, kappa, errors, relative=False)
     error = state.mass * ((64 + _class_roundings(problem)) * UNIT) + state.mass_error
     error = np.where(np.isnan(error), np.inf, error)
-    return PoolState(state.shift, state.mass, state.total, error, error)
+    return Sums(state.shift, state.mass, state.total, error, error)
 
 
 def _edge_terms(scoring: Scoring, view: View, rows: Rows) -> Iterator[tuple[int, Rows, Floats, Floats, Floats]]:
@@ -212,7 +212,7 @@ def _class_roundings(problem: Problem) -> float:
 
 def _merge(
     problem: Problem,
-    state: PoolState,
+    state: Sums,
     i: int,
     positions: Rows,
     logs: Floats,
@@ -229,7 +229,7 @@ def _merge(
         weighted_totals(problem, positions, weights),
         (errors * (weights if relative else scale)).sum(keepdims=True),
     )
-    part = PoolState(np.array([highest]), weights.sum(keepdims=True), total[None, :], error, error.copy())
+    part = Sums(np.array([highest]), weights.sum(keepdims=True), total[None, :], error, error.copy())
     state.put(slice(i, i + 1), state.rows(slice(i, i + 1)).merge(part))
 
 

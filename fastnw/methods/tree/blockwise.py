@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastnw.core.pack import KeyBlock, aligned_rows, empty_values
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.kernels.kernel import Kernel
 from fastnw.methods.tree.kdtree import LEAF, Tree
 
@@ -35,7 +35,7 @@ def sum_leaves(
     tree: Tree,
     inverse: Floats,
     own_ranks: NDArray[np.int64] | None,
-    state: PoolState,
+    state: Sums,
     error: Floats,
     limits: tuple[float, float, float, float],
     moments: Any,
@@ -74,7 +74,7 @@ def sum_leaves(
 
 
 def _count_open_leaves(
-    kernel: Kernel, squares: Floats, weights: Floats, state: PoolState, share: float
+    kernel: Kernel, squares: Floats, weights: Floats, state: Sums, share: float
 ) -> tuple[int, float]:
     """How many of the leaves, nearest first, must be summed, and the log of a bound on the sums of all others."""
     logs = state.log_mass()

@@ -38,7 +38,7 @@ from fastnw.core.model import Model, Queries
 from fastnw.core.pack import pack_inverse, pack_queries
 from fastnw.core.plan import NOMINAL_THREADS, Cost, Refusal, Rung, Work
 from fastnw.core.problem import Problem
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.methods import exact, pair_times
 from fastnw.methods.tree import bands, blockwise, selectivity
 from fastnw.methods.tree.kdtree import (
@@ -310,18 +310,18 @@ class Summary:
                 return None
         return np.zeros(len(queries), bool)
 
-    def sums(self, queries: Queries, meter: Meter) -> PoolState:
+    def sums(self, queries: Queries, meter: Meter) -> Sums:
         """Sums with bounds on their rounding and on the sums of skipped keys."""
         problem, m = self.problem, len(queries)
         if not self.trees:
-            return PoolState.empty(m, problem.c)
+            return Sums.empty(m, problem.c)
         inverse, points = pack_inverse(problem, FLOAT64), pack_queries(queries.problem, queries.rows, FLOAT64)
         order = sorted_order(points, inverse, self.plan.n_threads)
         error = self.model.errors.of(points)
         states = []
         for number in range(len(self.trees)):
             sums = _sums_of_band(self, number, queries.rows[order], points[order], error[order], meter)
-            states.append(PoolState.empty(m, problem.c))
+            states.append(Sums.empty(m, problem.c))
             states[-1].put(order, sums)
         return _certify(self, states, error)
 
@@ -333,10 +333,10 @@ def summarise(model: Model, rung: Rung) -> Summary:
 
 def _sums_of_band(
     summary: Summary, number: int, positions: Positions, queries: Floats, error: Floats, meter: Meter
-) -> PoolState:
+) -> Sums:
     """Sum one tree at sorted queries, in units of its largest weight."""
     problem, backend, tree, m = summary.problem, summary.backend, summary.trees[number], len(positions)
-    sums, inverse = PoolState.empty(m, problem.c), pack_inverse(problem, FLOAT64)
+    sums, inverse = Sums.empty(m, problem.c), pack_inverse(problem, FLOAT64)
     if not problem.kernel.works_on_logs:
         sums.shift[:] = 0.0
     own_ranks = summary.ranks[number][positions] if problem.exclude_self else None
@@ -372,7 +372,7 @@ def _sums_of_band(
     return exact.normalised(problem, sums)
 
 
-def _certify(summary: Summary, states: list[PoolState], error: Floats) -> PoolState:
+def _certify(summary: Summary, states: list[Sums], error: Floats) -> Sums:
     """Merge the bands' sums into one state, with bounds on their rounding.
 
     The mass of all bands gives the mean of −log κ, which bounds the errors of exponents.
@@ -382,7 +382,7 @@ def _certify(summary: Summary, states: list[PoolState], error: Floats) -> PoolSt
         weight_error = certify.error_of_weights(problem, backend, error, states[0])
         return summary.rounding(trees[0].band).certified(states[0], weight_error)
     scales = [tree.band.log_scale for tree in trees]
-    merged = PoolState.merged([_convert_units(state, scale) for state, scale in zip(states, scales, strict=True)])
+    merged = Sums.merged([_convert_units(state, scale) for state, scale in zip(states, scales, strict=True)])
     weight_error = certify.error_of_weights(problem, backend, error, merged)
     parts = []
     for state, tree, scale in zip(states, trees, scales, strict=True):
@@ -390,14 +390,14 @@ def _certify(summary: Summary, states: list[PoolState], error: Floats) -> PoolSt
         band_error = weight_error + scale_error
         bounded_state = summary.rounding(tree.band).certified(state, band_error)
         parts.append(_convert_units(bounded_state, scale))
-    return PoolState.merged(parts)
+    return Sums.merged(parts)
 
 
-def _convert_units(state: PoolState, log_scale: float) -> PoolState:
+def _convert_units(state: Sums, log_scale: float) -> Sums:
     """Convert a state to units of the largest weight of all bands. States without mass become the empty state, since
     their shift could make the other bands' sums underflow."""
     empty_rows = np.flatnonzero((state.mass == 0) & ((state.mass_error == 0) | np.isneginf(state.shift)))
     parts = (state.shift + log_scale, state.mass, state.total, state.mass_error, state.total_error)
-    converted = PoolState(*(part.copy() for part in parts))
-    converted.put(empty_rows, PoolState.empty(len(empty_rows), state.total.shape[1]))
+    converted = Sums(*(part.copy() for part in parts))
+    converted.put(empty_rows, Sums.empty(len(empty_rows), state.total.shape[1]))
     return converted

@@ -13,7 +13,7 @@ from oracle import mp_pool, naive_log_density, naive_pool, naive_weights
 import fastnw
 from fastnw import backends, kernels
 from fastnw.core.pack import pack_inverse, pack_keys, pack_queries
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.core.validate import build
 
 PROMISE = {"float32": 1e-4, "float64": 1e-8}
@@ -98,7 +98,7 @@ def test_users_kernels(name, own, dtype):
 
 def test_a_users_kernel_that_turns_to_nothing_is_an_error():
     student = fastnw.Kernel("pole", lambda u2: 1 / (100.0 - u2) if u2 != 100.0 else math.nan)
-    with pytest.raises(ValueError, match="'pole' is not finite"):
+    with pytest.raises(ValueError, match="'pole' must be finite"):
         cuda_pool([[0.0]], [[10.0], [0.0]], [1.0, 2.0], kernel=student)
 
 
@@ -152,12 +152,12 @@ def test_tiles_add_to_a_state(kernel, dtype):
     own, error = np.arange(8) + 2, np.full(8, 1e-5)
     found = {}
     for name in ("cuda", "reference"):
-        tiles, state = backends.choose(name, problem.kernel, 1e6), PoolState.empty(8, 2)
+        tiles, state = backends.choose(name, problem.kernel, 1e6), Sums.empty(8, 2)
         for start in (0, 40):
             block = pack_keys(problem, start, start + 40, kind)
             tiles.sum_tile(problem.kernel, packed, block, inverse, own - start, state, error)
         profiles = [(problem.kernel, 1.0), (kernels.get("boxcar"), 0.5)]
-        several = [PoolState.empty(8, 2) for _ in profiles]
+        several = [Sums.empty(8, 2) for _ in profiles]
         tiles.sum_several(profiles, packed, block, inverse, None, several, error)
         scores = tiles.score_tile(problem.kernel, packed, block, inverse)
         found[name] = (state, several, scores)

@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
 
 
@@ -40,6 +40,6 @@ def test_the_two_commands_stand_there_for_ci():
 
 
 def test_linked_files_exist():
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (root / target).is_file(), target

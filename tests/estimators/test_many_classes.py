@@ -175,7 +175,7 @@ def test_certificates_hold(kernel, method, scale, spread, dtype):
 
 def test_the_bound_counts_additions_one_after_another():
     """n equal terms of one class lose up to n roundings: the bound says so."""
-    state = exact.PoolState(np.zeros(1), np.ones(1), np.array([[0.75, 0.25]]), np.zeros(1), np.zeros(1))
+    state = exact.Sums(np.zeros(1), np.ones(1), np.array([[0.75, 0.25]]), np.zeros(1), np.zeros(1))
     for n in (1000, 100_000):
         classes = OneHot(np.zeros((n, 1), np.int32), 2, np.dtype("float64"))
         problem = trusted(np.zeros((n, 1)), classes, kernels.get("constant"), 1.0, None, None)

@@ -1,6 +1,6 @@
 """Problems of every shape, type and layout that hypothesis thinks of: an answer within the promise, or a plain error.
 
-``FASTNW_FUZZ=100 pytest tests/test_fuzz.py`` looks at 100 times as many, ``-m slow`` at 20 times.
+``FASTNW_FUZZ=100 pytest tests/robustness/test_fuzz.py`` looks at 100 times as many, ``-m slow`` at 20 times.
 """
 
 from __future__ import annotations

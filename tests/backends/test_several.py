@@ -11,7 +11,7 @@ from oracle import naive_pool
 
 from fastnw import backends, kernels
 from fastnw.core.pack import pack_inverse, pack_keys, pack_queries
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.core.validate import build
 
 # 18 profiles: more than one pass takes; a bandwidth in one is divided by the factor
@@ -29,7 +29,7 @@ def tile(m, n, d, columns, dtype, kernel="gaussian", seed=0, **options):
 
 
 def empty_states(profiles, m, c):
-    states = [PoolState.empty(m, c) for _ in profiles]
+    states = [Sums.empty(m, c) for _ in profiles]
     for (kernel, _), state in zip(profiles, states, strict=True):
         if not kernel.works_on_logs:
             state.shift[:] = 0.0

@@ -20,13 +20,14 @@ from fastnw.backends.cuda import interop
 
 INSTALLED = importlib.util.find_spec("numba_cuda") is not None
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 
 
 @pytest.mark.skipif(not INSTALLED, reason="numba-cuda is not installed")
 @pytest.mark.timeout(1800)
 def test_in_the_simulator():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(HERE.parent)]
-    command += ["-c", str(HERE.parent / "pyproject.toml"), str(HERE / "cuda")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+    command += ["-c", str(ROOT / "pyproject.toml"), str(HERE / "cuda")]
     environment = fresh.environment(NUMBA_ENABLE_CUDASIM="1")
     done = subprocess.run(command, capture_output=True, text=True, cwd=HERE, env=environment, check=False)
     print(done.stdout)  # pytest shows it if what follows fails
@@ -39,7 +40,7 @@ def test_in_the_simulator():
 def test_the_benchmark_runs_from_end_to_end(tmp_path):
     """Tiny sizes in the simulator: of the figures only the errors mean anything."""
     output = tmp_path / "gpu.json"
-    program = HERE.parent / "bench" / "gpu.py"
+    program = ROOT / "bench" / "gpu.py"
     command = [sys.executable, str(program), "--dry-run", "--seed", "3", "--output", str(output)]
     done = subprocess.run(command, capture_output=True, text=True, env=fresh.environment(), check=False)
     assert done.returncode == 0, done.stdout + done.stderr

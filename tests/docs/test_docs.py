@@ -12,7 +12,7 @@ import pytest
 
 import fastnw
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(page for folder in ("", "exercises") for page in (DOCS / folder).glob("*.md"))
 
 

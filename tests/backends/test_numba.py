@@ -19,7 +19,7 @@ from parity import PROMISE, check
 import fastnw
 from fastnw import backends
 from fastnw.core.pack import pack_inverse, pack_keys, pack_queries
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 from fastnw.core.validate import build
 from fastnw.kernels import sensitivity
 
@@ -325,11 +325,11 @@ def test_state_of_a_block_with_several_profiles(dtype):
     block, inverse = pack_keys(problem, 0, len(keys), dtype), pack_inverse(problem, dtype)
     q, error = pack_queries(problem, rows, dtype), np.full(len(queries), 1e-6)
     profiles = [(problem.kernel, 1.0), (fastnw.kernels.get("epanechnikov"), 0.5)]
-    states = [PoolState.empty(len(queries), 1) for _ in profiles]
+    states = [Sums.empty(len(queries), 1) for _ in profiles]
     states[1].shift[:] = 0
     tiles.sum_several(profiles, q, block, inverse, None, states, error)
     for (kernel, factor), state in zip(profiles, states, strict=True):
-        alone = PoolState.empty(len(queries), 1)
+        alone = Sums.empty(len(queries), 1)
         alone.shift[:] = state.shift if kernel.support else -np.inf
         backends.choose("reference", kernel, 1e6).sum_tile(
             kernel, q, block, inverse * inverse.dtype.type(factor), None, alone, error

@@ -17,7 +17,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 import fastnw
 from fastnw.bandwidth import rule_bandwidth
 
-EXERCISES = Path(__file__).parent.parent / "docs" / "exercises"
+EXERCISES = Path(__file__).parents[2] / "docs" / "exercises"
 NORMALISABLE = [k for k in KERNELS if k not in ("constant", "dot")]
 
 

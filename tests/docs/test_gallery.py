@@ -18,7 +18,7 @@ from sklearn.neighbors import KernelDensity
 
 import fastnw
 
-EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("plot_*.py"))
 CPU_SECONDS = 30.0  # an example takes less than 15 s where the machine has nothing else to do
 

@@ -10,7 +10,7 @@ import pytest
 
 import fastnw
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGE, CYTHON = ROOT / "fastnw", ROOT / "src_cython"
 if not (PACKAGE.is_dir() and CYTHON.is_dir()):
     pytest.skip("the source is not beside the tests", allow_module_level=True)

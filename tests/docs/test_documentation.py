@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from public import functions_and_classes, methods
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 # No docstring, blank lines in twos, sections unknown or out of order; no summary; a parameter that is not explained, is
 # not there, or runs into its colon; nothing about what is returned.
 CHECKS = {"GL03", "GL06", "GL07", "GL08", "SS01", "PR01", "PR02", "PR05", "PR10", "RT01"}
@@ -35,7 +35,7 @@ def test_it_builds_without_a_warning_and_has_every_name(tmp_path):
     pytest.importorskip("sphinx_gallery")
     pytest.importorskip("pydata_sphinx_theme")
     html = tmp_path / "html"
-    # the gallery's pages are written beside their sources; tests/test_gallery.py runs the scripts
+    # the gallery's pages are written beside their sources; tests/docs/test_gallery.py runs the scripts
     sources = shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("gallery"))
     build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-D", "plot_gallery=0"]
     build += ["-d", str(tmp_path / "doctrees"), str(sources), str(html)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from oracle import naive_pool, naive_scaled
 
 import fastnw
-from fastnw.core.state import PoolState
+from fastnw.core.state import Sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastnw.EmptyWindowWarning")
 
@@ -158,16 +158,16 @@ parts = st.lists(st.tuples(logs, st.floats(0.01, 10), st.floats(-1, 1)), min_siz
 def state_of(log, mass, mean):
     """One query's state; its sums are empty where log is -inf."""
     if log == -np.inf:
-        return PoolState.empty(1, 1)
+        return Sums.empty(1, 1)
     shift, mass = np.array([log]), np.array([mass])
-    return PoolState(shift, mass, mass[:, None] * mean, mass * 1e-9, mass * 1e-10)
+    return Sums(shift, mass, mass[:, None] * mean, mass * 1e-9, mass * 1e-10)
 
 
 @given(parts=parts, split=st.integers(0, 8))
 def test_merging_is_associative_and_equals_the_sum(parts, split):
     states = [state_of(*part) for part in parts]
     split = min(split, len(states))
-    left = right = PoolState.empty(1, 1)
+    left = right = Sums.empty(1, 1)
     for state in states[:split]:
         left = left.merge(state)
     for state in reversed(states[split:]):
@@ -192,7 +192,7 @@ def test_merging_is_associative_and_equals_the_sum(parts, split):
 @given(part=st.tuples(logs, st.floats(0.01, 10), st.floats(-1, 1)))
 def test_empty_is_the_identity_of_merge(part):
     state = state_of(*part)
-    for merged in (state.merge(PoolState.empty(1, 1)), PoolState.empty(1, 1).merge(state)):
+    for merged in (state.merge(Sums.empty(1, 1)), Sums.empty(1, 1).merge(state)):
         for field in ("shift", "mass", "total", "mass_error", "total_error"):
             np.testing.assert_array_equal(getattr(merged, field), getattr(state, field))
 
@@ -202,7 +202,7 @@ def test_the_parts_of_the_keys_merge_to_the_whole(backend, problem, split):
     """States rebuilt from pooled parts, with nothing but the public results, merge to the pooled whole."""
     low, high = problem["values"].min(), problem["values"].max()
     middle, half = (low + high) / 2, max((high - low) / 2, 1e-300)
-    whole = PoolState.empty(len(problem["queries"]), 1)
+    whole = Sums.empty(len(problem["queries"]), 1)
     for rows in (slice(0, split), slice(split, None)):
         part = problem | {name: problem[name][rows] for name in ("keys", "values", "sample_weight")}
         if not part["sample_weight"].any():
@@ -211,6 +211,6 @@ def test_the_parts_of_the_keys_merge_to_the_whole(backend, problem, split):
         empty = np.isneginf(log_mass)
         total = np.where(empty, 0, (f - middle) / half)[:, None]
         nothing = np.zeros(len(f))
-        whole = whole.merge(PoolState(log_mass, np.where(empty, 0.0, 1.0), total, nothing, nothing))
+        whole = whole.merge(Sums(log_mass, np.where(empty, 0.0, 1.0), total, nothing, nothing))
     expected = fastnw.pool(**problem, backend=backend)
     assert_same(problem, whole.finalise()[0][:, 0] * half + middle, expected, 4 * PROMISE)

@@ -14,7 +14,7 @@ import pytest
 
 import fastnw
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 if not (ROOT / "bench" / "report.py").is_file():
     pytest.skip("the benchmarks are not beside the tests", allow_module_level=True)
 sys.path.append(str(ROOT))  # after the import of fastnw: what is installed counts

@@ -1,4 +1,4 @@
-"""PoolState: merging is the sum of the parts, and the bound of a mean holds for every error it allows."""
+"""Sums: merging is the sum of the parts, and the bound of a mean holds for every error it allows."""
 
 import itertools
 from dataclasses import replace
@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastnw.core.state import PoolState, Units
+from fastnw.core.state import Sums, Units
 
 
 def state_of(logs, values):
     """One query's state of keys with those log weights, by its definition."""
     shift = logs.max()
     weights = np.exp(logs - shift)
-    return PoolState(np.array([shift]), weights.sum()[None], (weights @ values)[None], np.zeros(1), np.zeros(1))
+    return Sums(np.array([shift]), weights.sum()[None], (weights @ values)[None], np.zeros(1), np.zeros(1))
 
 
 def equal(a, b):
@@ -30,17 +30,17 @@ def test_merging_parts_is_summing_the_whole(seed, spread, parts):
     logs, values = spread * rng.normal(size=40), rng.uniform(-1, 1, size=(40, 3))
     cuts = np.array_split(np.arange(40), parts)
     states = [state_of(logs[cut], values[cut]) for cut in cuts]
-    equal(PoolState.merged(states), state_of(logs, values))
-    equal(PoolState.merged(states[::-1]), state_of(logs, values))
+    equal(Sums.merged(states), state_of(logs, values))
+    equal(Sums.merged(states[::-1]), state_of(logs, values))
 
 
 def test_empty_is_the_identity():
     some = state_of(np.array([-3.0, 2.0]), np.array([[0.5], [-1.0]]))
-    nothing = PoolState.empty(1, 1)
+    nothing = Sums.empty(1, 1)
     for merged in (nothing.merge(some), some.merge(nothing)):
         for field in ("shift", "mass", "total", "mass_error", "total_error"):
             np.testing.assert_array_equal(getattr(merged, field), getattr(some, field))
-    both = nothing.merge(PoolState.empty(1, 1))
+    both = nothing.merge(Sums.empty(1, 1))
     assert both.is_empty.all()
     assert both.log_mass()[0] == -np.inf
     assert np.isnan(both.finalise()[0]).all()
@@ -54,7 +54,7 @@ def test_the_bound_holds_for_every_error_it_allows(seed, size):
     mass, total = 1.0, rng.uniform(-1, 1, size=(1, 2))
     e_mass, e_total = size * rng.uniform(size=2)
     noisy_mass = mass + e_mass * rng.uniform(-1, 1)
-    noisy = PoolState(
+    noisy = Sums(
         np.zeros(1),
         np.array([noisy_mass]),
         total + e_total * rng.uniform(-1, 1, size=(1, 2)),
@@ -73,7 +73,7 @@ def test_the_bound_holds_in_the_worst_corners(e_mass, e_total):
     """Both errors as large as they may be, of either sign, for means at the ends and in the middle of the range."""
     for t, up, right in itertools.product((-1.0, 0.0, 0.5, 1.0), (-1, 1), (-1, 1)):
         mass, total = 1.0 + up * e_mass, t + right * e_total
-        state = PoolState(np.zeros(1), np.array([mass]), np.array([[total]]), np.array([e_mass]), np.array([e_total]))
+        state = Sums(np.zeros(1), np.array([mass]), np.array([[total]]), np.array([e_mass]), np.array([e_total]))
         mean, bound = state.finalise()
         assert abs(np.clip(mean[0, 0], -1, 1) - t) <= bound[0] * (1 + 1e-12) + 1e-15
         assert abs(mass - 1) <= state.relative_mass_error()[0] * (1 + 1e-12) + 1e-15  # of rounding 1 + e
@@ -82,14 +82,14 @@ def test_the_bound_holds_in_the_worst_corners(e_mass, e_total):
 
 def test_a_bound_that_says_nothing_is_the_whole_range():
     """As much error as mass: any mean is possible."""
-    state = PoolState(np.zeros(1), np.array([1.0]), np.array([[0.2]]), np.array([1.0]), np.array([0.0]))
+    state = Sums(np.zeros(1), np.array([1.0]), np.array([[0.2]]), np.array([1.0]), np.array([0.0]))
     assert state.finalise()[1][0] == 2
     assert state.relative_mass_error()[0] == np.inf
 
 
 def test_errors_are_merged_like_the_sums_they_bound():
-    one = PoolState(np.zeros(1), np.ones(1), np.ones((1, 1)), np.array([0.25]), np.array([0.5]))
-    two = PoolState(np.array([3.0]), np.ones(1), -np.ones((1, 1)), np.array([0.125]), np.array([0.75]))
+    one = Sums(np.zeros(1), np.ones(1), np.ones((1, 1)), np.array([0.25]), np.array([0.5]))
+    two = Sums(np.array([3.0]), np.ones(1), -np.ones((1, 1)), np.array([0.125]), np.array([0.75]))
     for merged in (one.merge(two), two.merge(one)):
         assert merged.shift[0] == 3
         assert merged.mass_error[0] == pytest.approx(0.25 * np.exp(-3) + 0.125, rel=1e-15)
@@ -99,19 +99,19 @@ def test_errors_are_merged_like_the_sums_they_bound():
 
 def test_shifts_of_any_size_do_not_overflow():
     shifts = [-1e300, -800.0, 0.0, 800.0, 1e300]
-    states = [PoolState(np.array([s]), np.ones(1), np.full((1, 1), 0.5), np.zeros(1), np.zeros(1)) for s in shifts]
+    states = [Sums(np.array([s]), np.ones(1), np.full((1, 1), 0.5), np.zeros(1), np.zeros(1)) for s in shifts]
     for order in itertools.permutations(states):
-        merged = PoolState.merged(list(order))
+        merged = Sums.merged(list(order))
         assert merged.log_mass()[0] == 1e300
         assert merged.finalise()[0][0, 0] == 0.5
 
 
 def test_rows_and_put():
-    whole = PoolState.empty(4, 2)
+    whole = Sums.empty(4, 2)
     part = whole.rows(slice(1, 3))
     part.mass[:] = 7  # a view
     assert whole.mass.tolist() == [0, 7, 7, 0]
-    whole.put(np.array([3]), PoolState(np.ones(1), np.full(1, 2.0), np.ones((1, 2)), np.zeros(1), np.zeros(1)))
+    whole.put(np.array([3]), Sums(np.ones(1), np.full(1, 2.0), np.ones((1, 2)), np.zeros(1), np.zeros(1)))
     assert whole.mass.tolist() == [0, 7, 7, 2]
     assert whole.is_empty.tolist() == [True, False, False, False]
 
@@ -126,7 +126,7 @@ def a_part(rng, m, n, c):
     shift = np.log(kappa.max(axis=1))
     scaled = kappa / np.exp(shift)[:, None] * w
     errors = 1e-15 * scaled.sum(axis=1)
-    state = PoolState(shift, scaled.sum(axis=1), scaled @ t, errors, 2 * errors, units)
+    state = Sums(shift, scaled.sum(axis=1), scaled @ t, errors, 2 * errors, units)
     exact = (kappa * weights).astype(np.longdouble)
     return state, exact.sum(axis=1), exact @ values.astype(np.longdouble)
 
@@ -162,7 +162,7 @@ def test_units_that_cannot_hold_the_other_values_refuse():
     with pytest.raises(ValueError, match="constant"):
         state.to(constant)
     with pytest.raises(ValueError, match="both states must have known units"):
-        PoolState.empty(3, 1).merge(state)
+        Sums.empty(3, 1).merge(state)
     same = Units(state.units.centre.copy(), state.units.half.copy(), state.units.log_weight)
     assert state.merge(replace(state, units=same)).units is state.units
 
@@ -191,7 +191,7 @@ def test_errors_are_those_of_the_formulas(c):
     if c:
         total[3] = np.nan
     total_error = 2 * mass_error
-    state = PoolState(np.zeros(len(mass)), mass, total, mass_error, total_error)
+    state = Sums(np.zeros(len(mass)), mass, total, mass_error, total_error)
     relative, bound = state.errors()
     with np.errstate(all="ignore"):
         left = mass - mass_error
