@@ -1,7 +1,7 @@
 """The classes of bad input that no other table holds, each through `pool`, every estimator and the command line.
 
-`docs/trust.md` says which test holds which class; test_errors.py has most of `pool`'s, test_cli.py and test_tables.py the
-files'.
+`docs/trust.md` says which test holds which class; test_errors.py has most of `pool`'s, test_cli.py and test_tables.py
+have the files'.
 """
 
 from __future__ import annotations

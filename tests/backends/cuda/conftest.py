@@ -1,6 +1,6 @@
-"""These tests run numba-cuda's simulator, which has to be chosen before numba is imported. `test_cuda.py` starts them in
-a process of their own, as does ``NUMBA_ENABLE_CUDASIM=1 pytest tests/backends/cuda``. Elsewhere they are not collected.
-"""
+"""These tests run numba-cuda's simulator, which has to be chosen before numba is imported. `test_cuda.py` starts them
+in a process of their own, as does ``NUMBA_ENABLE_CUDASIM=1 pytest tests/backends/cuda``. Elsewhere they are not
+collected."""
 
 from __future__ import annotations
 
