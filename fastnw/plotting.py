@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _LEGEND_MARGIN = 0.2  # Fraction of the y range that is added at the top, so that the legend there covers no data.
 
 
-def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
+def _axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
     """Return the caller's axes, or the axes of a new figure."""
     if ax is not None:
         return ax
@@ -122,7 +122,7 @@ class KernelDisplay:
 
     def plot(self, ax: Axes | None = None, *, legend: bool = True, **line_kwargs: Any) -> KernelDisplay:
         """Draw the profiles with options for ``Axes.plot``. A legend of more than four kernels is beside the axes."""
-        ax = axes_or_new(ax, (8.0, 4.5))
+        ax = _axes_or_new(ax, (8.0, 4.5))
         self.lines_ = []
         numbers = {True: count(), False: count()}
         if (
@@ -285,7 +285,7 @@ class RegressionDisplay:
         line_kwargs: dict[str, Any] | None = None,
     ) -> RegressionDisplay:
         """Draw the data and the fit, with options for ``Axes.scatter`` and ``Axes.plot``."""
-        ax = axes_or_new(ax, (5.0, 5.0) if self.curve is None else (7.0, 4.5))
+        ax = _axes_or_new(ax, (5.0, 5.0) if self.curve is None else (7.0, 4.5))
         points = {"s": 22, "color": "0.35", "alpha": 0.7, "linewidths": 0, "label": "data", **(scatter_kwargs or {})}
         self.scatter_ = ax.scatter(self.x, self.y, **points)
         self.truth_ = None
@@ -417,7 +417,7 @@ class AttentionDisplay:
         self, ax: Axes | None = None, *, colorbar: bool = True, image_kwargs: dict[str, Any] | None = None
     ) -> AttentionDisplay:
         """Draw the weights, with options for ``Axes.imshow``; the same ``vmax`` makes several plots comparable."""
-        ax = axes_or_new(ax, (6.0, 4.8))
+        ax = _axes_or_new(ax, (6.0, 4.8))
         style = {"cmap": "viridis", "vmin": 0.0, "aspect": "auto", **(image_kwargs or {})}
         self.image_ = ax.imshow(self.weights, **style)
         ax.set(xlabel="key", ylabel="query")

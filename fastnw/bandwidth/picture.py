@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastnw.bandwidth.criteria import LOO_LABEL, LOSSES, Floats
-from fastnw.plotting import axes_or_new
+from fastnw.plotting import _axes_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ _LABELS = {loss.criterion: loss.label for loss in LOSSES.values()}
 
 def draw_path(bandwidths: Floats, scores: Floats, bandwidth: Any, criterion: str, ax: Axes | None) -> Axes:
     """Draw the losses (k,) of all bandwidths (k, d) that were tried, one colour for each coordinate, and the choice."""
-    ax = axes_or_new(ax, (6.4, 4.0))
+    ax = _axes_or_new(ax, (6.4, 4.0))
     finite = np.isfinite(scores)
     score, d = scores[finite], bandwidths.shape[1]
     chosen = np.broadcast_to(bandwidth, d)

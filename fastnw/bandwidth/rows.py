@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from fastnw import kernels
+from fastnw.backends.cuda import interop
 from fastnw.bandwidth.criteria import AICC, LIKELIHOOD, SQUARED_ERROR, Floats, LossFunction, Sample, loss_for
 from fastnw.core.classes import OneHot
 from fastnw.core.problem import Problem
 from fastnw.core.row_weights import relative_weights
 from fastnw.core.validate import build
-from fastnw.interop import dataframes, frameworks
+from fastnw.interop import dataframes
 from fastnw.kernels import integrals
 from fastnw.kernels.kernel import Kernel
 
@@ -117,7 +118,7 @@ def read_rows(keys: Any, values: Any, criterion: str, kernel: str | Kernel, samp
         What is wrong with the input.
     """
     names = dataframes.column_names(keys)
-    keys, values, sample_weight = (frameworks.to_numpy(array) for array in (keys, values, sample_weight))
+    keys, values, sample_weight = interop.taken_in("compiled", keys, values, sample_weight)
     kernel = kernels.get(kernel)
     if values is None:
         kind = "density"

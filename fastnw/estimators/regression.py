@@ -19,7 +19,7 @@ from fastnw.core.driver import predict
 from fastnw.core.precision import check_losses
 from fastnw.core.problem import Problem
 from fastnw.core.validate import check_empty, check_tol
-from fastnw.core.warnings import EmptyWindowWarning
+from fastnw.core.warnings import EmptyWindowWarning, caller_level
 from fastnw.estimators.base import COMMON_CONSTRAINTS, FLOATS, KernelEstimator
 from fastnw.estimators.density import KernelDensity
 from fastnw.functions import pooled
@@ -335,5 +335,5 @@ def _warn_of_priors(rows: np.ndarray, m: int) -> None:
             f"{rows.size} of {m} queries have no training sample in their window (rows {first}): their probabilities "
             'are the class priors. Widen the bandwidth, or choose empty="nearest", "mean" or "raise".',
             EmptyWindowWarning,
-            stacklevel=4,
+            stacklevel=caller_level(),
         )

@@ -131,7 +131,18 @@ class Kernel:
         return self.facts.aliases
 
     def log(self, u2: Any) -> Any:
-        """log κ at u² (at the products, for an inner product) within the support; −inf where κ is 0."""
+        """Return log κ within the support; −inf where κ is 0.
+
+        Parameters
+        ----------
+        u2 : array
+            u², or the scaled products for an inner product.
+
+        Returns
+        -------
+        array
+            Of the same shape.
+        """
         return np.log(np.maximum(self.profile(u2), 0.0)) if self.log_profile is None else self.log_profile(u2)
 
     @property

@@ -400,7 +400,7 @@ def test_a_single_row_with_weight_has_no_rule():
     alone[4] = 2.0
     with pytest.raises(ValueError, match="n_samples = 1, counting only rows with a positive sample weight"):
         rule_bandwidth(x, "scott", "gaussian", alone)
-    with pytest.raises(ValueError, match="one row has all of the sample weight"):
+    with pytest.raises(ValueError, match="One row has all of the sample weight"):
         rule_bandwidth(x[:2], "scott", "gaussian", [1e300, 1e-300])
     with warnings.catch_warnings():
         warnings.simplefilter("error", BandwidthWarning)

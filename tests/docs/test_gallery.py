@@ -209,6 +209,7 @@ def test_it_draws_and_its_numbers_are_right(script, monkeypatch, capsys):
     plt = pytest.importorskip("matplotlib.pyplot")
     monkeypatch.setenv("FASTNW_NUM_THREADS", "1")
     plt.switch_backend("Agg")
+    plt.close("all")  # of other tests
     start = time.process_time()
     try:
         names = runpy.run_path(str(script), run_name="__main__")

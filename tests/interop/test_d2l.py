@@ -153,7 +153,7 @@ def test_wrong_kernels():
         d2l.nadaraya_watson(X, Y, AT, lambda x: x[0])
     with pytest.raises(ValueError, match="kernel is not finite"):
         d2l.nadaraya_watson(X, Y, AT, lambda x: np.where(x > 0, np.nan, 1.0))
-    with pytest.raises(ValueError, match=r"must have shapes \(n,\) and \(m,\)"):
+    with pytest.raises(ValueError, match=r"of shapes \(n,\), \(m,\)"):
         d2l.nadaraya_watson(X[:, None], Y, AT[:, None], own)
 
 

@@ -109,3 +109,9 @@ def test_only_the_registry_compares_names():
         if compares.search(line)
     ]
     assert not found
+
+
+def test_the_codes_of_kernels_are_those_of_the_compiled_code():
+    from fastnw.runtime._constants import KERNEL_CODES
+
+    assert {name: kernel.facts.compiled_code for name, kernel in kernels.built_in()} == KERNEL_CODES

@@ -144,7 +144,7 @@ def test_every_method_is_offered_or_says_why_not():
     found = forced.offers(case.problem(), {"kernel": "epanechnikov", "bandwidth": 0.1})
     assert set(found) == {"exact", "tree", "moments", "fourier"}
     assert found["exact"].method == "exact"
-    assert found["moments"] == "it works in one coordinate, not in 2."
+    assert found["moments"] == "supports d = 1, got d = 2."
     assert forced.queries_for(found["exact"], 0.0) == 300
 
 

@@ -12,7 +12,6 @@ from fastnw.backends.compiled.levels import active, levels, use_level
 from fastnw.backends.compiled.products import has_products, load_products, product_tile
 from fastnw.backends.compiled.tiles import score_tile, sum_leaves, sum_several, sum_tile
 from fastnw.kernels.kernel import Kernel
-from fastnw.runtime._constants import KERNEL_CODES
 from fastnw.runtime.hardware import vendor
 
 __all__ = ["BACKEND", "isa", "levels", "use_level"]
@@ -46,7 +45,7 @@ def missing() -> str | None:
 
 def refusal(kernel: Kernel) -> str | None:
     """Why the kernel does not run here, or None."""
-    if not kernel.facts.built_in or kernel.name not in KERNEL_CODES:
+    if not kernel.facts.built_in or kernel.facts.compiled_code is None:
         return f"kernel {kernel.name!r} is not compiled in; backend='reference' runs it"
     return missing()
 

@@ -9,14 +9,13 @@ from fastnw.backends.backend import GradientTiles
 from fastnw.backends.compiled.levels import active, active_module, module
 from fastnw.backends.gradient_tiles import Keys, Queries
 from fastnw.kernels.kernel import Kernel
-from fastnw.runtime._constants import KERNEL_CODES
 
 Floats = NDArray[np.float64]
 
 
 def runs(kernel: Kernel) -> bool:
     """Whether these tiles run the kernel: built-in ones of distances."""
-    built_in, level = kernel.facts.built_in and kernel.name in KERNEL_CODES, active()
+    built_in, level = kernel.facts.built_in and kernel.facts.compiled_code is not None, active()
     return built_in and not kernel.inner_product and level is not None and module("gradients", level) is not None
 
 
@@ -26,7 +25,7 @@ def add_to_queries(
     """Add the block's part of the sums, in place."""
     points = np.ascontiguousarray(queries.coords.T), np.ascontiguousarray(queries.alpha.T)
     own, sums = _positions_within(queries, keys), (moved, squares, outer)
-    active_module("gradients").add_to_queries(KERNEL_CODES[kernel.name], inverse, points, queries, keys, own, sums)
+    active_module("gradients").add_to_queries(kernel.facts.compiled_code, inverse, points, queries, keys, own, sums)
 
 
 def add_to_keys(
@@ -43,7 +42,7 @@ def add_to_keys(
     points = np.ascontiguousarray(keys.coords.T), np.ascontiguousarray(keys.values.T)
     own, sums = _positions_within(queries, keys), (moved, values, weights, squares)
     active_module("gradients").add_to_keys(
-        KERNEL_CODES[kernel.name], inverse, points, keys, queries, -queries.log_mass, own, sums
+        kernel.facts.compiled_code, inverse, points, keys, queries, -queries.log_mass, own, sums
     )
 
 

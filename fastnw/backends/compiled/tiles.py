@@ -12,7 +12,7 @@ from fastnw.backends.compiled.levels import active_module
 from fastnw.core.pack import KeyBlock
 from fastnw.core.state import Sums
 from fastnw.kernels.kernel import Kernel
-from fastnw.runtime._constants import KERNEL_CODES, MAX_PROFILES
+from fastnw.runtime._constants import MAX_PROFILES
 
 
 def sum_tile(
@@ -26,7 +26,7 @@ def sum_tile(
 ) -> None:
     """Add the block's sums to the state, in place."""
     active_module("tiles").sum_tile(
-        KERNEL_CODES[kernel.name], kernel.window_sensitivity, queries, inverse, keys, own, state, error
+        kernel.facts.compiled_code, kernel.window_sensitivity, queries, inverse, keys, own, state, error
     )
 
 
@@ -50,7 +50,7 @@ def sum_several(
         factors = np.array([factor for _, factor in part])
         joined = Sums.stacked(their_states)
         arrays = (
-            np.array([KERNEL_CODES[kernel.name] for kernel, _ in part], np.intc),
+            np.array([kernel.facts.compiled_code for kernel, _ in part], np.intc),
             np.array([kernel.window_sensitivity for kernel, _ in part]),
             ((factors / factors[0]) ** 2).astype(inverse.dtype),
         )
@@ -80,7 +80,7 @@ def sum_leaves(
     pairs : float
     """
     done, pairs = active_module("tiles").sum_leaves(
-        KERNEL_CODES[kernel.name],
+        kernel.facts.compiled_code,
         kernel.window_sensitivity,
         queries,
         inverse,
@@ -97,5 +97,5 @@ def sum_leaves(
 def score_tile(kernel: Kernel, queries: NDArray[Any], keys: KeyBlock, inverse: NDArray[Any]) -> NDArray[Any]:
     """(m, B) u², or the scaled inner product."""
     out = np.empty((len(queries), keys.size), queries.dtype)
-    active_module("tiles").score_tile(KERNEL_CODES[kernel.name], queries, inverse, keys, out)
+    active_module("tiles").score_tile(kernel.facts.compiled_code, queries, inverse, keys, out)
     return np.negative(out, out=out) if kernel.inner_product else out
