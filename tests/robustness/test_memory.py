@@ -140,7 +140,7 @@ CASES = [
     Case(
         "edges of windows on 16 threads",
         m=512,
-        n=3_000,
+        n=1_100,
         d=40,
         columns=2,
         dtype="float64",
