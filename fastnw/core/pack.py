@@ -25,7 +25,7 @@ MIN_SPREAD_OVER_TINY = 2.0**26
 # Values are summed without normalisation if |centre|/half is at most this: centring the means then costs two digits.
 MAX_RAW_OFFSET = 3.0
 # The number of values that are normalised at a time, in a float64 buffer.
-VALUES_PER_PART = 1 << 15
+VALUES_PER_PART = 1 << 14
 
 
 @dataclass(frozen=True)
