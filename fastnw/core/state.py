@@ -122,14 +122,15 @@ class Sums:
             other = other.to(self.units)
         shift = np.maximum(self.shift, other.shift)
         factor, other_factor = _factor(self.shift, shift), _factor(other.shift, shift)
-        return Sums(
-            shift,
-            self.mass * factor + other.mass * other_factor,
-            self.total * factor[:, None] + other.total * other_factor[:, None],
-            self.mass_error * factor + other.mass_error * other_factor,
-            self.total_error * factor + other.total_error * other_factor,
-            self.units,
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # an infinite error times 0 is NaN, which certifies nothing
+            return Sums(
+                shift,
+                self.mass * factor + other.mass * other_factor,
+                self.total * factor[:, None] + other.total * other_factor[:, None],
+                self.mass_error * factor + other.mass_error * other_factor,
+                self.total_error * factor + other.total_error * other_factor,
+                self.units,
+            )
 
     def to(self, units: Units) -> Sums:
         """Convert the sums to other units; the bounds include the rounding of the conversion.

@@ -204,3 +204,12 @@ def test_errors_are_those_of_the_formulas(c):
     np.testing.assert_array_equal(relative, expected)
     np.testing.assert_array_equal(bound, means)
     assert np.all(np.isnan(bound) | (bound <= 2))
+
+
+def test_an_infinite_error_of_a_negligible_part_is_merged_without_a_word():
+    """Nothing is certified then, and NumPy warns of nothing."""
+    far = Sums(np.array([-1e5]), np.ones(1), np.ones((1, 1)), np.full(1, np.inf), np.full(1, np.inf))
+    near = Sums(np.zeros(1), np.ones(1), np.ones((1, 1)), np.zeros(1), np.zeros(1))
+    relative, bound = near.merge(far).errors()
+    assert relative == [np.inf]
+    assert bound == [2.0]
