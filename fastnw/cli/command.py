@@ -11,7 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fastnw._version import __version__
 from fastnw.cli.usage import UsageError
@@ -38,6 +38,11 @@ DATA, CALL, INTERRUPTED = 1, 2, 130
 
 
 class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print unless the stream was closed before the process started: Python 3.10 writes to None then."""
+        if file is not None or sys.stderr is not None:
+            super()._print_message(message, file)
+
     def error(self, message: str) -> NoReturn:
         """Print one line instead of the whole usage, and exit."""
         say(f"{self.prog}: error: {message} (see {self.prog} --help)")
