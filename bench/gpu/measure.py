@@ -59,11 +59,13 @@ def sums(problem: Problem) -> Callable[[], np.ndarray]:
     from fastnw.backends.cuda.stream import sums as summed
     from fastnw.core.pack import pack_inverse, pack_keys, pack_queries
     from fastnw.core.validate import build
+    from fastnw.methods import products
 
     checked = build(problem.queries, problem.keys, problem.values, kernel="gaussian", bandwidth=problem.bandwidth)
     kind, rows = checked.dtype, np.arange(checked.m)
     inverse, points = pack_inverse(checked, kind), pack_queries(checked, rows, kind)
-    shape = cuda.shape_of(checked.kernel, kind, inverse, checked.c, False, False, None, cuda.by_products(checked, kind))
+    by_products = cuda.by_products(checked) and products.promising(checked, kind, 0.75 * checked.promise)
+    shape = cuda.shape_of(checked.kernel, kind, inverse, checked.c, False, False, None, by_products)
     stream = Stream(shape, inverse, lambda: iter([pack_keys(checked, 0, checked.n, kind)]), checked.n, checked.n)
     queries = Queries(points, inverse, np.full(checked.m, 1e-6), None)
     centre, half = checked.values_centre
